@@ -1,0 +1,1 @@
+"""The configuration file: its model and how it is read."""

@@ -1,0 +1,1 @@
+"""Listeners for transports other than UDP."""

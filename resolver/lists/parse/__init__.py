@@ -1,0 +1,1 @@
+"""One module a dialect; see the parent package's rules.py."""
