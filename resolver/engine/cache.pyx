@@ -98,9 +98,11 @@ cdef uint64_t cache_hash(const Cache* c, const uint8_t* key, uint32_t size) noex
     cdef uint32_t left = size
     sip_start(&state, c.key0, c.key1)
     while left >= 8:
-        sip_word(&state, load64(key))
+        memcpy(&word, key, 8)
+        sip_word(&state, word)
         key += 8
         left -= 8
+    word = 0
     memcpy(&word, key, left)
     sip_word(&state, word | <uint64_t> size << 56)
     state.v2 ^= 0xff
@@ -370,7 +372,8 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
     the smallest TTL; for a negative answer also the SOA's MINIMUM, and nothing without an SOA.
     """
     cdef Reader r
-    cdef uint32_t i, start, rtype, ttl, rdlength, counts[3], records, count = 0, lifetime = c.max_ttl, minimum = 0
+    cdef uint32_t counts[3]
+    cdef uint32_t i, start, rtype, ttl, rdlength, records, count = 0, lifetime = c.max_ttl, minimum = 0
     cdef uint32_t cut = 0, section = 0, negative_ttl = 0, end, extended = 0
     cdef bint has_type = False, has_soa = False
     cdef uint32_t flags

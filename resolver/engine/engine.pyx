@@ -35,9 +35,10 @@ include "wire.pyx"       # the packet
 include "reply.pyx"      # writing answers
 include "client.pyx"     # who asks
 include "index.pyx"      # what is listed
+include "suffix.pyx"     # small tables of names: routes, the overlay
 include "policy.pyx"     # what that means for this client
 include "cache.pyx"      # what upstreams said
 include "answer.pyx"     # the map: answer_query
 include "udp.pyx"        # sockets
 include "border.pyx"     # Snapshot, Punt, Engine: what Python sees
-include "build.pyx"      # making index files
+

@@ -3,7 +3,7 @@
 # A Query is reset once (query_start) and then filled stage by stage; each stage reads only what an earlier one filled.
 # Numbers that Python also knows (actions, codes, counters) are proven equal by tests/unit/test_vocabulary.py.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     HEADER = 12                # octets of a message header (RFC 1035 section 4.1.1)
