@@ -1,12 +1,5 @@
 # answer: the map. One query from its packet to a verdict, one call a stage.
 
-cdef struct Core:              # what a query's way needs, of one engine
-    const SnapshotView* snapshot
-    Cache cache
-    uint64_t* counters
-    uint32_t now               # seconds, monotonic; set once a batch
-
-
 cdef inline uint32_t type_slot(uint32_t qtype) noexcept nogil:
     # The counter of a qtype, as resolver/counters.py lays them out.
     if qtype < 66:
@@ -15,7 +8,10 @@ cdef inline uint32_t type_slot(uint32_t qtype) noexcept nogil:
 
 
 cdef int answer_query(Core* core, Query* q) noexcept nogil:
-    """Decide a query and write its reply: REPLY, DROP, or PUNT with q.reason. q.given: the upstream's answer, if there."""
+    """Decide a query and write its reply: REPLY, DROP, WAIT, or PUNT with q.reason.
+
+    q.given: the upstream's answer, where it is there already.
+    """
     cdef const SnapshotView* s = core.snapshot
     cdef Answer kept
     cdef const Answer* answer
@@ -59,8 +55,7 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     # Unknown here: only a client that wants recursion gets it (RFC 1035 section 4.1.1).
     if not q.flags & FLAG_RD:
         return reply_refused(q, EDE_NONE)
-    q.reason = REASON_FORWARD
-    return VERDICT_PUNT
+    return forward_ask(core, q)
 
 
 cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t transport,
@@ -71,6 +66,12 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.transport = transport
     q.reply = reply
     q.reply_room = room
+    q.fd = -1
+    q.token = 0
+    q.peer = NULL
+    q.control = NULL
+    q.control_size = 0
+    q.may_wait = False
     q.given = NULL
     q.decided = False
     q.question_end = 0

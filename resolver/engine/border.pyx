@@ -1,7 +1,10 @@
 # border: what Python sees of the engine. engine.pyi states it with types; the code here only carries things across.
 
 cdef enum:
-    EPOLL_EVENTS = 16
+    EPOLL_EVENTS = 64
+
+cdef enum:
+    FROM_UPSTREAM = 0x100000000  # in an epoll event's data: upstream << 16 | its socket, else a client socket's place
 
 
 cdef bytes take_bytes(const uint8_t* at, Py_ssize_t count):
@@ -145,6 +148,7 @@ cdef class Punt:
     """A query that Python takes. Give it back with Engine.finish() or Engine.send(), once."""
 
     cdef readonly bytes packet, client, question, qname
+    cdef readonly int after, upstream
     cdef readonly int transport, reason, route, qtype, listset, slot, action, member, profile
     cdef readonly bint do, cd
     cdef public object token
@@ -165,6 +169,9 @@ cdef class Engine:
     cdef int epoll
     cdef object counters
     cdef list punts
+    cdef list stream_answers   # (token, answer) of streams whose question came back
+    cdef dict tokens           # what a stream's waiter in the engine stands for
+    cdef uint32_t next_token
     cdef Query query           # of answer() and finish(): the batch has its own
     cdef uint8_t* stream_reply
 
@@ -189,13 +196,20 @@ cdef class Engine:
         self.core.cache.key1 = (<const uint64_t*> PyBytes_AS_STRING(random))[1]
         self.configure_cache(max_ttl=max_ttl, min_ttl=min_ttl, negative_ttl=negative_ttl)
         self.punts = []
+        self.stream_answers = []
+        self.tokens = {}
+        self.core.engine = <void*> self
+        self.core.forward = forward_make()
         self.batch = <Batch*> malloc(sizeof(Batch))
         self.stream_reply = <uint8_t*> malloc(MAX_TCP)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
-        if self.batch == NULL or self.stream_reply == NULL or not cache_make(&self.core.cache, cache_bytes):
+        if self.core.forward == NULL or self.batch == NULL or self.stream_reply == NULL or not cache_make(&self.core.cache, cache_bytes):
             raise MemoryError
         if self.epoll < 0:
             raise OSError("no epoll descriptor")
+        random = os.urandom(16)
+        self.core.forward.key0 = (<const uint64_t*> PyBytes_AS_STRING(random))[0]
+        self.core.forward.key1 = (<const uint64_t*> PyBytes_AS_STRING(random))[1]
         self.core.counters[CACHE_ROOM] = self.core.cache.small.room + <uint64_t> self.core.cache.main.room
         batch_make(self.batch)
 
@@ -203,6 +217,7 @@ cdef class Engine:
         if self.epoll >= 0:
             close(self.epoll)
         cache_free(&self.core.cache)
+        free(self.core.forward)
         free(self.batch)
         free(self.sockets)
         free(self.stream_reply)
@@ -239,8 +254,9 @@ cdef class Engine:
 
     cdef void set_clock(self) noexcept nogil:
         cdef timespec now
-        clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
+        clock_gettime(CLOCK_MONOTONIC, &now)
         self.core.now = <uint32_t> now.tv_sec + 1
+        self.core.forward.now = <uint64_t> now.tv_sec * 1000000 + now.tv_nsec // 1000
 
     def drain(self):
         """Answer what has come in, a bounded amount; returns how many datagrams. take_punts() has what is left."""
@@ -253,6 +269,14 @@ cdef class Engine:
             self.set_clock()
             ready = epoll_wait(self.epoll, events, EPOLL_EVENTS, 0)
         for i in range(ready):
+            if events[i].data.u64 & FROM_UPSTREAM:
+                with nogil:
+                    for rounds in range(ROUNDS):
+                        count = forward_batch(&self.core, &self.batch.query, <uint32_t> events[i].data.u64 >> 16,
+                                              events[i].data.u64 & 0xFFFF)
+                        if count < BATCH:
+                            break
+                continue
             s = &self.sockets[events[i].data.u64]
             for rounds in range(ROUNDS):
                 with nogil:
@@ -262,7 +286,142 @@ cdef class Engine:
                     self._take_batch(s.fd)
                 if count < BATCH:
                     break
+        if self.core.forward.handed != NONE:
+            self._take_handed()
         return total
+
+    cdef _take_handed(self):
+        # The waiters that the engine gave up as Punts. A question that is cached by now, or blocked, is answered here.
+        cdef Forward* f = self.core.forward
+        cdef uint32_t at = f.handed, following
+        cdef Waiter* w
+        cdef Punt punt
+        cdef Query* q = &self.query
+        cdef int verdict
+        f.handed = NONE
+        while at != NONE:
+            w = &f.waiters[at]
+            query_start(q, w.packet, w.size, w.transport, self.stream_reply,
+                        OUT_ROOM if w.transport == TRANSPORT_UDP else MAX_TCP)
+            memcpy(q.client, w.client, 16)
+            verdict = answer_query(&self.core, q)
+            punt = self._punt(q, self.tokens.pop(w.token, None) if w.fd < 0 else None, verdict == VERDICT_PUNT)
+            punt.fd = w.fd
+            punt.after = w.why
+            punt.upstream = w.upstream
+            punt.peer = w.peer
+            punt.control_size = w.control_size if w.fd >= 0 else 0
+            memcpy(punt.control, w.control, punt.control_size)
+            if verdict != VERDICT_PUNT:
+                query_count(&self.core, q, verdict)
+                if verdict == VERDICT_REPLY and w.fd >= 0:
+                    self._give(punt, q.reply, q.reply_size)
+                elif w.fd < 0:
+                    self.stream_answers.append((punt.token, take_bytes(q.reply, q.reply_size)
+                                                if verdict == VERDICT_REPLY else None))
+            following = w.next
+            forward_release(f, at)
+            at = following
+
+    cdef void answer_stream(self, Query* q, Waiter* w, const Answer* answer):
+        # A waiter on a stream gets the upstream's answer; see take_answers.
+        cdef object token = self.tokens.pop(w.token, None)
+        cdef int verdict
+        query_start(q, w.packet, w.size, w.transport, self.stream_reply, MAX_TCP)
+        memcpy(q.client, w.client, 16)
+        q.given = answer
+        verdict = answer_query(&self.core, q)
+        if verdict == VERDICT_PUNT:
+            self._punt(q, token, True)
+            return
+        query_count(&self.core, q, verdict)
+        self.stream_answers.append((token, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None))
+
+    def take_answers(self):
+        """(token, answer or None for a drop) of streams that were told to wait."""
+        cdef list answers = self.stream_answers
+        self.stream_answers = []
+        return answers
+
+    def set_upstream(self, uint32_t upstream, list fds, uint32_t slot):
+        """Let questions leave by these connected UDP sockets, which stay the caller's. `slot`: of its counters."""
+        cdef Upstream* u
+        cdef uint32_t i
+        if upstream >= UPSTREAMS or slot >= UPSTREAMS or not 0 < len(fds) <= UPSTREAM_SOCKETS:
+            raise ValueError(f"upstream {upstream} with {len(fds)} sockets")
+        u = &self.core.forward.upstreams[upstream]
+        if u.used:
+            raise ValueError(f"upstream {upstream} is in use")
+        u.used = True
+        u.socket_count = len(fds)
+        u.counters = COUNT_UPSTREAM + slot * 22
+        for i in range(u.socket_count):
+            u.fds[i] = -1
+            u.in_flight[i] = 0
+        for i in range(u.socket_count):
+            self.replace_socket(upstream, i, fds[i])
+
+    def drop_upstream(self, uint32_t upstream):
+        """Forget an upstream; what was under way there is handed over. Its sockets may be closed then."""
+        cdef Forward* f = self.core.forward
+        cdef uint32_t i, at = f.oldest, following
+        if upstream >= UPSTREAMS or not f.upstreams[upstream].used:
+            return
+        for i in range(ROUTES):
+            if f.route_upstream[i] == upstream:
+                f.route_upstream[i] = NONE
+        while at != NONE:
+            following = f.pending[at].newer
+            if f.pending[at].upstream == upstream:
+                forward_hand_over(f, &f.pending[at], WHY_CLOSED)
+            at = following
+        for i in range(f.upstreams[upstream].socket_count):
+            epoll_ctl(self.epoll, EPOLL_CTL_DEL, f.upstreams[upstream].fds[i], NULL)
+        f.upstreams[upstream].used = False
+        self._take_handed()
+
+    def worn_sockets(self, uint32_t upstream):
+        """The sockets that have been used enough and have nothing under way: replace_socket each."""
+        cdef Upstream* u = &self.core.forward.upstreams[upstream if upstream < UPSTREAMS else 0]
+        return [i for i in range(u.socket_count if u.used else 0) if u.uses[i] >= SOCKET_USES and not u.in_flight[i]]
+
+    def replace_socket(self, uint32_t upstream, uint32_t place, int fd):
+        """Put a new connected socket in a place of an upstream; the old one may be closed then."""
+        cdef Upstream* u
+        cdef epoll_event event
+        if upstream >= UPSTREAMS or place >= self.core.forward.upstreams[upstream].socket_count:
+            raise ValueError(f"upstream {upstream} has no socket {place}")
+        u = &self.core.forward.upstreams[upstream]
+        if u.in_flight[place]:
+            raise ValueError(f"socket {place} of upstream {upstream} has questions under way")
+        if u.fds[place] >= 0:
+            epoll_ctl(self.epoll, EPOLL_CTL_DEL, u.fds[place], NULL)
+        event.events = EPOLLIN
+        event.data.u64 = FROM_UPSTREAM | upstream << 16 | place
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event):
+            raise OSError(f"descriptor {fd} cannot be watched")
+        u.fds[place] = fd
+        u.uses[place] = 0
+
+    def set_route(self, uint32_t route, int upstream):
+        """Which upstream a route's questions go to first; -1: Python asks."""
+        if route >= ROUTES or upstream >= UPSTREAMS or (upstream >= 0 and
+                                                        not self.core.forward.upstreams[upstream].used):
+            raise ValueError(f"no route {route} to upstream {upstream}")
+        self.core.forward.route_upstream[route] = <uint32_t> upstream if upstream >= 0 else NONE
+
+    def set_timeout(self, double seconds):
+        """How long a question's first try may take before Python takes it over."""
+        self.core.forward.timeout = <uint64_t> (max(seconds, 0.001) * 1e6)
+
+    def tick(self):
+        """Hand over what has waited too long; call it some ten times a second. Returns how many are under way."""
+        with nogil:
+            self.set_clock()
+            forward_expire(&self.core)
+        if self.core.forward.handed != NONE:
+            self._take_handed()
+        return self.core.forward.pending_count
 
     cdef _take_batch(self, int fd):
         # The punted datagrams of the batch as Punts. The query was overwritten by the next one: it is read again.
@@ -277,7 +436,7 @@ cdef class Engine:
             client_of_peer(&self.batch.peers[i], q.client)
             if answer_query(&self.core, q) != VERDICT_PUNT:
                 continue  # cannot be: nothing changed since
-            punt = self._punt(q, None)
+            punt = self._punt(q, None, True)
             message = &self.batch.received[i].msg_hdr
             source_from_control(message)
             punt.fd = fd
@@ -286,7 +445,8 @@ cdef class Engine:
             if punt.control_size:
                 memcpy(punt.control, self.batch.controls[i], CONTROL_ROOM)
 
-    cdef Punt _punt(self, const Query* q, object token):
+    cdef Punt _punt(self, const Query* q, object token, bint queue):
+        # The query as a Punt; `queue`: among the next take_punts().
         cdef Punt punt = Punt.__new__(Punt)
         cdef uint8_t key[KEY_ROOM]
         punt.packet = take_bytes(q.packet, q.size)
@@ -306,8 +466,10 @@ cdef class Engine:
         punt.cd = q.flags & FLAG_CD
         punt.token = token
         punt.fd = -1
-        self.core.counters[ENGINE_PUNTS] += 1
-        self.punts.append(punt)
+        punt.upstream = -1
+        if queue:
+            self.core.counters[ENGINE_PUNTS] += 1
+            self.punts.append(punt)
         return punt
 
     def take_punts(self):
@@ -328,9 +490,16 @@ cdef class Engine:
         query_start(q, <const uint8_t*> PyBytes_AS_STRING(packet), <uint32_t> len(packet), transport,
                     self.stream_reply, MAX_TCP)
         memcpy(q.client, PyBytes_AS_STRING(client), 16)
+        q.may_wait = token is not None
+        q.token = self.next_token
         verdict = answer_query(&self.core, q)
+        if verdict == VERDICT_WAIT:
+            self.tokens[q.token] = token
+            self.next_token += 1
+            forward_flush(&self.core)
+            return verdict, None
         if verdict == VERDICT_PUNT:
-            self._punt(q, token)
+            self._punt(q, token, True)
             return verdict, None
         query_count(&self.core, q, verdict)
         return verdict, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None
@@ -395,7 +564,7 @@ cdef class Engine:
             q.ede_size = <uint32_t> len(words)
             verdict = reply_error(q)
         if verdict == VERDICT_PUNT:
-            again = self._punt(q, punt.token)
+            again = self._punt(q, punt.token, True)
             again.fd = punt.fd
             again.peer = punt.peer
             again.control_size = punt.control_size
@@ -452,3 +621,10 @@ cdef class Engine:
         for i in range(self.socket_count):
             epoll_ctl(self.epoll, EPOLL_CTL_DEL, self.sockets[i].fd, NULL)
         self.socket_count = 0
+        for i in range(UPSTREAMS):
+            self.drop_upstream(i)
+
+
+cdef void stream_answer(Core* core, Query* q, Waiter* w, const Answer* answer) noexcept with gil:
+    # forward.pyx has an upstream's answer for a client on a stream: Python has the connection.
+    (<Engine> core.engine).answer_stream(q, w, answer)

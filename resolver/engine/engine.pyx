@@ -10,6 +10,8 @@ swapped between two batches, so a query sees one from start to end.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc cimport errno
+from libc.errno cimport ECONNREFUSED
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
@@ -20,6 +22,8 @@ from .system cimport *
 
 import os
 
+from resolver.counters import LATENCY_BOUNDS
+
 REPLY = VERDICT_REPLY
 DROP = VERDICT_DROP
 WAIT = VERDICT_WAIT
@@ -27,6 +31,8 @@ PUNT = VERDICT_PUNT
 PUNT_FORWARD = REASON_FORWARD
 PUNT_CONDITIONAL = REASON_CONDITIONAL
 PUNT_LOCAL = REASON_LOCAL
+
+(AFTER_NOTHING, AFTER_TIMEOUT, AFTER_TRUNCATED, AFTER_RCODE, AFTER_BAD, AFTER_CLOSED) = range(6)  # HandedWhy
 
 cdef uint32_t MAPPED_WORD = int.from_bytes(b"\0\0\xff\xff", "little")
 
@@ -38,6 +44,8 @@ include "index.pyx"      # what is listed
 include "suffix.pyx"     # small tables of names: routes, the overlay
 include "policy.pyx"     # what that means for this client
 include "cache.pyx"      # what upstreams said
+include "core.pyx"       # what an engine holds
+include "forward.pyx"    # asking upstream
 include "answer.pyx"     # the map: answer_query
 include "udp.pyx"        # sockets
 include "border.pyx"     # Snapshot, Punt, Engine: what Python sees

@@ -23,6 +23,13 @@ cdef enum:
     POINTER = 0xC0             # the two high bits of a compression pointer
     NAME_OF_QUESTION = 0xC00C  # a pointer to the question's name
 
+cdef enum:
+    BATCH = 64                 # datagrams a system call
+    ROUNDS = 4                 # batches a socket may take before the loop gets its turn
+    IN_ROOM = 2048             # a longer query is cut and so FORMERR
+    OUT_ROOM = 1280            # more than UDP_EDNS
+    CONTROL_ROOM = 64          # octets of a control message
+
 cdef enum Verdict:
     CONTINUE = -1              # the stage has nothing to say: go on to the next
     VERDICT_REPLY = 0
@@ -59,6 +66,7 @@ cdef enum:
     OPTION_EDE = 15
     EDE_NONE = -1
     EDE_PROHIBITED = 18
+    EDE_NETWORK_ERROR = 23
 
 cdef enum:
     ACTION_FORWARD = 0
@@ -156,6 +164,12 @@ cdef struct Query:
     uint8_t client[16]         # IPv4 as ::ffff:a.b.c.d
     uint8_t* reply
     uint32_t reply_room        # octets at `reply`
+    int fd                     # the socket to answer by, -1 for a stream
+    uint32_t token             # a stream's: which client waits
+    const void* peer           # sockaddr of a datagram's client
+    const uint8_t* control     # the control message to answer with
+    uint64_t control_size      # its octets
+    bint may_wait              # the engine may ask upstream itself
     const Answer* given        # finish(): the upstream's answer to use instead of the cache
     # wire
     uint16_t id

@@ -125,6 +125,18 @@ cdef int reply_refused(Query* q, int ede) noexcept nogil:
     return reply_error(q)
 
 
+cdef const uint8_t* SHED_TEXT = b"too many queries in flight"
+
+
+cdef int reply_shed(Query* q) noexcept nogil:
+    """SERVFAIL: there is no room for another question upstream."""
+    q.rcode = RCODE_SERVFAIL
+    q.ede = EDE_NETWORK_ERROR
+    q.ede_text = SHED_TEXT
+    q.ede_size = 26
+    return reply_error(q)
+
+
 cdef void write_record(Writer* w, uint32_t rtype, uint32_t ttl, const uint8_t* rdata, uint32_t size) noexcept nogil:
     # A record of class IN whose owner is the question's name.
     write_u16(w, NAME_OF_QUESTION)

@@ -86,7 +86,7 @@ cdef extern from "<time.h>" nogil:
         long tv_nsec
     int clock_gettime(int, timespec*)
     enum:
-        CLOCK_MONOTONIC_COARSE
+        CLOCK_MONOTONIC
 
 cdef extern from "<arpa/inet.h>" nogil:
     uint32_t ntohl(uint32_t)

@@ -4,13 +4,6 @@
 # came with the query, so on a socket bound to the wildcard address it leaves from the address that was asked
 # (IP_PKTINFO, ip(7); IPV6_PKTINFO, RFC 3542 section 6).
 
-cdef enum:
-    BATCH = 64                 # datagrams a system call
-    ROUNDS = 4                 # batches a socket may take before the loop gets its turn
-    IN_ROOM = 2048             # a longer query is cut and so FORMERR
-    OUT_ROOM = 1280            # more than UDP_EDNS
-    CONTROL_ROOM = 64
-
 cdef struct Socket:
     int fd
     bint wildcard
@@ -96,7 +89,16 @@ cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
     for i in range(<uint32_t> count):
         query_start(q, b.packets[i], b.received[i].msg_len, TRANSPORT_UDP, b.replies[out], OUT_ROOM)
         client_of_peer(&b.peers[i], q.client)
+        q.fd = s.fd
+        q.peer = &b.peers[i]
+        if s.wildcard:
+            source_from_control(&b.received[i].msg_hdr)
+            q.control = b.controls[i]
+            q.control_size = b.received[i].msg_hdr.msg_controllen
+        q.may_wait = True
         verdict = answer_query(core, q)
+        if verdict == VERDICT_WAIT:
+            continue
         if verdict == VERDICT_PUNT:
             b.punted[b.punt_count] = i
             b.punt_count += 1
@@ -104,8 +106,6 @@ cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
         query_count(core, q, verdict)
         if verdict != VERDICT_REPLY:
             continue
-        if s.wildcard:
-            source_from_control(&b.received[i].msg_hdr)
         b.out_parts[out].iov_base = q.reply
         b.out_parts[out].iov_len = q.reply_size
         b.sending[out].msg_hdr = b.received[i].msg_hdr
@@ -113,4 +113,5 @@ cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
         out += 1
     if out:
         udp_send(core, s.fd, b.sending, out)
+    forward_flush(core)
     return count
