@@ -12,13 +12,12 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeAlias
 
 from resolver.engine.engine import checksum
 from resolver.lists.layout import ALIGN, CHECKSUM, PROLOGUE, SECTION, FileKind, Section
 
-
-Octets = bytes | bytearray | array[Any]  # what a section is made of
+Octets: TypeAlias = "bytes | bytearray | array[Any]"  # what a section is made of
 
 
 class Damaged(ValueError):

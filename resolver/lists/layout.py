@@ -10,7 +10,7 @@ Both files begin alike:
     |  8    |  u32  |   u32   |  u64   |       | offset length sum  |   u64    |
     +-------+-------+---------+--------+-------+--------------------+----------+
 
-`length` is the whole file's, in octets. `checksum` is XXH64 (seed 0) of all octets before it, a section's sum its XXH64.
+`length` is the whole file's, in octets. `checksum` is XXH64 (seed 0) of all octets before it; a section's sum likewise.
 
 **Index file**, facts: hash key 16, buckets u32, reach u32, entries u64, listsets of the root and below it 2 x u32.
 

@@ -101,7 +101,8 @@ class Combiner:
     def __call__(self, inherited: int, rules: Sequence[int]) -> tuple[int, int, int]:
         """The listset of a name, of what is below it, and the pair's id.
 
-        `inherited` is the listset that the parent gives to what is below it; a rule: `list << 32 | outcome << 2 | scope`.
+        `inherited` is the listset that the parent gives to what is below it; a rule is
+        `list << 32 | outcome << 2 | scope`.
         """
         own = self._apply(inherited, rules, Scope.SELF)
         below = self._apply(inherited, rules, Scope.BELOW)
