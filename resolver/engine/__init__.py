@@ -1,1 +1,1 @@
-"""The native data plane: one extension module, `engine`, put together from the parts in this folder."""
+"""The native data plane. `engine.pyi` is its border, `engine.pyx` its table of contents."""

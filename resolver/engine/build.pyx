@@ -18,7 +18,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy
 
 cdef enum:
-    MAX_NAME = 253          # octets of a name's text (RFC 1035 section 3.1, less the wire form's two)
+    MAX_NAME_TEXT = 253          # octets of a name's text (RFC 1035 section 3.1, less the wire form's two)
     MAX_OUTCOMES = 0x3FFFFFFF
     MAX_TEMPLATES = 64
 
@@ -37,25 +37,25 @@ cdef int fill_plain() except -1:
 
 fill_plain()
 
-cdef struct Template:
+cdef struct LineTemplate:
     const uint8_t* prefix
     const uint8_t* suffix
     uint32_t prefix_length
     uint32_t suffix_length
     uint32_t tag
 
-cdef struct Remaining:      # a line that fits no template
+cdef struct RemainingLine:      # a line that fits no template
     uint64_t start          # in the chunk
     uint64_t end
     uint64_t number         # its place among the chunk's lines, from 0
 
-cdef struct Stream:         # octets that grow
+cdef struct Octets:         # octets that grow
     uint8_t* octets
     uint64_t size
     uint64_t room
 
 
-cdef inline bint stream_room(Stream* stream, uint64_t more) noexcept nogil:
+cdef inline bint stream_room(Octets* stream, uint64_t more) noexcept nogil:
     """Make room for `more` octets; False if there is no memory."""
     cdef uint64_t room
     cdef uint8_t* grown
@@ -70,7 +70,7 @@ cdef inline bint stream_room(Stream* stream, uint64_t more) noexcept nogil:
     return True
 
 
-cdef inline void stream_varint(Stream* stream, uint64_t value) noexcept nogil:
+cdef inline void stream_varint(Octets* stream, uint64_t value) noexcept nogil:
     """Seven bits an octet, the lowest first; needs room for ten octets."""
     while value >= 0x80:
         stream.octets[stream.size] = <uint8_t>(value | 0x80)
@@ -89,7 +89,7 @@ cdef inline uint32_t plain_labels(const uint8_t* name, uint64_t length, uint8_t*
     cdef uint32_t i, count = 1, start = 0
     cdef bint digits = True
     cdef uint8_t octet
-    if length > MAX_NAME:
+    if length > MAX_NAME_TEXT:
         return 0
     starts[0] = 0
     for i in range(<uint32_t>length):
@@ -126,7 +126,7 @@ cdef bint is_localhost(const uint8_t* label) noexcept nogil:
 cdef class RunBuilder:
     """Collects a list's rules (rules.RuleSink), then gives them out sorted, block by block. See engine.pyi."""
 
-    cdef Stream arena
+    cdef Octets arena
     cdef Ref* refs
     cdef uint64_t next_ref      # the first not yet given out
     cdef bint replaces
@@ -165,7 +165,7 @@ cdef class RunBuilder:
             raise RuntimeError("the rules are sorted already")
         if not 1 <= scope <= 3 or not 0 <= outcome <= MAX_OUTCOMES or not 0 <= line <= 0xFFFFFFFF:
             raise ValueError(f"scope {scope}, outcome {outcome} or line {line} out of range")
-        if len(text) > MAX_NAME or b"\0" in text or any(not 0 < len(label) <= 63 for label in labels):
+        if len(text) > MAX_NAME_TEXT or b"\0" in text or any(not 0 < len(label) <= 63 for label in labels):
             raise ValueError(f"line {line}: not a domain name: {text!r}")
         if not self._reserve(1, len(text)):
             raise MemoryError
@@ -177,11 +177,11 @@ cdef class RunBuilder:
             key += 1
 
     def scan(self, bytes chunk, first_line, templates):
-        cdef Template table[MAX_TEMPLATES]
+        cdef LineTemplate table[MAX_TEMPLATES]
         cdef uint32_t count = 0
         cdef uint64_t lines, first = first_line, i
-        cdef Stream left = Stream(NULL, 0, 0)
-        cdef Remaining* remaining
+        cdef Octets left = Octets(NULL, 0, 0)
+        cdef RemainingLine* remaining
         cdef const uint8_t* start = <const uint8_t*><const char*>chunk
         cdef uint64_t size = len(chunk)
         cdef bint enough
@@ -192,7 +192,7 @@ cdef class RunBuilder:
         for prefix, suffix, scope, outcome in templates:
             if not 1 <= scope <= 3 or not 0 <= outcome <= MAX_OUTCOMES:
                 raise ValueError(f"scope {scope} or outcome {outcome} out of range")
-            table[count] = Template(
+            table[count] = LineTemplate(
                 <const uint8_t*><const char*>prefix, <const uint8_t*><const char*>suffix, len(prefix), len(suffix),
                 <uint32_t>outcome << 2 | <uint32_t>scope,
             )
@@ -204,16 +204,16 @@ cdef class RunBuilder:
                 raise MemoryError
             if first + lines > 0xFFFFFFFF:
                 raise ValueError("more lines than can be counted")
-            remaining = <Remaining*>left.octets
+            remaining = <RemainingLine*>left.octets
             return lines, [
                 (first_line + remaining[i].number, start[remaining[i].start:remaining[i].end])
-                for i in range(left.size // sizeof(Remaining))
+                for i in range(left.size // sizeof(RemainingLine))
             ]
         finally:
             free(left.octets)
 
     cdef bint _scan(
-        self, const uint8_t* start, uint64_t size, uint64_t first, const Template* table, uint32_t count, Stream* left,
+        self, const uint8_t* start, uint64_t size, uint64_t first, const LineTemplate* table, uint32_t count, Octets* left,
         uint64_t* lines,
     ) noexcept nogil:
         cdef const uint8_t* at = start
@@ -221,7 +221,7 @@ cdef class RunBuilder:
         cdef const uint8_t* end
         cdef const uint8_t* next_line
         cdef const uint8_t* found
-        cdef Remaining rest
+        cdef RemainingLine rest
         cdef uint64_t number = 0
         while at < stop:
             end = <const uint8_t*>memchr(at, c'\n', stop - at)
@@ -231,30 +231,30 @@ cdef class RunBuilder:
                 next_line = end + 1
                 if end > at and (end - 1)[0] == c'\r':
                     end -= 1
-            if not self._reserve(1, MAX_NAME):
+            if not self._reserve(1, MAX_NAME_TEXT):
                 return False
             if not self._take_line(at, end - at, first + number, table, count):
                 found = at
                 while found < end and (found[0] == c' ' or found[0] == c'\t' or found[0] == c'\r'):
                     found += 1
                 if found < end:
-                    if not stream_room(left, sizeof(Remaining)):
+                    if not stream_room(left, sizeof(RemainingLine)):
                         return False
                     rest.start = at - start
                     rest.end = end - start
                     rest.number = number
-                    memcpy(left.octets + left.size, &rest, sizeof(Remaining))
-                    left.size += sizeof(Remaining)
+                    memcpy(left.octets + left.size, &rest, sizeof(RemainingLine))
+                    left.size += sizeof(RemainingLine)
             number += 1
             at = next_line
         lines[0] = number
         return True
 
     cdef inline bint _take_line(
-        self, const uint8_t* line, uint64_t length, uint64_t number, const Template* table, uint32_t count
+        self, const uint8_t* line, uint64_t length, uint64_t number, const LineTemplate* table, uint32_t count
     ) noexcept nogil:
-        cdef uint8_t starts[MAX_NAME + 1]
-        cdef const Template* template
+        cdef uint8_t starts[MAX_NAME_TEXT + 1]
+        cdef const LineTemplate* template
         cdef uint32_t i, labels, at, end
         cdef const uint8_t* name
         cdef uint8_t* key
@@ -336,7 +336,7 @@ cdef class RunBuilder:
 
     def take_block(self, uint32_t keys):
         """The next up to `keys` keys with their rules: (first key, keys, octets), see lists/layout.py; None at the end."""
-        cdef Stream streams[5]
+        cdef Octets streams[5]
         cdef uint32_t done = 0, kept, i
         cdef uint64_t total = 0
         cdef bint enough
@@ -348,7 +348,7 @@ cdef class RunBuilder:
         rule = self.arena.octets + self.refs[self.next_ref].at
         first = (<const char*>rule + RULE_HEADER)[:rule[8]]
         for i in range(5):
-            streams[i] = Stream(NULL, 0, 0)
+            streams[i] = Octets(NULL, 0, 0)
         try:
             with nogil:
                 enough = self._encode(keys, streams, &done, &kept)
@@ -363,7 +363,7 @@ cdef class RunBuilder:
         self.rules += kept
         return first, done, b"".join([int(number).to_bytes(4, "little") for number in sizes]) + octets
 
-    cdef bint _encode(self, uint32_t keys, Stream* streams, uint32_t* done, uint32_t* kept) noexcept nogil:
+    cdef bint _encode(self, uint32_t keys, Octets* streams, uint32_t* done, uint32_t* kept) noexcept nogil:
         """Fill the streams: shared lengths, own lengths, own octets, tags, lines."""
         cdef const uint8_t* previous = NULL
         cdef const uint8_t* rule

@@ -17,12 +17,12 @@ cdef enum:
     NO_PAIR = 0xFFFFFFFF
     FILL_AHEAD = 16         # entries between a prefetch and its use
 
-cdef struct Entry:
+cdef struct MergeEntry:
     Hash hash
     uint32_t pair
     uint32_t children
 
-cdef struct Frame:
+cdef struct MergeFrame:
     Sip state               # the hash of the name's labels, under way
     uint32_t key_end        # octets of the path that are this name's key
     uint32_t below          # listset of what is below the name
@@ -49,8 +49,8 @@ class KeyCollision(Exception):
 cdef class BucketTable:
     """Collects the index's entries and lays them out in buckets. See engine.pyi and lists/layout.py."""
 
-    cdef Stream entries
-    cdef Stream uses            # u64 a pair: how many entries have it
+    cdef Octets entries
+    cdef Octets uses            # u64 a pair: how many entries have it
     cdef readonly uint32_t buckets
     cdef readonly uint32_t reach
     cdef readonly bytearray octets
@@ -62,24 +62,24 @@ cdef class BucketTable:
 
     @property
     def count(self):
-        return self.entries.size // sizeof(Entry)
+        return self.entries.size // sizeof(MergeEntry)
 
     cdef bint put(self, const Hash* hash, uint32_t pair, bint children) noexcept nogil:
         """Take an entry; False if there is no memory."""
-        cdef Entry* entry
+        cdef MergeEntry* entry
         cdef uint64_t pairs = self.uses.size // sizeof(uint64_t)
-        if not stream_room(&self.entries, sizeof(Entry)):
+        if not stream_room(&self.entries, sizeof(MergeEntry)):
             return False
         if pair >= pairs:
             if not stream_room(&self.uses, (pair + 1 - pairs) * sizeof(uint64_t)):
                 return False
             memset(self.uses.octets + self.uses.size, 0, (pair + 1 - pairs) * sizeof(uint64_t))
             self.uses.size = (<uint64_t>pair + 1) * sizeof(uint64_t)
-        entry = <Entry*>(self.entries.octets + self.entries.size)
+        entry = <MergeEntry*>(self.entries.octets + self.entries.size)
         entry.hash = hash[0]
         entry.pair = pair
         entry.children = children
-        self.entries.size += sizeof(Entry)
+        self.entries.size += sizeof(MergeEntry)
         (<uint64_t*>self.uses.octets)[pair] += 1
         return True
 
@@ -94,7 +94,7 @@ cdef class BucketTable:
         return [(<uint64_t*>self.uses.octets)[i] for i in range(self.uses.size // sizeof(uint64_t))]
 
     def fill(self, pairs):
-        cdef uint64_t count = self.entries.size // sizeof(Entry), i, escaped = 0
+        cdef uint64_t count = self.entries.size // sizeof(MergeEntry), i, escaped = 0
         cdef uint32_t known = <uint32_t>len(pairs), cells
         cdef uint32_t* ids
         cdef int fault
@@ -126,7 +126,7 @@ cdef class BucketTable:
     cdef int _fill(
         self, uint8_t* octets, const uint32_t* ids, SideCell* side, uint32_t cells, uint64_t count
     ) noexcept nogil:
-        cdef Entry* entries = <Entry*>self.entries.octets
+        cdef MergeEntry* entries = <MergeEntry*>self.entries.octets
         cdef uint64_t i, fingerprint
         cdef uint32_t bucket, reach, slot, pair, at
         cdef uint16_t value
@@ -179,7 +179,7 @@ cdef class Merger:
     cdef object combine
     cdef BucketTable table
     cdef MemoCell* memo
-    cdef Frame frames[MAX_LABELS + 2]
+    cdef MergeFrame frames[MAX_LABELS + 2]
     cdef int depth
     cdef uint8_t path[MAX_KEY + 1]
     cdef uint32_t path_length
@@ -298,7 +298,7 @@ cdef class Merger:
     cdef int _leave(self, const uint8_t* key, uint32_t length) except -1:
         """Leave every name on the path that is not at the start of `key`, and make `key` the path."""
         cdef uint32_t shared = 0
-        cdef Frame* frame
+        cdef MergeFrame* frame
         cdef Combined result
         cdef Hash hash
         while shared < length and shared < self.path_length and key[shared] == self.path[shared]:
@@ -322,7 +322,7 @@ cdef class Merger:
         """Go down the path to its end, and there apply the rules."""
         cdef uint32_t at = self.frames[self.depth].key_end, start, inherited
         cdef uint8_t label[64]
-        cdef Frame* frame
+        cdef MergeFrame* frame
         cdef Combined result
         if self.path_length == 0:
             self._combined(0, self.rule_count, &result)
