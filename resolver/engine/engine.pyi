@@ -1,7 +1,10 @@
 """The engine's border: everything Python may call, typed. See engine.pyx for how it is put together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
 from typing import Protocol
+
+from typing_extensions import Buffer
 
 # -- verdicts of Engine.answer() ------------------------------------------------------------------------------------
 REPLY: int  # the answer is there
@@ -15,17 +18,119 @@ PUNT_CONDITIONAL: int  # the listset depends on type or client: Python decides
 PUNT_LOCAL: int  # answered by this server itself (a CNAME to chase, a special name)
 
 class Index:
-    """A verified, memory-mapped index file. ValueError names file and fault when magic, version, length or checksum is off."""
+    """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong."""
 
-    def __init__(self, path: str) -> None: ...
+    def __init__(self, path: str | PathLike[str]) -> None: ...
     def find(self, name: str) -> int:
-        """The listset that speaks for `name` (0: nobody)."""
-    def shape(self, listset: int) -> int: ...
-    def data(self, listset: int, member: int) -> int: ...
+        """The listset that speaks for `name` (0: nobody). ValueError if it is no name."""
+    def shape(self, listset: int) -> int:
+        """The matrix row of a listset."""
+    def data(self, listset: int, member: int) -> int:
+        """The data reference of a member of a listset (0: none)."""
+    def records(self, reference: int) -> tuple[int | None, bool, list[tuple[int, bytes]]]:
+        """(TTL in seconds or None, whether the qname goes before the CNAME's target, [(type, rdata in wire form)])."""
+    @property
+    def path(self) -> str: ...
     @property
     def shapes(self) -> int: ...
     @property
-    def bytes_hot(self) -> int: ...
+    def listsets(self) -> int: ...
+    @property
+    def entries(self) -> int: ...
+    @property
+    def bytes_hot(self) -> int:
+        """Octets that stay in memory."""
+
+class SuffixTable:
+    """Names with a value for themselves and one for what is below them (0: nothing): the most specific wins."""
+
+    def __init__(self, names: Mapping[str, tuple[int, int]]) -> None: ...
+    def find(self, name: str) -> int: ...
+
+# -- compile: see lists/runs.py and lists/merge.py --------------------------------------------------------------------
+
+class RunBuilder:
+    """Takes a list's rules (rules.RuleSink), then gives them out sorted by key and without duplicates.
+
+    A duplicate speaks of nothing that an earlier line for the same name did not: with the same outcome, or, if
+    `replaces`, with any. About 30 octets of memory a rule, 46 while sorting. `taken`: rules taken; `names`, `rules` and
+    `duplicates` count what take_block() has given out.
+    """
+
+    taken: int
+    names: int
+    rules: int
+    duplicates: int
+
+    def __init__(self, replaces: bool = False) -> None: ...
+    def add(self, name: bytes, scope: int, outcome: int, line: int) -> None: ...
+    def scan(
+        self, chunk: bytes, first_line: int, templates: Sequence[tuple[bytes, bytes, int, int]]
+    ) -> tuple[int, list[tuple[int, bytes]]]: ...
+    def sort(self, threads: int = 2) -> None: ...
+    def take_block(self, keys: int) -> tuple[bytes, int, bytes] | None:
+        """(first key, keys, octets of a block as lists/layout.py draws it); None after the last."""
+
+class RunReader:
+    """A cursor over a run's keys; each item is (name, [(scope, outcome, line)]). ValueError if a block is damaged."""
+
+    def __init__(self, load: Callable[[int], bytes], blocks: int, first: int = 0) -> None: ...
+    def find(self, key: bytes) -> list[tuple[int, int, int]]:
+        """The rules of a key; reads on from where the cursor is."""
+    def below(self, key: bytes) -> Iterator[tuple[bytes, list[tuple[int, int, int]]]]:
+        """The name with this key and all below it; reads on from where the cursor is."""
+    def __iter__(self) -> RunReader: ...
+    def __next__(self) -> tuple[bytes, list[tuple[int, int, int]]]: ...
+
+def diff_runs(
+    old: RunReader, new: RunReader, outcomes: Sequence[int | None]
+) -> tuple[tuple[int, list[bytes]], tuple[int, list[bytes]], tuple[int, list[bytes]]]:
+    """Names added, removed, changed: how many, and the first thousand. `outcomes`: the old run's ids as the new's."""
+
+class KeyCollision(Exception):
+    """Two names have the same hash under this key, as far as the index keeps it: take another key."""
+
+class BucketTable:
+    """Collects an index's entries and lays them out in buckets; see lists/layout.py."""
+
+    @property
+    def count(self) -> int: ...
+    buckets: int
+    reach: int
+    octets: bytearray
+    side: bytearray
+
+    def add(self, high: int, low: int, pair: int, children: bool) -> None:
+        """Take an entry by its hash."""
+    def pair_uses(self) -> list[int]:
+        """For each pair id how many entries have it."""
+    def fill(self, pairs: Sequence[int]) -> None:
+        """Lay the entries out, with each pair id replaced. KeyCollision if two cannot be told apart."""
+
+class Merger:
+    """Merges runs in the order of the lists: combine(inherited listset, rules) → (own, below, pair id)."""
+
+    names: int
+    root_self: int
+    root_below: int
+
+    def __init__(
+        self,
+        key: bytes,
+        readers: list[RunReader],
+        combine: Callable[[int, list[int]], tuple[int, int, int]],
+        table: BucketTable,
+    ) -> None: ...
+    def run(self) -> None: ...
+
+def name_hash(key: bytes, name: str) -> bytes:
+    """The 16 octets that the index's hash gives `name` under a key of 16 octets."""
+
+def checksum(octets: Buffer) -> int:
+    """XXH64 with seed 0."""
+
+def index_layout() -> dict[str, int]:
+    """Sizes and numbers of engine/index.pxd by name."""
 
 class _Clients(Protocol):
     starts4: bytes  # u32 little-endian, ascending, the first is 0

@@ -50,3 +50,8 @@ include "answer.pyx"     # the map: answer_query
 include "udp.pyx"        # sockets
 include "border.pyx"     # Snapshot, Punt, Engine: what Python sees
 
+# Compiling lists: its own half of the module, which no query runs through.
+include "sort.pyx"       # sorting a list's rules
+include "build.pyx"      # a list's rules into a run
+include "read.pyx"       # reading runs
+include "merge.pyx"      # runs into the index's buckets
