@@ -2,8 +2,8 @@
 
 A message is a frozen dataclass; on the wire it is one JSON object a line with its class's name under `message`. Both
 ends are this program, yet nothing is believed: a line that is too long, no JSON, of an unknown kind, or has a field
-missing, unknown or of the wrong type is a `ControlError` that says which. `_KINDS` is the whole vocabulary; a class that
-is not in it cannot be received.
+missing, unknown or of the wrong type is a `ControlError` that says which. `_KINDS` is the whole vocabulary; a class
+that is not in it cannot be received.
 
     supervisor → worker   Configure once, then Swap for each generation; Inspect; Drain
     worker → supervisor   Ready once, Swapped or Failed for each Swap; Inspected
