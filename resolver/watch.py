@@ -67,7 +67,7 @@ class Watch:
         self._renewed = asyncio.Event()
 
     def follow(self, sources: Sequence[str], known: State) -> None:
-        """Watch these from now on. `known`: what they looked like when they were last read; what differs has changed."""
+        """Watch these from now on. `known`: what they looked like when last read; a difference is a change."""
         self._sources = sources
         self._known = known
         self._renewed.set()
