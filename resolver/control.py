@@ -20,7 +20,7 @@ import json
 import socket
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class ControlError(Exception):
 
 # -- supervisor → worker --------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Bound:
     """A bound socket handed down: its descriptor, its family, `stream` for TCP, `wildcard` for 0.0.0.0 and ::."""
 
     fd: int
@@ -47,7 +47,7 @@ class Configure:
     """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share."""
 
     worker: int
-    endpoints: tuple[Endpoint, ...]
+    sockets: tuple[Bound, ...]
     counters_fd: int
     cache_bytes: int
 
@@ -62,14 +62,25 @@ class CacheLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Upstream:
+    """Whom to ask. `routes[0]` are the default servers, the others those of `upstream.routes`; servers are written as
+    upstream/health.py reads them. `timeout` in seconds; `slots`: server → its place in the counters."""
+
+    routes: tuple[tuple[str, ...], ...]
+    strategy: str
+    timeout: float
+    slots: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
-    """Serve by generation `number` from now on. `upstream` is the config's section as plain data."""
+    """Serve by generation `number` from now on; `index` and `policy` are paths."""
 
     number: int
     index: str
     policy: str
     cache: CacheLimits
-    upstream: dict[str, Any] = field(default_factory=dict)
+    upstream: Upstream
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from resolver.control import Endpoint
+from resolver.config.addresses import Endpoint
+from resolver.control import Bound
 
 BUFFER = 4 << 20  # octets asked of the kernel for each direction of a UDP socket
 BACKLOG = 1024  # TCP connections that may wait for accept
@@ -33,30 +34,9 @@ class SocketError(Exception):
     """An address that cannot be served; the text names address, port and remedy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen."""
-
-    host: IPv4Address | IPv6Address
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"
-
-    @property
-    def family(self) -> socket.AddressFamily:
-        """AF_INET or AF_INET6."""
-        return socket.AF_INET6 if self.host.version == 6 else socket.AF_INET
-
-    def overlaps(self, other: Address) -> bool:
-        """Whether the two cannot both be bound. 0.0.0.0 and [::] can, as IPv6 sockets here take IPv6 alone."""
-        hosts = self.host == other.host or self.host.is_unspecified or other.host.is_unspecified
-        return self.family == other.family and self.port == other.port != 0 and hosts
-
-
 @dataclass(slots=True)
 class _Listener:
-    address: Address
+    address: Endpoint
     tcp: socket.socket
     udp: list[socket.socket] = field(default_factory=list)  # one a worker
 
@@ -64,13 +44,13 @@ class _Listener:
 class Sockets:
     """Every bound socket of the server. `warnings`: addresses that were left out, and why."""
 
-    def __init__(self, addresses: Sequence[Address], workers: int) -> None:
+    def __init__(self, addresses: Sequence[Endpoint], workers: int) -> None:
         """Bind all addresses for `workers` workers; SocketError if one cannot be served."""
         self.warnings: list[str] = []
         self._listeners: list[_Listener] = []
         try:
             for address in addresses:
-                if str(address.host) == "::1" and not has_ipv6():
+                if address.host == "::1" and not has_ipv6():
                     self.warnings.append(f"{address}: left out, as this machine has no IPv6")
                     continue
                 with self._explained(address):
@@ -82,17 +62,17 @@ class Sockets:
             raise
 
     @property
-    def addresses(self) -> list[Address]:
+    def addresses(self) -> list[Endpoint]:
         """What is served, ports filled in where 0 was asked."""
         return [listener.address for listener in self._listeners]
 
-    def endpoints(self, worker: int) -> tuple[Endpoint, ...]:
+    def of(self, worker: int) -> tuple[Bound, ...]:
         """The sockets of one worker, by this process's descriptors: hand the same ones down by pass_fds."""
         made = []
         for listener in self._listeners:
-            wildcard = listener.address.host.is_unspecified
+            wildcard = listener.address.is_wildcard
             for stream, bound in ((False, listener.udp[worker]), (True, listener.tcp)):
-                made.append(Endpoint(bound.fileno(), int(listener.address.family), stream, wildcard))
+                made.append(Bound(bound.fileno(), int(family_of(listener.address)), stream, wildcard))
         return tuple(made)
 
     def refuse_new(self) -> None:
@@ -102,8 +82,8 @@ class Sockets:
         readable and answers with an explicit destination still leave. So a drain ends, and nobody let in is lost.
         """
         for listener in self._listeners:
-            loopback = "::1" if listener.address.host.version == 6 else "127.0.0.1"
-            host = loopback if listener.address.host.is_unspecified else str(listener.address.host)
+            loopback = "::1" if family_of(listener.address) == socket.AF_INET6 else "127.0.0.1"
+            host = loopback if listener.address.is_wildcard else listener.address.host
             for bound in listener.udp:
                 try:
                     bound.connect((host, _DISCARD))
@@ -117,22 +97,22 @@ class Sockets:
                 bound.close()
         self._listeners.clear()
 
-    def _bind(self, address: Address, workers: int) -> None:
+    def _bind(self, address: Endpoint, workers: int) -> None:
         for listener in self._listeners:
-            if address.overlaps(listener.address):
+            if _overlap(address, listener.address):
                 raise SocketError(f"listen.dns: {address} overlaps {listener.address}; leave one of them out")
         tcp = _tcp_socket(address)
-        listener = _Listener(Address(address.host, tcp.getsockname()[1]), tcp)
+        listener = _Listener(Endpoint(address.host, tcp.getsockname()[1]), tcp)
         self._listeners.append(listener)  # from here on close() finds what is open
         tcp.listen(BACKLOG)  # refused if another server listens: this is the lock on the port
-        with socket.socket(address.family, socket.SOCK_DGRAM) as probe:
+        with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:
             _only_ipv6(probe, address)
-            probe.bind((str(address.host), listener.address.port))
+            probe.bind((address.host, listener.address.port))
         for _ in range(workers):
             listener.udp.append(_udp_socket(listener.address))
 
     @contextlib.contextmanager
-    def _explained(self, address: Address) -> Iterator[None]:
+    def _explained(self, address: Endpoint) -> Iterator[None]:
         """Turn the kernel's refusal into what the operator can do about it."""
         try:
             yield
@@ -165,27 +145,38 @@ def has_ipv6() -> bool:
     return True
 
 
-def _only_ipv6(bound: socket.socket, address: Address) -> None:
+def family_of(address: Endpoint) -> socket.AddressFamily:
+    """AF_INET or AF_INET6."""
+    return socket.AF_INET6 if address.address.version == 6 else socket.AF_INET
+
+
+def _overlap(one: Endpoint, other: Endpoint) -> bool:
+    """Whether two addresses cannot both be bound. 0.0.0.0 and [::] can, as IPv6 sockets here take IPv6 alone."""
+    hosts = one.address == other.address or one.is_wildcard or other.is_wildcard
+    return family_of(one) == family_of(other) and one.port == other.port != 0 and hosts
+
+
+def _only_ipv6(bound: socket.socket, address: Endpoint) -> None:
     """Keep [::] and 0.0.0.0 apart, so that both can be listed and IPv4 clients show as such."""
-    if address.host.version == 6:
+    if family_of(address) == socket.AF_INET6:
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
-def _tcp_socket(address: Address) -> socket.socket:
-    tcp = socket.socket(address.family, socket.SOCK_STREAM)
+def _tcp_socket(address: Endpoint) -> socket.socket:
+    tcp = socket.socket(family_of(address), socket.SOCK_STREAM)
     try:
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not hinder a restart
         _only_ipv6(tcp, address)
         tcp.setblocking(False)
-        tcp.bind((str(address.host), address.port))
+        tcp.bind((address.host, address.port))
     except BaseException:
         tcp.close()
         raise
     return tcp
 
 
-def _udp_socket(address: Address) -> socket.socket:
-    udp = socket.socket(address.family, socket.SOCK_DGRAM)
+def _udp_socket(address: Endpoint) -> socket.socket:
+    udp = socket.socket(family_of(address), socket.SOCK_DGRAM)
     try:
         udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         for forced, plain in ((33, socket.SO_RCVBUF), (32, socket.SO_SNDBUF)):  # SO_RCVBUFFORCE, SO_SNDBUFFORCE
@@ -194,20 +185,20 @@ def _udp_socket(address: Address) -> socket.socket:
             except PermissionError:
                 udp.setsockopt(socket.SOL_SOCKET, plain, BUFFER)
         _only_ipv6(udp, address)
-        if address.host.is_unspecified:  # the answer must leave from the address that was asked
-            if address.host.version == 6:
+        if address.is_wildcard:  # the answer must leave from the address that was asked
+            if family_of(address) == socket.AF_INET6:
                 udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             else:
                 udp.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         udp.setblocking(False)
-        udp.bind((str(address.host), address.port))
+        udp.bind((address.host, address.port))
     except BaseException:
         udp.close()
         raise
     return udp
 
 
-def holders(address: Address) -> list[tuple[int, str]]:
+def holders(address: Endpoint) -> list[tuple[int, str]]:
     """(pid, program) of the processes that hold the address's port, as far as /proc shows them to this user."""
     inodes: set[str] = set()
     for table in ("udp", "udp6", "tcp", "tcp6"):
@@ -221,7 +212,7 @@ def holders(address: Address) -> list[tuple[int, str]]:
     return sorted(found)
 
 
-def _inodes(table: str, address: Address, listening: bool) -> Iterator[str]:
+def _inodes(table: str, address: Endpoint, listening: bool) -> Iterator[str]:
     """The sockets of a /proc/net table that stand in the way of `address`, as their links in /proc/PID/fd."""
     for line in table.splitlines()[1:]:
         columns = line.split()
@@ -229,7 +220,7 @@ def _inodes(table: str, address: Address, listening: bool) -> Iterator[str]:
         if int(port, 16) != address.port or (listening and columns[3] != _TCP_LISTEN):
             continue
         local = _host(host)
-        if local.is_unspecified or address.host.is_unspecified or local == address.host:
+        if local.is_unspecified or address.is_wildcard or local == address.address:
             yield f"socket:[{columns[9]}]"
 
 

@@ -6,7 +6,6 @@ changes state.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import socketserver
 import sys
@@ -18,8 +17,9 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from prometheus_client import make_wsgi_app
 from prometheus_client.registry import CollectorRegistry
 
+from resolver.config.addresses import Endpoint
 from resolver.metrics import Source, TampahCollector
-from resolver.sockets import Address
+from resolver.sockets import family_of
 
 _TEXT = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"))
 
@@ -80,12 +80,12 @@ class _Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
 class AdminServer:
     """Binds at once, serves from start() to close()."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Endpoint) -> None:
         """Bind; AdminError says why that failed."""
-        family = address.family
+        family = family_of(address)
         kind = type("_FamilyServer", (_Server,), {"address_family": family})
         try:
-            self._server = kind((str(address.host), address.port), _Handler)
+            self._server = kind((address.host, address.port), _Handler)
         except OSError as error:
             raise AdminError(
                 f"admin.listen: {address}: {error.strerror or error}. Choose another address, or stop what holds it"
@@ -94,11 +94,11 @@ class AdminServer:
         self._thread = threading.Thread(target=self._server.serve_forever, name="admin", daemon=True)
 
     @property
-    def address(self) -> Address:
+    def address(self) -> Endpoint:
         """Where it listens, the port filled in where 0 was asked."""
 
         host, port = self._server.server_address[:2]
-        return Address(ipaddress.ip_address(host), port)
+        return Endpoint(host, port)
 
     def start(self, app: WSGIApplication) -> None:
         """Answer requests with `app` from now on."""

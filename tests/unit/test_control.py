@@ -16,10 +16,14 @@ from resolver import control
 from resolver.control import ControlError
 
 SWAP = control.Swap(
-    7, "/s/index/7.index", "/s/policy/7.policy", control.CacheLimits(86400, 0, 3600), {"servers": ["1.1.1.1"]}
+    7,
+    "/s/index/7.index",
+    "/s/policy/7.policy",
+    control.CacheLimits(86400, 0, 3600),
+    control.Upstream((("1.1.1.1", "9.9.9.9"), ("10.0.0.53",)), "fastest", 2.0, {"1.1.1.1": 0}),
 )
 EVERY = [
-    control.Configure(1, (control.Endpoint(5, 2, False, True), control.Endpoint(6, 10, True, False)), 9, 1 << 20),
+    control.Configure(1, (control.Bound(5, 2, False, True), control.Bound(6, 10, True, False)), 9, 1 << 20),
     SWAP,
     control.Inspect(),
     control.Drain(5.0),
@@ -62,10 +66,10 @@ def test_every_kind_is_tested() -> None:
         (b'{"message":"Drain","seconds":null}\n', "Drain.seconds: expected float"),
         (b'{"message":"Report","data":[]}\n', "Report.data: expected dict"),
         (
-            b'{"message":"Configure","worker":0,"endpoints":[{"fd":1}],"counters_fd":1,"cache_bytes":1}\n',
-            r"Configure.endpoints\[0\]: the field 'family' is missing",
+            b'{"message":"Configure","worker":0,"sockets":[{"fd":1}],"counters_fd":1,"cache_bytes":1}\n',
+            r"Configure.sockets\[0\]: the field 'family' is missing",
         ),
-        (b'{"message":"Configure","worker":0,"endpoints":3,"counters_fd":1,"cache_bytes":1}\n', "expected an array"),
+        (b'{"message":"Configure","worker":0,"sockets":3,"counters_fd":1,"cache_bytes":1}\n', "expected an array"),
     ],
 )
 def test_bad_lines_say_what_is_wrong(line: bytes, says: str) -> None:

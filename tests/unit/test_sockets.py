@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from resolver.sockets import Address, SocketError, Sockets, has_ipv6, holders
+from resolver.config.addresses import Endpoint
+from resolver.sockets import SocketError, Sockets, family_of, has_ipv6, holders
 
-LOOPBACK = Address(ip_address("127.0.0.1"), 0)
+LOOPBACK = Endpoint("127.0.0.1", 0)
 
 
-def _ask(address: Address, count: int) -> list[socket.socket]:
+def _ask(address: Endpoint, count: int) -> list[socket.socket]:
     clients = []
     for number in range(count):
-        client = socket.socket(address.family, socket.SOCK_DGRAM)
-        client.sendto(b"%d" % number, (str(address.host), address.port))
+        client = socket.socket(family_of(address), socket.SOCK_DGRAM)
+        client.sendto(b"%d" % number, (address.host, address.port))
         clients.append(client)
     return clients
 
@@ -33,8 +34,8 @@ def _close(clients: list[socket.socket]) -> None:
 
 def test_each_worker_has_its_own_udp_socket_and_all_share_tcp() -> None:
     sockets = Sockets([LOOPBACK], 3)
-    udp = {endpoint.fd for worker in range(3) for endpoint in sockets.endpoints(worker) if not endpoint.stream}
-    tcp = {endpoint.fd for worker in range(3) for endpoint in sockets.endpoints(worker) if endpoint.stream}
+    udp = {bound.fd for worker in range(3) for bound in sockets.of(worker) if not bound.stream}
+    tcp = {bound.fd for worker in range(3) for bound in sockets.of(worker) if bound.stream}
     assert len(udp) == 3 and len(tcp) == 1
     [address] = sockets.addresses
     clients = _ask(address, 60)
@@ -51,14 +52,14 @@ def test_each_worker_has_its_own_udp_socket_and_all_share_tcp() -> None:
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 def test_ipv4_and_ipv6_wildcards_stand_side_by_side_and_tell_the_address_asked() -> None:
-    sockets = Sockets([Address(ip_address("0.0.0.0"), 0)], 1)
+    sockets = Sockets([Endpoint("0.0.0.0", 0)], 1)
     port = sockets.addresses[0].port
-    both = Sockets([Address(ip_address("::"), port)], 1)
+    both = Sockets([Endpoint("::", port)], 1)
     for made, host in ((sockets, "127.0.0.3"), (both, "::1")):
-        [endpoint] = [endpoint for endpoint in made.endpoints(0) if not endpoint.stream]
-        assert endpoint.wildcard
-        clients = _ask(Address(ip_address(host), port), 1)
-        with socket.socket(fileno=os.dup(endpoint.fd)) as worker:
+        [bound] = [bound for bound in made.of(0) if not bound.stream]
+        assert bound.wildcard
+        clients = _ask(Endpoint(host, port), 1)
+        with socket.socket(fileno=os.dup(bound.fd)) as worker:
             assert select.select([worker], [], [], 2)[0]
             ancillary = worker.recvmsg(100, 200)[1]
         assert any(ip_address(host).packed in data for _, _, data in ancillary)
@@ -80,12 +81,12 @@ def test_an_occupied_port_names_address_port_and_process(kind: socket.SocketKind
         assert other.stdout is not None
         port = int(other.stdout.readline())
         with pytest.raises(SocketError) as caught:
-            Sockets([Address(ip_address("127.0.0.1"), port)], 2)
+            Sockets([Endpoint("127.0.0.1", port)], 2)
         assert other.stdin is not None
         other.stdin.close()
     assert f"127.0.0.1:{port}" in str(caught.value)
     assert f"pid {other.pid}" in str(caught.value)
-    Sockets([Address(ip_address("127.0.0.1"), port)], 2).close()  # free again, and nothing was left open
+    Sockets([Endpoint("127.0.0.1", port)], 2).close()  # free again, and nothing was left open
 
 
 def test_holders_finds_every_process_of_a_port() -> None:
@@ -97,23 +98,23 @@ def test_holders_finds_every_process_of_a_port() -> None:
 @pytest.mark.parametrize("other", ["127.0.0.1", "0.0.0.0"])
 def test_overlapping_addresses_of_one_config_are_named(other: str) -> None:
     with pytest.raises(SocketError, match=rf"{other}:5335 overlaps 0\.0\.0\.0:5335"):
-        Sockets([Address(ip_address("0.0.0.0"), 5335), Address(ip_address(other), 5335)], 1)
+        Sockets([Endpoint("0.0.0.0", 5335), Endpoint(other, 5335)], 1)
 
 
 def test_an_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(SocketError, match=r"192\.0\.2\.1:5335: this machine does not have that address"):
-        Sockets([Address(ip_address("192.0.2.1"), 5335)], 1)
+        Sockets([Endpoint("192.0.2.1", 5335)], 1)
 
 
 def test_what_was_queued_before_a_drain_is_answered_and_nothing_is_taken_after() -> None:
     for host in ("127.0.0.1", "0.0.0.0"):
-        sockets = Sockets([Address(ip_address(host), 0)], 1)
-        target = Address(ip_address("127.0.0.1"), sockets.addresses[0].port)
+        sockets = Sockets([Endpoint(host, 0)], 1)
+        target = Endpoint("127.0.0.1", sockets.addresses[0].port)
         clients = _ask(target, 3)
         sockets.refuse_new()
         late = _ask(target, 1)
-        [endpoint] = [endpoint for endpoint in sockets.endpoints(0) if not endpoint.stream]
-        with socket.socket(fileno=os.dup(endpoint.fd)) as worker:
+        [bound] = [bound for bound in sockets.of(0) if not bound.stream]
+        with socket.socket(fileno=os.dup(bound.fd)) as worker:
             seen = []
             while select.select([worker], [], [], 0.05)[0]:
                 query, client = worker.recvfrom(100)
@@ -141,12 +142,12 @@ def _without_ipv6(script: str) -> str:
 
 def test_loopback_on_a_machine_without_ipv6_is_a_warning_beside_another_address() -> None:
     script = (
-        "from resolver.sockets import *; from ipaddress import ip_address as ip\n"
-        "s = Sockets([Address(ip('127.0.0.1'), 5335), Address(ip('::1'), 5335)], 1)\n"
+        "from resolver.sockets import *\n"
+        "s = Sockets([Endpoint('127.0.0.1', 5335), Endpoint('::1', 5335)], 1)\n"
         "print(s.warnings, [str(a) for a in s.addresses])\n"
-        "try: Sockets([Address(ip('::1'), 5336)], 1)\n"
+        "try: Sockets([Endpoint('::1', 5336)], 1)\n"
         "except SocketError as error: print(error)\n"
-        "try: Sockets([Address(ip('2001:db8::1'), 5336)], 1)\n"
+        "try: Sockets([Endpoint('2001:db8::1', 5336)], 1)\n"
         "except SocketError as error: print(error)\n"
     )
     first, alone, foreign = _without_ipv6(script).splitlines()
@@ -159,9 +160,9 @@ def test_a_low_port_without_privilege_says_what_to_do() -> None:
     if os.geteuid():
         pytest.skip("needs root to become somebody else")
     script = (
-        "from resolver.sockets import *; from ipaddress import ip_address as ip\n"
+        "from resolver.sockets import *\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "try: Sockets([Address(ip('127.0.0.1'), 53)], 1)\n"
+        "try: Sockets([Endpoint('127.0.0.1', 53)], 1)\n"
         "except SocketError as error: print(error)\n"
     )
     assert "CAP_NET_BIND_SERVICE" in _without_ipv6(script)

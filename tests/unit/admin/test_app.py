@@ -5,14 +5,14 @@ from __future__ import annotations
 import http.client
 import socket
 from collections.abc import Iterator
-from ipaddress import ip_address
 
 import pytest
 
 from resolver import counters
 from resolver.admin.app import AdminError, AdminServer, make_app
+from resolver.config.addresses import Endpoint
 from resolver.metrics import Facts, Source
-from resolver.sockets import Address, has_ipv6
+from resolver.sockets import has_ipv6
 
 
 class Admin:
@@ -20,12 +20,12 @@ class Admin:
 
     def __init__(self) -> None:
         self.reason = ""
-        self.server = AdminServer(Address(ip_address("127.0.0.1"), 0))
+        self.server = AdminServer(Endpoint("127.0.0.1", 0))
         source = Source([memoryview(bytearray(counters.SIZE))], Facts(generation=3))
         self.server.start(make_app(source, lambda: self.reason))
 
     def ask(self, path: str, method: str = "GET") -> tuple[int, str]:
-        connection = http.client.HTTPConnection(str(self.server.address.host), self.server.address.port, timeout=10)
+        connection = http.client.HTTPConnection(self.server.address.host, self.server.address.port, timeout=10)
         connection.request(method, path)
         response = connection.getresponse()
         body = response.read().decode()
@@ -62,7 +62,7 @@ def test_only_reading(admin: Admin) -> None:
 
 def test_a_client_that_says_nothing_holds_nobody_up(admin: Admin) -> None:
     address = admin.server.address
-    with socket.create_connection((str(address.host), address.port)):
+    with socket.create_connection((address.host, address.port)):
         assert admin.ask("/healthz")[0] == 200
 
 
@@ -73,6 +73,6 @@ def test_an_occupied_address_is_named(admin: Admin) -> None:
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 def test_it_listens_on_ipv6_and_can_be_closed_before_it_served() -> None:
-    server = AdminServer(Address(ip_address("::1"), 0))
+    server = AdminServer(Endpoint("::1", 0))
     assert str(server.address).startswith("[::1]:")
     server.close()
