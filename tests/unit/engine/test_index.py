@@ -160,7 +160,11 @@ def test_a_fingerprint_of_zero_is_not_a_free_slot() -> None:
 def test_pairs_beyond_the_short_ids_go_to_the_side_table(tmp_path: Path) -> None:
     count = 40_000
     rules = [
-        Rule(f"n{number}.example", Scope.BOTH, Outcome(action=Action.DATA, data=(f"A 10.0.{number >> 8}.{number & 255}",)))
+        Rule(
+            f"n{number}.example",
+            Scope.BOTH,
+            Outcome(action=Action.DATA, data=(f"A 10.0.{number >> 8}.{number & 255}",)),
+        )
         for number in range(count)
     ]
     opened = Asked(make_index(tmp_path, [ReferenceList(rules, replaces=True)]))
@@ -194,7 +198,11 @@ def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """An index with something in every section."""
     rules = [
-        Rule(f"n{number}.example", Scope.BOTH, Outcome(action=Action.DATA, data=(f"A 10.0.{number >> 8}.{number & 255}",)))
+        Rule(
+            f"n{number}.example",
+            Scope.BOTH,
+            Outcome(action=Action.DATA, data=(f"A 10.0.{number >> 8}.{number & 255}",)),
+        )
         for number in range(33_000)
     ]
     path = make_index(tmp_path_factory.mktemp("index"), [ReferenceList(rules), ReferenceList([*rules[:9]], True)])
@@ -278,9 +286,7 @@ def test_an_entry_or_side_cell_out_of_range_is_refused(tmp_path: Path, good: byt
     table = read_table(good, INDEX)
     offset, length, _ = table[IndexSection.SIDE]
     used = next(at for at in range(offset, offset + length, 8) if any(good[at : at + 4]))
-    assert "side table" in refused(
-        tmp_path, with_sums(good[:used] + b"\xff\xff\xff\xff" + good[used + 4 :], INDEX)
-    )
+    assert "side table" in refused(tmp_path, with_sums(good[:used] + b"\xff\xff\xff\xff" + good[used + 4 :], INDEX))
     assert "side table" in refused(
         tmp_path, with_sums(good[: used + 4] + b"\xff\xff\xff\xff" + good[used + 8 :], INDEX)
     )
