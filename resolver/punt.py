@@ -54,7 +54,7 @@ class Alias:
 
 Describe = Callable[["Punt"], Alias | bytes]  # what to answer to a PUNT_LOCAL; bytes: a whole reply, sent as it stands
 Decide = Callable[["Punt"], bytes]  # a PUNT_CONDITIONAL's cell (engine/query.pxd), 8 octets
-Asked = Callable[[int], Server | None]  # which server is the engine's upstream of this number
+Asked = Callable[["Punt"], Server | None]  # which server the engine asked before it gave the question up
 _Waiter = Callable[[Result], None]
 
 
@@ -126,7 +126,7 @@ class Punts:
         key = punt.question
         if not self._join(key, punt, partial(self._finish, punt, cell=cell)):
             return
-        asked = self._asked(punt.upstream) if punt.after != AFTER_NOTHING else None
+        asked = self._asked(punt) if punt.after != AFTER_NOTHING else None
         is_truncated = punt.after == AFTER_TRUNCATED
         self._pool.start(
             Question(punt.qname, punt.qtype, _qclass(punt), punt.do, punt.cd),

@@ -100,6 +100,20 @@ class Pool:
         return len(self._running)
 
     @property
+    def config(self) -> PoolConfig:
+        """What is served."""
+        return self._config
+
+    def route(self, route: int) -> Sequence[Health]:
+        """The servers of a route; of the default one where it is unknown."""
+        servers = self._routes.get(route)
+        return self._routes.get(0, []) if servers is None else servers
+
+    def health(self, server: Server) -> Health:
+        """What is known of a server of this pool."""
+        return self._health[server]
+
+    @property
     def servers(self) -> Sequence[Health]:
         """What is known of each server, in the config's order."""
         return list(self._health.values())
@@ -124,10 +138,7 @@ class Pool:
             return
         config = self._config
         now = self._loop.time()
-        servers = self._routes.get(route)
-        if servers is None:
-            servers = self._routes.get(0, [])
-        candidates = order(servers, config.strategy, now, self._rng)
+        candidates = order(self.route(route), config.strategy, now, self._rng)
         if first is not None:
             candidates.sort(key=lambda health: health.server != first)
         if last is not None:
