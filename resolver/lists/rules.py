@@ -56,6 +56,13 @@ class BadLine(ValueError):
     """A line that is no rule of its dialect; the text says why, for the list's maintainer."""
 
 
+class Unsupported(BadLine):
+    """A well-formed line that says nothing here: a page-level rule, or a kind not built yet.
+
+    Refused like any BadLine, but a file is not judged by how many of these it has.
+    """
+
+
 class NotAList(ValueError):
     """A whole file that must not be taken for a list; the text says why. The last good copy serves on."""
 

@@ -1,0 +1,67 @@
+"""Plain lists: one name a line, also as `*.name`, `.name` or a URL.
+
+All three cover the name and what is below it; `subdomains: no` makes the bare form exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from resolver.lists.names import host_of_url, normalise
+from resolver.lists.parse.base import BLOCK, Dialect, Emit, ListReport, Options, is_network, not_built, without_comment
+from resolver.lists.rules import BadLine, Template
+from resolver.vocabulary import Scope
+
+
+class Domains(Dialect):
+    """One name a line."""
+
+    name = "domains"
+
+    def __init__(self, options: Options, report: ListReport, emit: Emit) -> None:
+        super().__init__(options, report, emit)
+        self._bare = Scope.SELF if options.subdomains == "no" else Scope.BOTH
+        self._templates = (
+            Template(b"", b"", self._bare, BLOCK),
+            Template(b"*.", b"", Scope.BOTH, BLOCK),
+            Template(b".", b"", Scope.BOTH, BLOCK),
+        )
+
+    def templates(self, chunk: bytes) -> Sequence[Template]:
+        """Every line stands for itself."""
+        return self._templates
+
+    def feed(self, line: int, text: str) -> None:
+        """Read one line."""
+        body = without_comment(text)
+        if not body:
+            self.report.comments += 1
+        else:
+            self.take(line, body, Scope.BOTH)
+
+    def take(self, line: int, body: str, wildcard: Scope) -> None:
+        """Take a line that has no comment; `wildcard` is what `*.name` covers."""
+        try:
+            if body.startswith("*."):
+                self.emit(normalise(body[2:]), wildcard, BLOCK, line)
+            elif body.startswith("."):
+                self.emit(normalise(body[1:]), Scope.BOTH, BLOCK, line)
+            elif "://" in body and (host := host_of_url(body)) is not None:
+                body = host
+                self.emit(normalise(host), self._bare, BLOCK, line)
+                self.report.repaired += 1
+            else:
+                self.emit(normalise(body), self._bare, BLOCK, line)
+        except BadLine as error:
+            raise _better_reason(body, error) from None
+
+
+def _better_reason(body: str, error: BadLine) -> BadLine:
+    """What a line that is no name probably is."""
+    if is_network(body.strip("[]")):
+        return not_built("an address; lists of addresses")
+    if "*" in body or "^" in body or (body.startswith("/") and body.endswith("/")):
+        return not_built("a pattern")
+    if "/" in body:
+        return BadLine("a path: only whole names can be filtered")
+    return error

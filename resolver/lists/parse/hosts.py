@@ -1,0 +1,70 @@
+"""Hosts files: an address and the names that it is given to. Each name is blocked, exactly, whatever the address.
+
+The names by which every system's hosts file calls the machine itself are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from resolver.lists.names import normalise
+from resolver.lists.parse.base import BLOCK, Dialect, Emit, ListReport, Options, Several, is_address, without_comment
+from resolver.lists.rules import BadLine, Template
+from resolver.vocabulary import Scope
+
+_SINKS = frozenset({"0.0.0.0", "127.0.0.1", "::", "::1", "0"})  # nearly all lines; "0" is inet_aton's
+_PREFIXES = (b"0.0.0.0 ", b"127.0.0.1 ", b"0.0.0.0\t", b"127.0.0.1\t", b":: ", b"::1 ")
+_LOCAL = frozenset(
+    {"localhost", "localhost.localdomain", "localhost4", "localhost4.localdomain4", "localhost6"}
+    | {"localhost6.localdomain6", "local", "broadcasthost", "0.0.0.0", "127.0.0.1", "::1"}
+)
+
+
+class Hosts(Dialect):
+    """`ADDRESS NAME [ALIAS…]`."""
+
+    name = "hosts"
+
+    def __init__(self, options: Options, report: ListReport, emit: Emit) -> None:
+        super().__init__(options, report, emit)
+        self._scope = Scope.BOTH if options.subdomains == "yes" else Scope.SELF
+        self._own = options.own_names
+        self._own_dotted = [name.encode() for name in self._own if "." in name]
+        self._templates = tuple(Template(prefix, b"", self._scope, BLOCK) for prefix in _PREFIXES)
+
+    def templates(self, chunk: bytes) -> Sequence[Template]:
+        """Every line stands for itself, but a template cannot know this machine's own name."""
+        if self._own_dotted:
+            lowered = chunk.lower()
+            if any(name in lowered for name in self._own_dotted):
+                return ()
+        return self._templates
+
+    def feed(self, line: int, text: str) -> None:
+        """Read one line."""
+        body = without_comment(text)
+        if not body:
+            self.report.comments += 1
+        else:
+            self.take(line, body)
+
+    def take(self, line: int, body: str) -> None:
+        """Take a line that has no comment."""
+        address, *names = body.split()
+        if address not in _SINKS and not is_address(address):
+            raise BadLine("no address at the start, as a line of a hosts file has")
+        if not names:
+            raise BadLine("an address without a name")
+        refused = Several()
+        for name in names:
+            if self._is_local(name.lower().removesuffix(".")):
+                self.report.skipped += 1
+                continue
+            try:
+                self.emit(normalise(name), self._scope, BLOCK, line)
+            except BadLine as error:
+                refused.add(name, error)
+        refused.check()
+
+    def _is_local(self, name: str) -> bool:
+        return name in _LOCAL or name in self._own or (name.startswith("ip6-") and "." not in name)
