@@ -37,8 +37,8 @@ class ListReport:
     """One list in one build.
 
     `names`, `added` and `removed` count names against the generation before; `refused` counts lines, of which the first
-    are in `refused_lines`; `duplicates` counts rules said twice. `error` says why a list is kept or missing. `age`: seconds
-    since its content was read; `seconds`: what this build spent on it.
+    are in `refused_lines`; `duplicates` counts rules said twice. `error` says why a list is kept or missing. `age`:
+    seconds since its source was last found good; `seconds`: what this build spent on it.
     """
 
     name: str
