@@ -96,7 +96,8 @@ class Reloader:
         except ReloadError as error:
             self._facts.reload_failures += 1
             self.last_error = str(error)
-            _log.error("reload failed, nothing has changed: %s", error)
+            if self.generation:  # at the start the caller ends with this error
+                _log.error("reload failed, nothing has changed: %s", error)
             raise
         self.last_error = ""
         self._facts.reloads += 1
@@ -113,7 +114,6 @@ class Reloader:
         try:
             config = load(self._path)
         except ConfigError as error:
-            self._watch.note(known)
             raise ReloadError(str(error)) from None
         sources = [str(self._path), *(str(item.path) for item in config.lists if item.scheme == "file")]
         self._watch.follow(sources, {**state_of(sources), **known})
@@ -134,7 +134,7 @@ class Reloader:
 
     async def _built(self, config: Config) -> int:
         """Build the next generation in a process of its own; its number."""
-        request = {"config": config.to_json(), "state_dir": str(self._state_dir)}
+        request = config.model_copy(update={"state_dir": str(self._state_dir)}).to_json()
         self._build = await asyncio.create_subprocess_exec(
             *spawn.command("resolver.build"),
             env=spawn.environment(),
@@ -142,7 +142,7 @@ class Reloader:
             stdout=asyncio.subprocess.PIPE,
         )
         try:
-            octets, _ = await self._build.communicate(json.dumps(request).encode())
+            octets, _ = await self._build.communicate(request.encode())
             status = self._build.returncode
         finally:
             if self._build.returncode is None:

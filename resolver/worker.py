@@ -52,7 +52,10 @@ class Worker:
         self.punts = Punts(self.engine, self.pool)
         self.streams = StreamServer(self.engine, self.punts.run)
         self._sockets = [
-            (bound, socket.socket(bound.family, socket.SOCK_STREAM if bound.stream else socket.SOCK_DGRAM, fileno=bound.fd))
+            (
+                bound,
+                socket.socket(bound.family, socket.SOCK_STREAM if bound.stream else socket.SOCK_DGRAM, fileno=bound.fd),
+            )
             for bound in configure.sockets
         ]
 
@@ -62,9 +65,7 @@ class Worker:
         pool = _pool_config(order.upstream)
         limits = order.cache
         self.pool.reconfigure(pool)
-        self.engine.configure_cache(
-            max_ttl=limits.max_ttl, min_ttl=limits.min_ttl, negative_ttl=limits.negative_ttl
-        )
+        self.engine.configure_cache(max_ttl=limits.max_ttl, min_ttl=limits.min_ttl, negative_ttl=limits.negative_ttl)
         self.engine.swap(snapshot)
         is_first, self.generation = self.generation == 0, order.number
         if is_first:

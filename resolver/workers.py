@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from resolver import control, counters, spawn
 from resolver.control import Channel, ControlError
-from resolver.metrics import CACHE_GAUGES
+from resolver.metrics import CACHE_GAUGES, Facts
 from resolver.sockets import Sockets
 
 SWAP_PATIENCE = 10.0  # seconds for a worker to enforce a generation
@@ -64,7 +64,7 @@ class _Keeper:
             if loop.time() - began > STEADY:
                 delay = 0.0
             _log.error("worker %d ended (%s); starting it again in %.1f s", self.number, reason, delay)
-            self._workers.restarts += 1
+            self._workers.facts.worker_restarts += 1
             await asyncio.sleep(delay)
             delay = min(max(2 * delay, FIRST_DELAY), LONGEST_DELAY)
             self._forget_gauges()
@@ -81,6 +81,9 @@ class _Keeper:
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=handed,
             )
+        self._workers.tell_processes()
+        if not self._workers.wanted:
+            self.process.kill()
         try:
             async with await Channel.over(ours) as channel:
                 channel.send(self._configure)
@@ -167,18 +170,23 @@ def _ending(status: int) -> str:
 
 
 class Workers:
-    """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker."""
+    """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker. `facts` is told of processes and restarts."""
 
-    def __init__(self, sockets: Sockets, counters_fds: list[int], cache_bytes: int) -> None:
+    def __init__(self, sockets: Sockets, counters_fds: list[int], cache_bytes: int, facts: Facts) -> None:
         self.wanted = True
         self.desired: control.Swap | None = None
-        self.restarts = 0
+        self.facts = facts
+        self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         share = cache_bytes // len(counters_fds)
         self._keepers = [
             _Keeper(self, number, control.Configure(number, sockets.of(number), fd, share))
             for number, fd in enumerate(counters_fds)
         ]
+
+    def tell_processes(self) -> None:
+        """Tell `facts` which processes there are."""
+        self.facts.processes = {"supervisor": os.getpid(), **{f"worker-{at}": pid for at, pid in self.pids.items()}}
 
     @property
     def pids(self) -> dict[int, int]:
@@ -197,9 +205,11 @@ class Workers:
         if not any(keeper.channel for keeper in self._keepers):
             first = self._keepers[0]
             raise WorkersError(f"no worker could be started: {first.last_words or 'see the lines above'}")
+        self._started.set()
 
     async def swap(self, order: control.Swap) -> None:
         """Have every worker enforce a generation; WorkersError if one does not, and then all go back to the one before."""
+        await self._started.wait()
         before, self.desired = self.desired, order
         faults = [fault for fault in await asyncio.gather(*(keeper.swap(order) for keeper in self._keepers)) if fault]
         if faults:
@@ -250,5 +260,3 @@ def make_counters(count: int) -> list[int]:
         os.ftruncate(fd, counters.SIZE)
         made.append(fd)
     return made
-
-
