@@ -21,13 +21,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from resolver.engine.engine import PUNT_CONDITIONAL, PUNT_LOCAL
+from resolver.engine.engine import AFTER_TRUNCATED, PUNT, PUNT_CONDITIONAL, PUNT_LOCAL
 from resolver.upstream.message import HEADER, PAYLOAD_SIZE, Question, walk
 from resolver.upstream.pool import Pool, Result
 from resolver.vocabulary import EDE, Rcode, RRType, Transport
 
 if TYPE_CHECKING:
     from resolver.engine.engine import Engine, Punt
+    from resolver.upstream.health import Server
+    from resolver.upstream.native import Native
 
 MAX_WAITERS = 1000  # for one question
 MAX_ALL_WAITERS = 20_000
@@ -59,13 +61,17 @@ _Waiter = Callable[[Result], None]
 class Punts:
     """Runs the engine's punts along the pool. Call `run` after every Engine.drain() and Engine.answer() with punts."""
 
-    def __init__(self, engine: Engine, pool: Pool, *, describe: Describe, decide: Decide) -> None:
+    def __init__(
+        self, engine: Engine, pool: Pool, *, describe: Describe, decide: Decide, native: Native | None = None
+    ) -> None:
         self._engine = engine
         self._pool = pool
+        self._native = native
         self._describe = describe
         self._decide = decide
         self._waiting: dict[Hashable, list[_Waiter]] = {}
         self._waiters = 0
+        self._loop = asyncio.get_running_loop()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -75,7 +81,10 @@ class Punts:
         return self._waiters
 
     def run(self) -> None:
-        """Start whatever the engine has handed up."""
+        """Start whatever the engine has handed up, and pass on what it has for streams."""
+        for token, reply in self._engine.take_answers():
+            if token is not None:
+                token(reply)  # type: ignore[operator]  # see the module's comment
         for punt in self._engine.take_punts():
             try:
                 self._start(punt)
@@ -115,9 +124,23 @@ class Punts:
         waiter = partial(self._finish if key in self._waiting else self._learn_and_finish, punt)
         question = Question(punt.qname, punt.qtype, _qclass(punt), punt.do, punt.cd)
         # ANY is large and of use to reflection attacks: over TCP only (RFC 8482 section 4.4).
-        self._ask(key, question, punt.route, waiter, tcp_only=punt.qtype == RRType.ANY)
+        tcp_only = punt.qtype == RRType.ANY or punt.after == AFTER_TRUNCATED
+        failed = None
+        if self._native is not None and punt.after and not tcp_only:
+            self._native.gave_up(punt)
+            failed = self._native.server_of(punt)
+        self._ask(key, question, punt.route, waiter, tcp_only=tcp_only, after=failed)
 
-    def _ask(self, key: Hashable, question: Question, route: int, waiter: _Waiter, *, tcp_only: bool = False) -> None:
+    def _ask(
+        self,
+        key: Hashable,
+        question: Question,
+        route: int,
+        waiter: _Waiter,
+        *,
+        tcp_only: bool = False,
+        after: Server | None = None,
+    ) -> None:
         """Share the exchange of `key` if there is one, else start it."""
         waiting = self._waiting.get(key)
         if self._waiters >= MAX_ALL_WAITERS or (waiting is not None and len(waiting) >= MAX_WAITERS):
@@ -129,7 +152,7 @@ class Punts:
             waiting.append(waiter)
             return
         self._waiting[key] = [waiter]
-        self._pool.start(question, route, partial(self._answered, key), tcp_only=tcp_only)
+        self._pool.start(question, route, partial(self._answered, key), tcp_only=tcp_only, after=after)
 
     def _answered(self, key: Hashable, result: Result) -> None:
         waiting = self._waiting.pop(key)
@@ -144,11 +167,32 @@ class Punts:
 
     def _learn_and_finish(self, punt: Punt, result: Result) -> None:
         if result.answer is not None:
-            self._engine.learn(punt, result.answer)
+            try:
+                self._engine.learn(punt, result.answer)
+            except ValueError:
+                result = self._written_anew(punt, result.answer)
         self._finish(punt, result)
 
+    def _written_anew(self, punt: Punt, answer: bytes) -> Result:
+        """An answer whose OPT the engine cannot cut out, without it; a failure if it cannot be read at all."""
+        import dns.exception  # only here: hardly any server puts OPT before other records
+        import dns.message
+
+        try:
+            message = dns.message.from_wire(answer)
+            message.use_edns(False)
+            answer = message.to_wire(max_size=65535)
+            self._engine.learn(punt, answer)
+        except (dns.exception.DNSException, ValueError):
+            return Result(None, EDE.NETWORK_ERROR, "the upstream server's answer could not be read")
+        return Result(answer)
+
     def _finish(self, punt: Punt, result: Result) -> None:
-        self._deliver(punt, self._engine.finish(punt, result.answer, int(result.ede), result.text))
+        verdict, reply = self._engine.finish(punt, result.answer, int(result.ede), result.text)
+        if verdict == PUNT:  # the generation has changed meanwhile, and now Python has to decide
+            self._loop.call_soon(self.run)
+        else:
+            self._deliver(punt, reply)
 
     def _send_alias(self, punt: Punt, alias: Alias, result: Result) -> None:
         limit = None if punt.transport != Transport.UDP else PAYLOAD_SIZE

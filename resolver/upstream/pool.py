@@ -100,23 +100,42 @@ class Pool:
         return len(self._running)
 
     @property
+    def config(self) -> PoolConfig:
+        """What is served."""
+        return self._config
+
+    def route(self, route: int) -> Sequence[Health]:
+        """The servers of a route; of the default one where it is unknown."""
+        servers = self._routes.get(route)
+        return self._routes.get(0, []) if servers is None else servers
+
+    def health(self, server: Server) -> Health:
+        """What is known of a server of this pool."""
+        return self._health[server]
+
+    @property
     def servers(self) -> Sequence[Health]:
         """What is known of each server."""
         return list(self._health.values())
 
-    def start(self, question: Question, route: int, done: Done, *, tcp_only: bool = False) -> None:
-        """Ask `question` along `route` (unknown ones: the default) and call `done` once, maybe before this returns."""
+    def start(
+        self, question: Question, route: int, done: Done, *, tcp_only: bool = False, after: Server | None = None
+    ) -> None:
+        """Ask `question` along `route` (unknown ones: the default) and call `done` once, maybe before this returns.
+
+        `after`: a server that has failed this question already; the others are asked first.
+        """
         if len(self._running) >= self._limit:
             done(Result(None, EDE.NETWORK_ERROR, Fault.OVERLOAD.value))
             return
         config = self._config
         now = self._loop.time()
-        servers = self._routes.get(route)
-        if servers is None:
-            servers = self._routes.get(0, [])
+        candidates = order(self.route(route), config.strategy, now, self._rng)
+        if after is not None:
+            candidates.sort(key=lambda health: health.server == after)
         exchange = Exchange(
             question,
-            order(servers, config.strategy, now, self._rng),
+            candidates,
             timeout=config.timeout,
             now=now,
             parallel=config.strategy is Strategy.PARALLEL,
