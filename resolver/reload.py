@@ -1,6 +1,6 @@
 """From a changed file to a generation that every worker enforces: the one way for a signal, a command and the watch.
 
-    load config → build in a process of its own → swap in every worker → put in force → tidy up
+    load config → build in a process of its own → swap in every worker → put in force
 
 Whatever fails on the way changes nothing: the workers go on by the generation they have, and the failure is told to who
 asked, logged and counted. One reload runs at a time. A request that comes in meanwhile waits for the next, together with
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from resolver import control, counters, snapshot, spawn
+from resolver.config.addresses import Endpoint, Server
 from resolver.config.load import load
 from resolver.config.model import Config
 from resolver.config.problem import ConfigError
@@ -70,6 +72,7 @@ class Reloader:
         self._facts = facts
         self._watch = watch
         self._state_dir = started.state_path
+        self._session = secrets.token_hex(8)  # within it no list's counter is given to another list
         self._server_slots: dict[str, int] = {}
         self._running = asyncio.Lock()
         self._next: asyncio.Task[Outcome] | None = None
@@ -119,48 +122,50 @@ class Reloader:
         self._watch.follow(sources, {**state_of(sources), **known})
         for problem in config.warnings:
             _log.warning("%s", problem)
-        number = await self._built(config)
-        generation = snapshot.read_generation(self._state_dir, number)
+        report = await self._built(config)
+        generation = snapshot.read_generation(self._state_dir, report.generation)
         try:
             await self._workers.swap(self._order(config, generation))
         except WorkersError as error:
             raise ReloadError(str(error)) from None
-        snapshot.put_in_force(self._state_dir, number)
+        snapshot.put_in_force(self._state_dir, report.generation)
         self.generation = generation
-        report = Report.from_json(generation.report)
         self._tell_facts(config, generation, report)
         changed = tuple(key for key, read in AT_START.items() if read(config) != read(self._started))
         return Outcome(report, changed, time.monotonic() - began)
 
-    async def _built(self, config: Config) -> int:
-        """Build the next generation in a process of its own; its number."""
-        request = config.model_copy(update={"state_dir": str(self._state_dir)}).to_json()
+    async def _built(self, config: Config) -> Report:
+        """Build the next generation in a process of its own."""
         self._build = await asyncio.create_subprocess_exec(
-            *spawn.command("resolver.build"),
+            *spawn.command("resolver.lists.compile", "--stdin", "--json", "--session", self._session),
             env=spawn.environment(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # a terminal's SIGINT goes to the supervisor, which ends the build
         )
         try:
-            octets, _ = await self._build.communicate(request.encode())
+            text = config.model_copy(update={"state_dir": str(self._state_dir)}).to_json()
+            output, complaints = await self._build.communicate(text.encode())
             status = self._build.returncode
         finally:
             if self._build.returncode is None:
                 self._build.kill()
             self._build = None
         try:
-            answer = json.loads(octets)
-        except ValueError:
-            raise ReloadError(f"the build ended with status {status} and without a result; see the log") from None
-        if "error" in answer:
-            raise ReloadError(answer["error"])
-        return int(answer["generation"])
+            answer = json.loads(output)
+            if "error" not in answer:
+                return Report.from_json(answer)
+        except (ValueError, KeyError, TypeError):
+            last = complaints.decode(errors="replace").strip().rpartition("\n")[2]
+            raise ReloadError(f"the build ended with status {status} and no result: {last}") from None
+        raise ReloadError(answer["error"])
 
     def _order(self, config: Config, generation: snapshot.Generation) -> control.Swap:
         upstream, cache = config.upstream, config.cache
         for server in upstream.all_servers:
             if len(self._server_slots) < counters.SERVERS:
-                self._server_slots.setdefault(str(server), len(self._server_slots))
+                self._server_slots.setdefault(_text(server), len(self._server_slots))
         routes = (upstream.servers, *(route.servers for route in upstream.routes))
         return control.Swap(
             number=generation.number,
@@ -168,7 +173,7 @@ class Reloader:
             policy=str(generation.policy_path(self._state_dir)),
             cache=control.CacheLimits(cache.max_ttl, cache.min_ttl, cache.negative_ttl),
             upstream=control.Upstream(
-                routes=tuple(tuple(str(server) for server in servers) for servers in routes),
+                routes=tuple(tuple(_text(server) for server in servers) for servers in routes),
                 strategy=upstream.strategy,
                 timeout=upstream.timeout,
                 slots=dict(self._server_slots),
@@ -196,3 +201,8 @@ class Reloader:
         """End a build that is under way."""
         if self._build and self._build.returncode is None:
             self._build.kill()
+
+
+def _text(server: Server) -> str:
+    """A server as upstream/health.py reads it and as metrics name it: where to connect to, and how."""
+    return f"{server.scheme}://{Endpoint(str(server.address), server.port)}"

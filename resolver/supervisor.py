@@ -37,7 +37,6 @@ from resolver.watch import Watch
 from resolver.workers import Workers, WorkersError, make_counters
 
 GRACE = 5.0  # seconds to answer what is in flight
-CONTROL = "control.sock"  # below state_dir
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ class Supervisor:
             self._admin = AdminServer(config.admin.listen) if config.admin.listen else None
             if self._admin:
                 undo.callback(self._admin.close)
-            self._commands = _command_socket(state_dir / CONTROL)
+            self._commands = _command_socket(state_dir / control.SOCKET)
             undo.callback(self._commands.close)
             if config.user:
                 drop_to(config.user, state_dir)
@@ -131,7 +130,7 @@ class Supervisor:
             for task in self._tasks:
                 task.cancel()
             commands.close()
-            (self._config.state_path / CONTROL).unlink(missing_ok=True)
+            (self._config.state_path / control.SOCKET).unlink(missing_ok=True)
             await asyncio.to_thread(self._undo.close)
 
     async def _serve(self) -> None:

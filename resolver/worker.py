@@ -1,12 +1,12 @@
 """One worker: an engine on an asyncio loop (uvloop), told what to do by the supervisor over one socket.
 
-The loop watches the engine's descriptor and lets it work in bounded batches; what the engine cannot answer alone goes to
-`Punts`. A generation is loaded in a thread, since that reads the whole index, and swapped between two batches. Until the
-first one is in force no socket is read: queries wait in the kernel.
+The loop watches the engine's descriptor and lets it work in bounded batches; what the engine cannot answer alone goes
+to `Punts`. A generation is loaded in a thread, since that reads the whole index, and swapped between two batches. Until
+the first one is in force no socket is read: queries wait in the kernel.
 
-If the supervisor dies, the worker serves on by the generation it has: DNS must not end because its manager did. It has no
-parent-death signal for that reason; it ends by SIGTERM, or by Drain. SIGINT is the supervisor's: a terminal sends it to
-both.
+If the supervisor dies, the worker serves on by the generation it has: DNS must not end because its manager did. It has
+no parent-death signal for that reason; it ends by SIGTERM, or by Drain. SIGINT is the supervisor's: a terminal sends it
+to both.
 
 A worker imports only what it uses: no pydantic, click, rich or prometheus-client.
 """
@@ -18,6 +18,7 @@ import contextlib
 import gc
 import logging
 import mmap
+import resource
 import signal
 import socket
 import sys
@@ -27,15 +28,18 @@ import uvloop
 
 from resolver import control, counters, logs
 from resolver.control import Channel, ControlError
-from resolver.engine.engine import Engine, Index, Snapshot
+from resolver.engine.engine import Engine, Index, Punt, Snapshot
 from resolver.listeners.stream import StreamServer
-from resolver.punt import Punts
+from resolver.local import Aliases
+from resolver.punt import Alias, Punts
 from resolver.snapshot import read_policy
 from resolver.upstream.health import Server, Strategy
+from resolver.upstream.native import Native
 from resolver.upstream.pool import Pool, PoolConfig
 
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that loads a generation yields to queries at once
 GC_THRESHOLD = (20_000, 20, 100)  # young objects die by reference count; cycles are few
+LOOK = 0.01  # seconds between looks whether a drain is done
 ROUNDS_AT_END = 1000  # batches that a drain may find waiting
 
 _log = logging.getLogger(__name__)
@@ -48,8 +52,10 @@ class Worker:
         self.generation = 0
         memory = memoryview(mmap.mmap(configure.counters_fd, counters.SIZE))
         self.engine = Engine(counters=memory, cache_bytes=configure.cache_bytes)
-        self.pool = Pool(PoolConfig(routes={}), counters=memory.cast("Q"))
-        self.punts = Punts(self.engine, self.pool)
+        words = memory.cast("Q")
+        self.pool = Pool(PoolConfig(routes={}), counters=words)
+        self.native = Native(self.engine, self.pool, words)
+        self.punts = Punts(self.engine, self.pool, describe=self._describe, decide=self._decide, native=self.native)
         self.streams = StreamServer(self.engine, self.punts.run)
         self._sockets = [
             (
@@ -61,10 +67,10 @@ class Worker:
 
     async def swap(self, order: control.Swap) -> None:
         """Load a generation and enforce it; ValueError or OSError says why not, and then nothing has changed."""
-        snapshot = await asyncio.to_thread(_load, order)
-        pool = _pool_config(order.upstream)
+        snapshot, self._aliases = await asyncio.to_thread(_load, order)
         limits = order.cache
-        self.pool.reconfigure(pool)
+        self.pool.reconfigure(_pool_config(order.upstream))
+        self.native.reconfigure()
         self.engine.configure_cache(max_ttl=limits.max_ttl, min_ttl=limits.min_ttl, negative_ttl=limits.negative_ttl)
         self.engine.swap(snapshot)
         is_first, self.generation = self.generation == 0, order.number
@@ -80,6 +86,12 @@ class Worker:
             else:
                 self.engine.add_udp(bound.fd, bound.family, bound.wildcard)
         asyncio.get_running_loop().add_reader(self.engine.fileno(), self._drain)
+
+    def _describe(self, punt: Punt) -> Alias:
+        return self._aliases.describe(punt)
+
+    def _decide(self, punt: Punt) -> Alias | None:
+        raise NotImplementedError("no dialect makes conditions yet")
 
     def _drain(self) -> int:
         count = self.engine.drain()
@@ -99,14 +111,17 @@ class Worker:
             for _ in range(ROUNDS_AT_END):
                 if not self._drain():
                     break
-        await self.punts.drain(max(0.0, end - loop.time()))
+        while loop.time() < end and (self.engine.tick() or self.punts.in_flight):
+            await asyncio.sleep(LOOK)
         await streams
+        self.native.close()
         self.pool.close()
         self.engine.close()
 
 
-def _load(order: control.Swap) -> Snapshot:
-    return Snapshot(Index(order.index), read_policy(Path(order.policy)), order.number)
+def _load(order: control.Swap) -> tuple[Snapshot, Aliases]:
+    index, policy = Index(order.index), read_policy(Path(order.policy))
+    return Snapshot(index, policy, order.number), Aliases(index, policy)
 
 
 def _pool_config(upstream: control.Upstream) -> PoolConfig:
@@ -167,8 +182,8 @@ async def _main(fd: int) -> None:
     obeying = asyncio.ensure_future(_obey(worker, channel, ended, seconds))
     obeying.add_done_callback(lambda task: ended.set() if task.exception() else None)
     await ended.wait()
-    if obeying.done() and (error := obeying.exception()):
-        raise error
+    if obeying.done():
+        obeying.result()
     await worker.drain(seconds[0])
     obeying.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -179,6 +194,8 @@ async def _main(fd: int) -> None:
 def main() -> None:
     """The process: `python -m resolver.worker FD`, FD being the supervisor's socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # upstream sockets and TCP clients
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLD)
     logs.set_up("worker")
