@@ -1,7 +1,7 @@
 """Keeps the engine's own way upstream in step with what is known about the servers.
 
-The engine asks each question's first try by itself, over plain UDP (engine/forward.pyx); the pool does the rest. Here is what
-joins them: for each UDP server a set of connected sockets on random ports, renewed when they are worn; for each route
+The engine asks each question's first try by itself, over plain UDP (engine/forward.pyx); the pool does the rest. Here is
+what joins them: for each UDP server a set of connected sockets on random ports, renewed when they are worn; for each route
 the server that the strategy would ask first, chosen anew at every tick; and the engine's experience (its counters, and
 the questions it gave up) told to the server's Health. A server that does not speak EDNS or keep case, TCP-only ones,
 benched ones and the parallel strategy are the pool's alone: their routes bypass the engine.
@@ -62,16 +62,13 @@ class Native:
                 self._add(server, slot)
         self._choose()
 
-    def server_of(self, punt: Punt) -> Server | None:
-        """The server that the engine asked for a question it gave up."""
-        return next((server for server, number in self._numbers.items() if number == punt.upstream), None)
-
-    def gave_up(self, punt: Punt) -> None:
-        """Tell the server's Health about a question that the engine gave up. The engine has counted it."""
-        server = self.server_of(punt)
+    def asked(self, punt: Punt) -> Server | None:
+        """The server that the engine asked for a question it gave up; its Health is told. The engine has counted it."""
+        server = next((server for server, number in self._numbers.items() if number == punt.upstream), None)
         if server is not None and punt.after in (AFTER_TIMEOUT, AFTER_CLOSED):
             now = self._loop.time()
             self._pool.health(server).missed(now - TICK, now)
+        return server
 
     def close(self) -> None:
         """Give every socket back."""
