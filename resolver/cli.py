@@ -152,9 +152,7 @@ def check(context: _Context, schema: bool) -> None:
 
     config = context.config()
     with tempfile.TemporaryDirectory(prefix="tampah-check-") as folder:
-        reports = [
-            take_list(listed, Path(folder), None, 0).report for listed in config.lists if listed.enabled != "no"
-        ]
+        reports = [take_list(listed, Path(folder), None, 0).report for listed in config.lists if listed.enabled != "no"]
     data = {
         "warnings": [problem.as_dict() for problem in config.warnings],
         "lists": [dataclasses.asdict(report) for report in reports],

@@ -76,9 +76,11 @@ class Explanation:
         for match in self.matches:
             place = f"{match.file}:{match.line}" if match.file else f"line {match.line}"
             mark = "decides" if match.wins else "speaks"
-            yield f"  {match.list} {mark}: {place}: {match.name} and {match.covers}" if match.covers == _SCOPES[
-                Scope.BELOW
-            ] else f"  {match.list} {mark}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
+            yield (
+                f"  {match.list} {mark}: {place}: {match.name} and {match.covers}"
+                if match.covers == _SCOPES[Scope.BELOW]
+                else f"  {match.list} {mark}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
+            )
         if not self.matches:
             yield "  no list speaks of it"
         by = f" by list {self.list}" if self.list else ""

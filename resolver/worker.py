@@ -54,8 +54,10 @@ class Worker:
         self.engine = Engine(counters=memory, cache_bytes=configure.cache_bytes)
         words = memory.cast("Q")
         self.pool = Pool(PoolConfig(routes={}), counters=words)
-        self.native = Native(self.engine, self.pool, words)
-        self.punts = Punts(self.engine, self.pool, describe=self._describe, decide=self._decide, native=self.native)
+        self.native = Native(self.engine, self.pool, words, on_punts=lambda: self.punts.run())
+        self.punts = Punts(
+            self.engine, self.pool, describe=self._describe, decide=self._decide, asked=self.native.asked
+        )
         self.streams = StreamServer(self.engine, self.punts.run)
         self._sockets = [
             (
@@ -90,7 +92,7 @@ class Worker:
     def _describe(self, punt: Punt) -> Alias:
         return self._aliases.describe(punt)
 
-    def _decide(self, punt: Punt) -> Alias | None:
+    def _decide(self, punt: Punt) -> bytes:
         raise NotImplementedError("no dialect makes conditions yet")
 
     def _drain(self) -> int:
