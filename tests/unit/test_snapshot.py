@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from resolver.lists.clients import build_clients
-from resolver.lists.matrix import GroupPolicy, Kind, ListPolicy, Member, PolicyRules, build_matrix
+from resolver.lists.matrix import GroupPolicy, ListPolicy, PolicyRules, build_matrix
+from resolver.lists.merge import Kind, Member
 from resolver.snapshot import (
     Clients,
     Generation,
