@@ -218,9 +218,7 @@ class Engine:
         """Every query from the next one on sees `snapshot`."""
     def set_overlay(self, table: SuffixTable | None) -> None:
         """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
-    def set_limit(
-        self, buckets: memoryview | None, *, per_second: int, prefix4: int, prefix6: int, key: bytes
-    ) -> None:
+    def set_limit(self, buckets: memoryview | None, *, per_second: int, prefix4: int, prefix6: int, key: bytes) -> None:
         """Limit each client prefix to `per_second` queries over UDP (0: no limit); ValueError on what cannot be kept.
 
         `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
