@@ -21,12 +21,14 @@ class ListOutcome(StrEnum):
     REUSED = "reused"  # unchanged: its run of an earlier build serves
     KEPT = "kept"  # its source is missing or refused: the last good copy serves on
     MISSING = "missing"  # missing or refused, and there is no good copy: it blocks nothing
+    GONE = "gone"  # no longer in the config, or switched off
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedLine:
-    """A line that was skipped: its number from 1, the beginning of its text, and why."""
+    """A line that was skipped: its file, its number there from 1, the beginning of its text, and why."""
 
+    path: str
     line: int
     text: str
     reason: str
@@ -61,6 +63,8 @@ class ListReport:
 
     def line(self) -> str:
         """The list's state in one line for a person."""
+        if self.outcome is ListOutcome.GONE:
+            return f"{self.name}: gone (−{self.removed:,})"
         text = f"{self.name}: {self.names:,} names"
         if self.added or self.removed:
             text += f" (+{self.added:,} −{self.removed:,})"
@@ -89,6 +93,11 @@ class Report:
     warnings: tuple[str, ...] = ()
 
     @property
+    def served(self) -> tuple[ListReport, ...]:
+        """The lists of this generation, those that are gone left out."""
+        return tuple(report for report in self.lists if report.outcome is not ListOutcome.GONE)
+
+    @property
     def alarms(self) -> tuple[ListReport, ...]:
         """The lists that somebody should look at."""
         return tuple(report for report in self.lists if report.is_alarm)
@@ -96,14 +105,14 @@ class Report:
     def lines(self) -> Iterator[str]:
         """The whole report for a person, a line each."""
         yield (
-            f"generation {self.generation}: {self.names:,} names in {len(self.lists)} lists "
+            f"generation {self.generation}: {self.names:,} names in {len(self.served)} lists "
             f"(+{self.added:,} −{self.removed:,}), {self.refused:,} lines refused, "
             f"index {self.index}, {self.seconds:.2f} s"
         )
         for report in self.lists:
             yield f"  {report.line()}"
             for refused in report.refused_lines:
-                yield f"    line {refused.line}: {refused.reason}: {refused.text}"
+                yield f"    {refused.path}:{refused.line}: {refused.reason}: {refused.text}"
         for warning in self.warnings:
             yield f"  warning: {warning}"
 
