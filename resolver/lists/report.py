@@ -45,6 +45,7 @@ class ListReport:
 
     name: str
     outcome: ListOutcome
+    format: str = ""
     names: int = 0
     added: int = 0
     removed: int = 0
@@ -75,6 +76,16 @@ class ListReport:
         elif self.outcome is ListOutcome.MISSING:
             text += f"; {self.error}; there is no earlier copy, so nothing of it is enforced"
         return text
+
+    def lines(self) -> Iterator[str]:
+        """The list's state for a person, its first refused lines included."""
+        yield self.line()
+        for refused in self.refused_lines:
+            yield f"  {refused.path}:{refused.line}: {refused.reason}: {refused.text}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +121,7 @@ class Report:
             f"index {self.index}, {self.seconds:.2f} s"
         )
         for report in self.lists:
-            yield f"  {report.line()}"
-            for refused in report.refused_lines:
-                yield f"    {refused.path}:{refused.line}: {refused.reason}: {refused.text}"
+            yield from (f"  {line}" for line in report.lines())
         for warning in self.warnings:
             yield f"  warning: {warning}"
 
