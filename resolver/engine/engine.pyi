@@ -12,6 +12,9 @@ DROP: int  # nothing is to be sent
 WAIT: int  # a forward is under way in the engine; the answer comes through take_answers()
 PUNT: int  # Python takes the query: see Punt
 
+OVERLAY_ALLOW_VALUE: int  # values of the overlay's table
+OVERLAY_BLOCK_VALUE: int
+
 # -- why a query was punted -----------------------------------------------------------------------------------------
 PUNT_FORWARD: int  # not cached: ask upstream along `route`
 PUNT_CONDITIONAL: int  # the listset depends on type or client: Python decides
@@ -214,6 +217,15 @@ class Engine:
         """Limits, in seconds, of what is stored from now on."""
     def swap(self, snapshot: Snapshot) -> None:
         """Every query from the next one on sees `snapshot`."""
+    def set_overlay(self, table: SuffixTable | None) -> None:
+        """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
+    def set_limit(
+        self, buckets: memoryview | None, *, per_second: int, prefix4: int, prefix6: int, key: bytes
+    ) -> None:
+        """Limit each client prefix to `per_second` queries over UDP (0: no limit); ValueError on what cannot be kept.
+
+        `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
+        """
     def add_udp(self, fd: int, family: int, wildcard: bool) -> None:
         """Take a bound UDP socket, which stays the caller's. `wildcard`: bound to 0.0.0.0 or ::, with PKTINFO on."""
     def fileno(self) -> int:

@@ -357,5 +357,5 @@ def index_layout():
         "filter": BUCKET_FILTER, "children": VALUE_CHILDREN, "pair_mask": VALUE_PAIR, "reach": MAX_REACH,
         "side": sizeof(SideCell), "pair": sizeof(Pair), "listset": sizeof(Listset), "key": MAX_KEY,
         "labels": MAX_LABELS, "records": RECORDS_HEADER, "record": RECORD_HEADER, "wildcard": RECORDS_WILDCARD,
-        "no_ttl": RECORDS_NO_TTL, "fingerprint_bits": FINGERPRINT_BITS,
+        "no_ttl": <uint32_t>RECORDS_NO_TTL, "fingerprint_bits": FINGERPRINT_BITS,
     }

@@ -161,13 +161,19 @@ class Health:
         self.failures, self.bench, self.until = 0, 0.0, float("-inf")
         self.last_answer = now
         if measure:
-            if self.rtt is None:
-                self.rtt, self.rttvar = elapsed, elapsed / 2
-            else:
-                self.rttvar += (abs(elapsed - self.rtt) - self.rttvar) / 4
-                self.rtt += (elapsed - self.rtt) / 8
+            self._measure(elapsed)
         self._counters[LATENCY_SUM] += int(elapsed * 1_000_000)
         self._counters[LATENCY_BUCKET + bisect.bisect_left(LATENCY_BOUNDS, elapsed)] += 1
+
+    def observed(self, mean: float, now: float) -> None:
+        """The engine had answers from it, `mean` seconds each; it has counted them."""
+        self.failures, self.bench, self.until = 0, 0.0, float("-inf")
+        self.last_answer = now
+        self._measure(mean)
+
+    def missed(self, sent_at: float, now: float) -> None:
+        """The engine had no answer to a query sent at or after `sent_at`; it has counted that."""
+        self._failed(sent_at, now)
 
     def timed_out(self, sent_at: float, now: float) -> None:
         """The query of `sent_at` was not answered in time."""
@@ -196,6 +202,13 @@ class Health:
     def loses_case(self, now: float) -> None:
         """It changed the question's case over TCP, where no stranger can."""
         self._case_until = now + HABIT_TTL
+
+    def _measure(self, elapsed: float) -> None:
+        if self.rtt is None:
+            self.rtt, self.rttvar = elapsed, elapsed / 2
+        else:
+            self.rttvar += (abs(elapsed - self.rtt) - self.rttvar) / 4
+            self.rtt += (elapsed - self.rtt) / 8
 
     def _failed(self, sent_at: float, now: float) -> None:
         self.last_failure = now
