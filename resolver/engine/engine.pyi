@@ -56,10 +56,11 @@ class RunBuilder:
     """Takes a list's rules (rules.RuleSink), then gives them out sorted by key and without duplicates.
 
     A duplicate speaks of nothing that an earlier line for the same name did not: with the same outcome, or, if
-    `replaces`, with any. About 30 octets of memory a rule, 46 while sorting. `taken`: rules taken; `names`, `rules` and
-    `duplicates` count what take_block() has given out.
+    `replaces`, with any; it may be set until sort(), as the dialect is known only then. About 30 octets of memory a rule,
+    46 while sorting. `taken`: rules taken; `names`, `rules` and `duplicates` count what take_block() has given out.
     """
 
+    replaces: bool
     taken: int
     names: int
     rules: int

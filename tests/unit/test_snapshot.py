@@ -117,7 +117,7 @@ def record(state_dir: Path, policy: Policy, number: int) -> Generation:
         config="digest",
         index=f"index/{number}.index",
         policy=f"policy/{number}.policy",
-        lists=(ListState("ads", "ab.run", "1:2:3", "options", 1.0, 3, 10),),
+        lists=(ListState("ads", "ab.run", 3, (("/lists/ads.txt", 1, 2, 3),), "{}", seen=1.0, names=10),),
         report={"lists": {"ads": {"names": 10}}},
     )
     write_whole(generation.index_path(state_dir), b"index")
