@@ -6,8 +6,8 @@ entry finds the right one (engine/policy.pyx).
 
 The overlay is a table of its own, as quick with a hundred thousand entries as with one, and never part of an index: so
 nothing can be lost between a change and a compile, and taking an entry back needs no compile either. The supervisor
-keeps it in `state_dir/overlay.json`, written whole, synced and renamed at each change; workers hold a copy and let timed
-entries end by themselves, even if the supervisor is gone. A worker imports this: nothing but the standard library.
+keeps it in `state_dir/overlay.json`, written whole, synced and renamed at each change; workers hold a copy and let
+timed entries end by themselves, even if the supervisor is gone. A worker imports this: nothing but the standard library.
 """
 
 from __future__ import annotations
