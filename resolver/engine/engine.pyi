@@ -26,6 +26,8 @@ class Index:
     def __init__(self, path: str | PathLike[str]) -> None: ...
     def find(self, name: str) -> int:
         """The listset that speaks for `name` (0: nobody). ValueError if it is no name."""
+    def count_listed(self, names: bytes) -> int:
+        """How many of some lower-case names in wire form, one after the other, somebody speaks of. Without the GIL."""
     def shape(self, listset: int) -> int:
         """The matrix row of a listset."""
     def data(self, listset: int, member: int) -> int:
