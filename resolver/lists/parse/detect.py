@@ -11,18 +11,21 @@ from resolver.lists.parse.base import is_address, is_network, without_comment
 from resolver.lists.parse.dnsmasq import RULE as DNSMASQ_RULE
 
 DETECT_LINES = 1000  # rule lines looked at
-PURE_SHARE = 0.99  # of them in one dialect make the file that dialect's
+PURE_SHARE = 0.99  # of those that look like a dialect make the file that dialect's
+UNKNOWN = "unknown"  # the shape of a line that looks like nothing
 
 _ZONE_DIRECTIVE = re.compile(r"\$(?:TTL|ORIGIN|INCLUDE|GENERATE)\s", re.IGNORECASE)
 _ZONE_RECORD = re.compile(
-    r"(?:\S+\s+|\s+)(?:[0-9]+[smhdw]?\s+)?(?:IN\s+)?(?:[0-9]+\s+)?(SOA|NS|CNAME|AAAA|A|TXT|MX|PTR|SRV)\s+\S.*",
+    r"(?:\S+\s+|\s+)(?:[0-9]+[smhdw]?\s+)?(?:IN\s+)?(?:[0-9]+[smhdw]?\s+)?"
+    r"(?:CNAME\s+\S+|NS\s+\S+|SOA\s+\S+\s+\S+\s*[(0-9].*|A\s+[0-9.]+|AAAA\s+[0-9a-f:.]+|MX\s+[0-9]+\s+\S+|TXT\s+\S.*)"
+    r"\s*(?:;.*)?",
     re.IGNORECASE,
 )
 _UNBOUND = re.compile(r"(?:local-(?:zone|data|data-ptr)|include)\s*:|(?:server|view|forward-zone)\s*:\s*(?:#.*)?\Z")
 
 
 def shape_of(text: str) -> str | None:
-    """The dialect one line looks like, without regard to its neighbours; None for a comment or a blank line."""
+    """The dialect one line looks like, whatever its neighbours; UNKNOWN for none, None for a comment or a blank line."""
     if is_cosmetic(text):
         return "adblock"
     body = without_comment(text)
@@ -41,7 +44,7 @@ def shape_of(text: str) -> str | None:
         return "addresses"
     if is_rule(body) and "://" not in body:
         return "adblock"
-    return "domains"
+    return "domains" if "." in body and len(words) == 1 else UNKNOWN
 
 
 def detect(lines: Iterable[str]) -> str:
@@ -54,11 +57,12 @@ def detect(lines: Iterable[str]) -> str:
         shape = shape_of(text)
         if shape is None:
             continue
-        shapes[shape] += 1
-        if shape == "rpz" and shapes.total() == 1:
+        if shape == "rpz" and not shapes:
             return "rpz"
+        shapes[shape] += 1
         if shapes.total() >= DETECT_LINES:
             break
+    del shapes[UNKNOWN]
     if not shapes:
         return "domains"
     [(first, count)] = shapes.most_common(1)

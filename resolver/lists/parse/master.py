@@ -192,7 +192,7 @@ def target_of(token: str, origin: str | None) -> str:
         name = dns.name.from_text(token, _origin_name(origin))
     except (dns.exception.DNSException, ValueError) as error:
         raise BadLine(f"{shown(token)} is no name: {shown(str(error), 120)}") from None
-    text = name.to_text(omit_final_dot=True).lower()
+    text = name.to_text().lower().removesuffix(".")
     if text.endswith(_NOWHERE[:-1]):
         raise BadLine("a relative target, and the zone's name is not known: no SOA with it, no $ORIGIN")
     return text

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from resolver.lists.parse.adblock import Adblock
 from resolver.lists.parse.base import Dialect, Emit, ListReport, Options
-from resolver.lists.parse.detect import shape_of
+from resolver.lists.parse.detect import UNKNOWN, shape_of
 from resolver.lists.parse.dnsmasq import Dnsmasq
 from resolver.lists.parse.domains import Domains
 from resolver.lists.parse.hosts import Hosts
@@ -28,7 +28,8 @@ class Mixed(Dialect):
         self._readers: dict[str, Dialect] = {
             dialect.name: dialect(options, report, emit) for dialect in (Hosts, Adblock, Dnsmasq, Unbound)
         }
-        self._readers["domains"] = self._readers["addresses"] = self._readers["rpz"] = self._plain
+        for shape in ("domains", "addresses", "rpz", UNKNOWN):
+            self._readers[shape] = self._plain
 
     def templates(self, chunk: bytes) -> Sequence[Template]:
         """Everybody's: no line fits two templates that differ in what they make of it."""

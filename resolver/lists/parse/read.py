@@ -170,7 +170,7 @@ class _Reader:
         if not self.report.refused_lines:
             return ""
         line, text, reason = self.report.refused_lines[-1 if self.report.refused == 1 else 0]
-        return f"line {self.report.place(line)[1]}, {shown(text)!r}: {reason}"
+        return f"line {self.report.place(line)[1]}, “{shown(text)}”: {reason}"
 
 
 def _at(path: str) -> str:
