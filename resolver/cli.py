@@ -19,6 +19,7 @@ import click
 
 if TYPE_CHECKING:
     from resolver.config.model import Config
+    from resolver.lists.report import ListReport
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -72,6 +73,17 @@ class _Context:
         for row in texts:
             drawn.add_row(*(Text(cell) for cell in row))
         Console().print(drawn)
+
+    def finish(self, data: dict[str, Any], lines: Iterable[str], faults: Sequence[str]) -> None:
+        """The result, and what is wrong in it, which makes the command fail."""
+        if self.as_json:
+            self.print({**data, "errors": faults}, ())
+        for line in () if self.as_json else lines:
+            click.echo(line)
+        for fault in faults:
+            click.echo(f"error: {fault}", err=True)
+        if faults:
+            sys.exit(1)
 
     def fail(self, problems: Sequence[str]) -> None:
         """Say what went wrong and end with 1."""
@@ -146,30 +158,25 @@ def check(context: _Context, schema: bool) -> None:
 
         click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
         return
-    import tempfile
-
-    from resolver.lists.reading import take_list
+    from resolver.lists.compile import check_lists
 
     config = context.config()
-    with tempfile.TemporaryDirectory(prefix="tampah-check-") as folder:
-        reports = [take_list(listed, Path(folder), None, 0).report for listed in config.lists if listed.enabled != "no"]
+    reports = check_lists(config)
     data = {
         "warnings": [problem.as_dict() for problem in config.warnings],
         "lists": [dataclasses.asdict(report) for report in reports],
     }
-    context.print(data, [line for report in reports for line in report.lines()])
-    if faults := [f"lists.{report.name}: {report.error}" for report in reports if report.error]:
-        context.fail(faults)
+    context.finish(data, [line for report in reports for line in report.lines()], _faults(reports))
 
 
 @_command
 def compile_(context: _Context) -> None:
-    """Read changed lists and build the index, as a start or a reload would; neither needs to read them again."""
+    """Read changed lists and build the index, so that the next start or reload need not."""
     from resolver.lists.compile import build_generation
+    from resolver.lists.report import Report
 
-    config = context.config()
-    report = build_generation(config, config.state_path).report
-    context.print(report.to_json(), report.lines())
+    report = Report.from_json(build_generation(context.config()).report)
+    context.finish(report.to_json(), report.lines(), _faults(report.alarms))
 
 
 @_command
@@ -184,7 +191,12 @@ def reload(context: _Context) -> None:
     lines = [*report.lines(), f"in force on every worker after {seconds:.2f} s"]
     if restart:
         lines.append(f"changed, but read only at the start: {', '.join(restart)}; restart the server to apply")
-    context.print({**data, "needs_restart": restart, "reload_seconds": seconds}, lines)
+    context.finish({**data, "needs_restart": restart, "reload_seconds": seconds}, lines, _faults(report.alarms))
+
+
+def _faults(reports: Iterable[ListReport]) -> list[str]:
+    """What is wrong with lists, a message each."""
+    return [f"lists.{report.name}: {report.error}" for report in reports if report.error]
 
 
 @_command

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import dns.message
+import dns.name
+import dns.rcode
 import dns.rdatatype
 
 from resolver import counters, snapshot
@@ -75,12 +77,8 @@ class Explanation:
         yield f"{self.name} {self.type} asked by {self.client} ({where}), generation {self.generation}"
         for match in self.matches:
             place = f"{match.file}:{match.line}" if match.file else f"line {match.line}"
-            mark = "decides" if match.wins else "speaks"
-            yield (
-                f"  {match.list} {mark}: {place}: {match.name} and {match.covers}"
-                if match.covers == _SCOPES[Scope.BELOW]
-                else f"  {match.list} {mark}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
-            )
+            verb = "decides" if match.wins else "speaks"
+            yield f"  {match.list} {verb}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
         if not self.matches:
             yield "  no list speaks of it"
         by = f" by list {self.list}" if self.list else ""
@@ -178,9 +176,9 @@ def _answer(
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
     if verdict == REPLY and reply is not None:
         message = dns.message.from_wire(reply)
-        yield dns.rcode_text(message) if hasattr(dns, "rcode_text") else message.to_text().splitlines()[2]
+        yield f"rcode {dns.rcode.to_text(message.rcode())}"
         for option in message.options:
-            yield f"{option.to_text()}"
+            yield option.to_text()
         for section in (message.answer, message.authority):
             for rrset in section:
                 yield from rrset.to_text().splitlines()
@@ -231,7 +229,7 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
                 state="shadow" if listed.enabled == "shadow" else str(report.outcome),
                 names=f"{state.names:,}",
                 refused=f"{report.refused:,}",
-                format=_format(config.state_path, state),
+                format=report.format,
                 age=duration(max(0.0, time.time() - state.seen)),
                 hits=f"{hits.get(listed.name, 0):,}" if hits is not None else "",
                 error=report.error,
@@ -239,9 +237,3 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
         )
     return found
 
-
-def _format(state_dir: Path, state: snapshot.ListState) -> str:
-    if not state.run:
-        return ""
-    with Run(state_dir / "runs" / state.run) as run:
-        return str(run.header.report.get("format", ""))

@@ -3,7 +3,7 @@
     load config → build in a process of its own → swap in every worker → put in force
 
 Whatever fails on the way changes nothing: the workers go on by the generation they have, and the failure is told to who
-asked, logged and counted. One reload runs at a time. A request that comes in meanwhile waits for the next, together with
+asked, logged and counted. A single broken list fails alone: its last good copy serves on, the others are renewed. One reload runs at a time. A request that comes in meanwhile waits for the next, together with
 all others that came in meanwhile: each is answered by a reload that began after it, so what was on disk when it was made
 is in force when it is answered.
 
@@ -102,12 +102,16 @@ class Reloader:
             if self.generation:  # at the start the caller ends with this error
                 _log.error("reload failed, nothing has changed: %s", error)
             raise
-        self.last_error = ""
+        self.last_error = "; ".join(f"lists.{alarm.name}: {alarm.error}" for alarm in outcome.report.alarms)
+        if outcome.report.alarms:
+            self._facts.reload_failures += 1
         self._facts.reloads += 1
         self._facts.reload_duration = outcome.seconds
         self._facts.last_success = time.time()
         for line in outcome.report.lines():
             _log.info("%s", line)
+        for alarm in outcome.report.alarms:
+            _log.error("%s", alarm.line())
         if outcome.needs_restart:
             _log.warning("changed, but read only at the start: %s; restart to apply", ", ".join(outcome.needs_restart))
         return outcome

@@ -15,7 +15,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -33,6 +32,8 @@ import dns.rcode
 import dns.rdatatype
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+
+from resolver import control
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0  # seconds for anything to happen
@@ -116,7 +117,7 @@ class Server:
     # -- life -------------------------------------------------------------------------------------------------------
     def start(self) -> None:
         """Start, without waiting for anything."""
-        with (self.folder / "log").open("ab") as log:
+        with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "resolver", "run", "-c", str(self.config_path)],
                 cwd=ROOT,
@@ -254,10 +255,15 @@ class Server:
         """A metric summed over all its labels."""
         return sum(value for (sample, *_), value in self.metrics().items() if sample == name)
 
+    def status(self) -> dict[str, Any]:
+        """What the supervisor says of itself and its workers."""
+        answer = control.ask(self.state_dir / control.SOCKET, control.Status(), 10)
+        assert isinstance(answer, control.Report)
+        return answer.data
+
     def worker_pids(self) -> list[int]:
-        """The workers' pids, as the supervisor knows them."""
-        [line] = re.findall(r"(?s)\{.*\}", self.tampah("status", "--json").stdout)
-        return [worker["pid"] for worker in json.loads(line)["workers"]]
+        """The workers' pids, by worker."""
+        return [worker["pid"] for worker in self.status()["workers"]]
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
