@@ -14,6 +14,7 @@ import contextlib
 import random
 import secrets
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from resolver.counters import LATENCY_BUCKETS, SECTIONS, SERVERS, UPSTREAM_STRIDE
@@ -32,12 +33,21 @@ BIND_TRIES = 8
 
 
 class Native:
-    """One worker's. Call `reconfigure` after the pool's; `tick` runs by itself."""
+    """One worker's. Call `reconfigure` after the pool's; `tick` runs by itself. `on_punts`: Punts.run."""
 
-    def __init__(self, engine: Engine, pool: Pool, counters: memoryview, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        pool: Pool,
+        counters: memoryview,
+        *,
+        on_punts: Callable[[], None],
+        rng: random.Random | None = None,
+    ) -> None:
         self._engine = engine
         self._pool = pool
         self._counters = counters
+        self._on_punts = on_punts
         self._rng = rng or random.Random()
         self._numbers: dict[Server, int] = {}
         self._sockets: dict[int, list[socket.socket]] = {}
@@ -79,6 +89,7 @@ class Native:
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK, self._tick)
         self._engine.tick()
+        self._on_punts()
         for server, number in self._numbers.items():
             self._observe(server)
             for place in self._engine.worn_sockets(number):
