@@ -225,7 +225,8 @@ def test_parallel_takes_the_fastest(run: Runner) -> None:
 
         async def body(pool: Pool) -> None:
             assert (await pool.ask(ask("www.example.com"))).server == server_of(fast).name
-            assert slow.count("www.example.com") == 1
+            while not slow.count("www.example.com"):  # noqa: ASYNC110  # it was asked as well, and may still be reading
+                await asyncio.sleep(0.005)
 
         run(with_pool(config(server_of(slow), server_of(fast), strategy=Strategy.PARALLEL), body))
 
