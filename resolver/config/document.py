@@ -126,7 +126,7 @@ def _explain(text: str, error: yaml.MarkedYAMLError) -> Unreadable:
     """libyaml's message in words that help."""
     mark = error.problem_mark or error.context_mark
     lines = text.splitlines()
-    number = mark.line + 1 if mark is not None else 0
+    number = min(mark.line + 1, len(lines)) if mark is not None else 0
     line = lines[number - 1] if 0 < number <= len(lines) else ""
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return Unreadable(number, "tabs cannot indent in YAML: use spaces")
@@ -135,7 +135,9 @@ def _explain(text: str, error: yaml.MarkedYAMLError) -> Unreadable:
         hint = '; an address that begins with [ or : needs quotes: "[::1]:53"'
     elif re.search(r"(^|[\s\[,])\*[.\w]", line):
         hint = '; a name that begins with * needs quotes: "*.example"'
-    return Unreadable(number, f"not YAML: {error.problem or error.context or 'syntax error'}{hint}")
+    begun = error.context_mark.line + 1 if error.context_mark is not None else number
+    context = f" {error.context}, begun in line {begun}" if error.context and begun != number else ""
+    return Unreadable(number, f"not YAML: {error.problem or 'syntax error'}{context}{hint}")
 
 
 class _Builder:
@@ -181,7 +183,8 @@ class _Builder:
     def _expect_value(self, line: int, found: str) -> None:
         """Raises where a key has to stand."""
         if self._stack and self._stack[-1].node.kind == "mapping" and self._stack[-1].key is None:
-            raise Unreadable(line, f"expected a key, found {found}")
+            hint = '; an address in brackets needs quotes: "[::1]:53"' if found == "a list" else ""
+            raise Unreadable(line, f"expected a key, found {found}{hint}")
 
     def _scalar(self, event: ScalarEvent, line: int) -> None:
         owner = self._stack[-1] if self._stack else None

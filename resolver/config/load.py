@@ -42,8 +42,13 @@ def search(places: Iterable[Path] = PLACES) -> Path:
     """The configuration file to use where none is named. `ConfigError` if it is in none of the places."""
     places = list(places)
     for place in places:
-        if place.exists():
-            return place
+        try:
+            place.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            pass  # it may be there: reading it says what is in the way
+        return place
     message = f"no configuration: neither {' nor '.join(map(str, places))} exists; name one with -c FILE"
     raise ConfigError([Problem("", 0, "", message)])
 
@@ -104,7 +109,9 @@ def _validate(data: dict[str, Any], context: dict[str, Any]) -> tuple[Config | N
     try:
         return Config.model_validate(data, context=context), []
     except ValidationError as error:
-        return None, [_fault(detail) for detail in error.errors(include_url=False)]
+        # Where all items of a list are wrong, pydantic says as well that too few are right.
+        details = (each for each in error.errors(include_url=False) if each["type"] != "too_short" or not each["input"])
+        return None, [_fault(detail) for detail in details]
 
 
 def _fault(detail: ErrorDetails) -> Fault:
@@ -124,7 +131,8 @@ def _fault(detail: ErrorDetails) -> Fault:
         near = nearest(detail["input"], words) if isinstance(detail["input"], str) else None
         return Fault(at, f"expected {'one of ' if len(words) > 1 else ''}{', '.join(words)}", near, show=True)
     if kind == "value_error":
-        return Fault(at, str(context["error"]), show=not isinstance(detail["input"], list | dict))
+        is_key = "[key]" in detail["loc"]
+        return Fault(at, str(context["error"]), show=not is_key and not isinstance(detail["input"], list | dict))
     if kind in ("greater_than_equal", "less_than_equal"):
         bound = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
         return Fault(at, f"expected {bound}", show=True)

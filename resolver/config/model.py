@@ -82,6 +82,12 @@ class Listen(_Section):
     )
     certificate: Certificate = Field(default_factory=Certificate, description="The certificate of tls, https and quic.")
 
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if not (self.dns or self.tls or self.https or self.quic):
+            raise ValueError("expected at least one address to listen on")
+        return self
+
 
 class Route(_Section):
     """Names that other servers are asked about."""

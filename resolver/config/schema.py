@@ -58,7 +58,8 @@ def json_schema() -> dict[str, Any]:
                 properties[name].pop("default", None)
             else:
                 properties[name]["default"] = texts[name]
-        for described in properties.values():
+        for name, described in properties.items():
+            described.setdefault("description", section.model_fields[name].description)
             if "patternProperties" in described:
                 described["additionalProperties"] = False
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema}

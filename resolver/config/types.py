@@ -273,6 +273,7 @@ Workers = Annotated[
 AllOrWords = Annotated[
     tuple[str, ...] | Literal["all"],
     PlainValidator(_parse_all_or),
+    PlainSerializer(lambda value: value if value == "all" else list(value), when_used="json"),
     WithJsonSchema(
         {"anyOf": [{"const": "all"}, {"type": "array", "items": {"type": "string", "pattern": WORD_PATTERN}}]}
     ),

@@ -98,12 +98,10 @@ def find(data: dict[str, Any]) -> Iterator[Fault]:
             if at[0] == "lists" and len(at) > 1 and data["lists"][at[1]].get("enabled") in (False, "no"):
                 continue
             spoken.add(at)
+            message, shown = f"not built yet: ignored ({row.what})", not isinstance(value, list | dict)
             if row.weakens:
-                yield Fault(
-                    at, f"not built yet: {row.what}; remove it, as going on without it would protect less", show=True
-                )
-            else:
-                yield Fault(at, f"not built yet: ignored ({row.what})", severity="warning", show=True)
+                message = f"not built yet: {row.what}; remove it, as going on without it would protect less"
+            yield Fault(at, message, severity="error" if row.weakens else "warning", show=shown)
 
 
 def without(data: dict[str, Any], faults: list[Fault]) -> None:

@@ -27,9 +27,9 @@ MAX_TTL = 2**31 - 1  # seconds, RFC 2181 section 8
 MAX_SECONDS = 100 * 366 * 86_400  # no wait or interval here is longer than a century
 MAX_OCTETS = 2**50
 
-DURATION_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,6})? ?(ms|s|m|h|d|w)$"
+DURATION_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,6})? ?(ms|s|m|h|d|w)$"
 SIZE_PATTERN = r"^[0-9]{1,18}(\.[0-9]{1,6})? ?([kKmMgGtT]?[bB]|[kKmMgGtT][iI][bB])$"
-_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d|w)")
+_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d|w)")
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,6})?) ?([kmgt]?b|[kmgt]ib)", re.IGNORECASE)
 _OCTETS_FOLDED = {unit.lower(): octets for unit, octets in OCTETS.items()}
 

@@ -90,22 +90,31 @@ cdef inline uint64_t index_entry(const IndexView* view, const Hash* hash) noexce
     return NOT_LISTED
 
 
+cdef inline void index_hash(const IndexView* view, Sip* state, const uint8_t* label, Hash* out) noexcept nogil:
+    """Hash one more label and ask for its bucket, which is then under way from memory."""
+    sip_label(state, label)
+    sip_finish(state, out)
+    __builtin_prefetch(view.buckets + <uint64_t>index_bucket(out, view.bucket_count) * BUCKET_OCTETS)
+
+
 cdef uint32_t index_lookup(const IndexView* view, const uint8_t* name, const uint8_t* labels, int count) noexcept nogil:
     """The listset that speaks for a name; 0: nobody does.
 
     `name`: lower-case wire form; `labels`: the offset of each label from the left; `count`: labels without the root.
     """
     cdef Sip state
-    cdef Hash hash
+    cdef Hash hash, longer
     cdef uint64_t entry
     cdef uint32_t below = view.root_below
     if count == 0:
         return view.root_self
     sip_start(&state, view.key0, view.key1)
+    index_hash(view, &state, name + labels[count - 1], &longer)
     while count:
         count -= 1
-        sip_label(&state, name + labels[count])
-        sip_finish(&state, &hash)
+        hash = longer
+        if count:  # the next bucket comes from memory while this one is read
+            index_hash(view, &state, name + labels[count - 1], &longer)
         entry = index_entry(view, &hash)
         if entry == NOT_LISTED:
             break
@@ -329,6 +338,32 @@ cdef class Index:
         cdef uint8_t labels[MAX_LABELS + 1]
         cdef int count = name_to_wire(name, wire, labels)
         return index_lookup(&self.view, wire, labels, count)
+
+    def count_listed(self, bytes names):
+        cdef uint8_t labels[MAX_LABELS + 1]
+        cdef const uint8_t* name = <const uint8_t*><const char*>names
+        cdef const uint8_t* end = name + len(names)
+        cdef uint64_t listed = 0
+        cdef uint32_t at
+        cdef int count
+        with nogil:
+            while name < end:
+                at = 0
+                count = 0
+                while name + at < end and name[at]:
+                    if name[at] > 63 or count == MAX_LABELS:
+                        break
+                    labels[count] = <uint8_t>at
+                    count += 1
+                    at += name[at] + 1
+                if name + at >= end or name[at] or at >= NAME_OCTETS:
+                    break
+                if index_lookup(&self.view, name, labels, count):
+                    listed += 1
+                name += at + 1
+        if name != end:
+            raise ValueError("not a row of names in wire form")
+        return listed
 
     def shape(self, uint32_t listset):
         return index_shape(&self.view, listset)

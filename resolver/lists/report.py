@@ -21,12 +21,14 @@ class ListOutcome(StrEnum):
     REUSED = "reused"  # unchanged: its run of an earlier build serves
     KEPT = "kept"  # its source is missing or refused: the last good copy serves on
     MISSING = "missing"  # missing or refused, and there is no good copy: it blocks nothing
+    GONE = "gone"  # no longer in the config, or switched off
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedLine:
-    """A line that was skipped: its number from 1, the beginning of its text, and why."""
+    """A line that was skipped: its file, its number there from 1, the beginning of its text, and why."""
 
+    path: str
     line: int
     text: str
     reason: str
@@ -43,6 +45,7 @@ class ListReport:
 
     name: str
     outcome: ListOutcome
+    format: str = ""
     names: int = 0
     added: int = 0
     removed: int = 0
@@ -61,6 +64,8 @@ class ListReport:
 
     def line(self) -> str:
         """The list's state in one line for a person."""
+        if self.outcome is ListOutcome.GONE:
+            return f"{self.name}: gone (−{self.removed:,})"
         text = f"{self.name}: {self.names:,} names"
         if self.added or self.removed:
             text += f" (+{self.added:,} −{self.removed:,})"
@@ -71,6 +76,16 @@ class ListReport:
         elif self.outcome is ListOutcome.MISSING:
             text += f"; {self.error}; there is no earlier copy, so nothing of it is enforced"
         return text
+
+    def lines(self) -> Iterator[str]:
+        """The list's state for a person, its first refused lines included."""
+        yield self.line()
+        for refused in self.refused_lines:
+            yield f"  {refused.path}:{refused.line}: {refused.reason}: {refused.text}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +104,11 @@ class Report:
     warnings: tuple[str, ...] = ()
 
     @property
+    def served(self) -> tuple[ListReport, ...]:
+        """The lists of this generation, those that are gone left out."""
+        return tuple(report for report in self.lists if report.outcome is not ListOutcome.GONE)
+
+    @property
     def alarms(self) -> tuple[ListReport, ...]:
         """The lists that somebody should look at."""
         return tuple(report for report in self.lists if report.is_alarm)
@@ -96,14 +116,12 @@ class Report:
     def lines(self) -> Iterator[str]:
         """The whole report for a person, a line each."""
         yield (
-            f"generation {self.generation}: {self.names:,} names in {len(self.lists)} lists "
+            f"generation {self.generation}: {self.names:,} names in {len(self.served)} lists "
             f"(+{self.added:,} −{self.removed:,}), {self.refused:,} lines refused, "
             f"index {self.index}, {self.seconds:.2f} s"
         )
         for report in self.lists:
-            yield f"  {report.line()}"
-            for refused in report.refused_lines:
-                yield f"    line {refused.line}: {refused.reason}: {refused.text}"
+            yield from (f"  {line}" for line in report.lines())
         for warning in self.warnings:
             yield f"  warning: {warning}"
 
