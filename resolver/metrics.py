@@ -32,6 +32,7 @@ _ENGINE = (
     ("send_failures", "Answers that the kernel did not take."),
     ("receive_rounds", "Rounds of receiving; queries by rounds is the batch size."),
     ("dropped_queries", "Queries left without an answer on purpose."),
+    ("rate_limited_queries", "Queries beyond their client's rate limit."),
 )
 _UPSTREAM = (
     ("queries", "Questions sent."),
