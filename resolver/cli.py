@@ -1,8 +1,8 @@
 """The commands. Each takes -c FILE and --json, and ends with 0 done, 1 failed, 2 misused.
 
-A command is thin: it finds the config, asks the server or the files in state_dir, and prints. What it needs beyond click
-is imported when it runs, so that `tampah --help` is quick. A user's mistake never shows a traceback: expected failures
-are the exceptions in `_failures()`, printed as one message that says what happened, where, and what to do.
+A command is thin: it finds the config, asks the server or the files in state_dir, and prints. What it needs beyond
+click is imported when it runs, so that `tampah --help` is quick. A user's mistake never shows a traceback: expected
+failures are the exceptions in `_failures()`, printed as one message that says what happened, where, and what to do.
 """
 
 from __future__ import annotations

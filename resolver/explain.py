@@ -83,7 +83,8 @@ class Explanation:
             yield "  no list speaks of it"
         by = f" by list {self.list}" if self.list else ""
         category = f", category {self.category}" if self.category else ""
-        yield f"  action: {self.action}{by}{category} (rank {self.rank}, class {self.policy_class}, listset {self.listset})"
+        where = f"rank {self.rank}, class {self.policy_class}, listset {self.listset}"
+        yield f"  action: {self.action}{by}{category} ({where})"
         yield "  answer:"
         for line in self.answer:
             yield f"    {line}"
@@ -236,4 +237,3 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
             )
         )
     return found
-

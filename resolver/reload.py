@@ -2,10 +2,11 @@
 
     load config → build in a process of its own → swap in every worker → put in force
 
-Whatever fails on the way changes nothing: the workers go on by the generation they have, and the failure is told to who
-asked, logged and counted. A single broken list fails alone: its last good copy serves on, the others are renewed. One reload runs at a time. A request that comes in meanwhile waits for the next, together with
-all others that came in meanwhile: each is answered by a reload that began after it, so what was on disk when it was made
-is in force when it is answered.
+Whatever fails on the way changes nothing: the workers go on by the generation they have, and the failure is told to
+who asked, logged and counted. A single broken list fails alone: its last good copy serves on, the others are renewed.
+One reload runs at a time. A request that comes in meanwhile waits for the next, together with all others that came in
+meanwhile: each is answered by a reload that began after it, so what was on disk when it was made is in force when it
+is answered.
 
 The supervisor itself reads only the config; lists are read by the build process, whose memory ends with it.
 """

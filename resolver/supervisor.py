@@ -1,12 +1,12 @@
 """`tampah run`: desired against actual, from the first lock to the last worker.
 
-The order of a start is its safety: the state is locked before anything in it is read, ports are taken before privileges
-go, privileges go before any list is read, and no query is read before every worker enforces the first generation. The
-first build and the workers' start run side by side.
+The order of a start is its safety: the state is locked before anything in it is read, ports are taken before
+privileges go, privileges go before any list is read, and no query is read before every worker enforces the first
+generation. The first build and the workers' start run side by side.
 
-An end is a drain: no new datagram is taken, what is queued and what waits for an upstream is answered, for GRACE seconds
-at most. A second signal ends everything at once. If this process dies, its workers serve on (worker.py); the next
-supervisor then finds the ports occupied and says by whom.
+An end is a drain: no new datagram is taken, what is queued and what waits for an upstream is answered, for GRACE
+seconds at most. A second signal ends everything at once. If this process dies, its workers serve on (worker.py); the
+next supervisor then finds the ports occupied and says by whom.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The supervisor's end of its workers: as many as desired, each alive, all on the newest generation.
 
-Each worker has a keeper, a task that starts its process, hands it the sockets and counters that belong to its number, and
-starts it again when it ends: at once the first time, then after 0.1 s, doubled up to 10 s, until one has lived for
+Each worker has a keeper, a task that starts its process, hands it the sockets and counters that belong to its number,
+and starts it again when it ends: at once the first time, then after 0.1 s, doubled up to 10 s, until one has lived for
 `STEADY`. The sockets stay open here meanwhile, so what arrives waits for the next worker.
 
-`_desired` is the newest generation that the workers were told to enforce; a worker that comes up later is told so as its
-first order. A swap is done when every worker that is up has said so; if one refuses or stays silent all go back, so that
-they never disagree for longer than a swap.
+`_desired` is the newest generation that the workers were told to enforce; a worker that comes up later is told so as
+its first order. A swap is done when every worker that is up has said so; if one refuses or stays silent all go back,
+so that they never disagree for longer than a swap.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
 
 from resolver import control, counters, spawn
 from resolver.control import Channel, ControlError
@@ -121,7 +120,7 @@ class _Keeper:
             self._heard.notify_all()
 
     async def swap(self, order: control.Swap) -> str:
-        """Order a generation; returns "" once it is enforced, else why not. A worker that is down gets it on its way up."""
+        """Order a generation; returns "" once it is enforced, else why not. A worker that is down gets it later."""
         async with self._heard:
             if self.channel is None:
                 return ""
@@ -170,7 +169,7 @@ def _ending(status: int) -> str:
 
 
 class Workers:
-    """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker. `facts` is told of processes and restarts."""
+    """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker. `facts` is told of lives and deaths."""
 
     def __init__(self, sockets: Sockets, counters_fds: list[int], cache_bytes: int, facts: Facts) -> None:
         self.wanted = True
@@ -208,7 +207,7 @@ class Workers:
         self._started.set()
 
     async def swap(self, order: control.Swap) -> None:
-        """Have every worker enforce a generation; WorkersError if one does not, and then all go back to the one before."""
+        """Have every worker enforce a generation; WorkersError if one does not: then all go back to the one before."""
         await self._started.wait()
         before, self.desired = self.desired, order
         faults = [fault for fault in await asyncio.gather(*(keeper.swap(order) for keeper in self._keepers)) if fault]

@@ -11,8 +11,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from resolver.config.addresses import Endpoint
 
+from resolver.config.addresses import Endpoint
 from resolver.sockets import SocketError, Sockets, family_of, has_ipv6, holders
 
 LOOPBACK = Endpoint("127.0.0.1", 0)

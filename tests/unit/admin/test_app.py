@@ -7,10 +7,10 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from resolver.config.addresses import Endpoint
 
 from resolver import counters
 from resolver.admin.app import AdminError, AdminServer, make_app
+from resolver.config.addresses import Endpoint
 from resolver.metrics import Facts, Source
 from resolver.sockets import has_ipv6
 
