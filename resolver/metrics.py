@@ -32,6 +32,7 @@ _ENGINE = (
     ("send_failures", "Answers that the kernel did not take."),
     ("receive_rounds", "Rounds of receiving; queries by rounds is the batch size."),
     ("dropped_queries", "Queries left without an answer on purpose."),
+    ("limited_queries", "Queries over the rate limit of their client's network."),
     ("rate_limited_queries", "Queries beyond their client's rate limit."),
 )
 _UPSTREAM = (
@@ -115,6 +116,7 @@ def queries(totals: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str, int
 def answers(totals: Mapping[str, Sequence[int]], lists: Iterable[ListFacts]) -> Iterator[tuple[str, str, str, int]]:
     """(action, category, list, count); the list is "" where none decided or it has left the config."""
     by_slot = {facts.slot: facts for facts in lists}
+    by_slot[layout.OVERLAY_SLOT] = ListFacts("overlay", "", layout.OVERLAY_SLOT, 0, 0)
     merged: dict[tuple[str, str, str], int] = {}
     for at, count in enumerate(totals["answers"]):
         if count:
