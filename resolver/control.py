@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SOCKET = "control.sock"  # below state_dir: where a server takes commands
 MAX_LINE = 16 << 20  # octets; a report of a thousand lists is far below it
 
 

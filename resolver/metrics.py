@@ -209,7 +209,7 @@ def _lists(facts: Facts) -> Iterator[Metric]:
 def _server(facts: Facts) -> Iterator[Metric]:
     yield _gauge("generation", "Number of the generation in force.", facts.generation)
     yield _counter("reloads", "Generations put in force.", facts.reloads)
-    yield _counter("reload_failures", "Reloads that changed nothing, as something was broken.", facts.reload_failures)
+    yield _counter("reload_failures", "Reloads in which config or a list was broken, so that it serves as before.", facts.reload_failures)
     yield _gauge("reload_duration_seconds", "How long the last successful reload took.", facts.reload_duration)
     yield _gauge("reload_last_success_timestamp_seconds", "When the last reload succeeded.", facts.last_success)
     yield _counter("worker_restarts", "Workers that died and were replaced.", facts.worker_restarts)

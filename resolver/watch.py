@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import glob
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from watchfiles import awatch
@@ -72,7 +72,7 @@ class Watch:
         self._known = known
         self._renewed.set()
 
-    async def changes(self) -> AsyncIterator[list[str]]:
+    async def changes(self) -> AsyncGenerator[list[str], None]:
         """Yields the paths that have changed, each time some have; ends only by cancellation.
 
         OSError when the system cannot watch (fs.inotify.max_user_watches).

@@ -68,6 +68,7 @@ cdef class Snapshot:
             text = text[:-1]
         if len(soa) > 512 or len(ipv4) != 4 or len(ipv6) != 16:
             raise ValueError("a profile's SOA or address has the wrong length")
+        p.action = profile.action
         p.ttl = profile.ttl
         p.ede = profile.ede
         p.text_size = <uint16_t> len(text)
@@ -131,7 +132,7 @@ cdef class Snapshot:
         if q.policy_class == CLASS_REFUSED:
             return CLASS_REFUSED, 0, 0, bytes(8)
         q.listset = index_lookup(self.view.index, q.name, q.labels, q.labels_count)
-        policy_cell(&self.view, &q)
+        policy_cell(&self.view, NULL, &q)
         return (q.policy_class, q.listset, index_data(self.view.index, q.listset, q.cell.member),
                 take_bytes(<const uint8_t*> &q.cell, sizeof(Cell)))
 
@@ -168,6 +169,8 @@ cdef class Engine:
     cdef uint32_t socket_count
     cdef int epoll
     cdef object counters
+    cdef object buckets
+    cdef SuffixTable overlay
     cdef list punts
     cdef list stream_answers   # (token, answer) of streams whose question came back
     cdef dict tokens           # what a stream's waiter in the engine stands for
@@ -232,6 +235,35 @@ cdef class Engine:
         """Every query from the next one on sees `snapshot`."""
         self.core.snapshot = &snapshot.view
         self.snapshot = snapshot
+
+    def set_overlay(self, SuffixTable table):
+        """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
+        self.core.overlay = &table.view if table is not None else NULL
+        self.overlay = table
+
+    def set_limit(self, buckets, *, uint32_t per_second, int prefix4, int prefix6, bytes key):
+        """Limit each client prefix to `per_second` queries over UDP (0: no limit).
+
+        `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
+        """
+        cdef uint8_t[::1] view
+        cdef Limits* l = &self.core.limits
+        if not per_second:
+            l.buckets = NULL
+            self.buckets = None
+            return
+        view = buckets
+        l.sets = <uint32_t> (view.shape[0] // (LIMIT_WAYS * sizeof(Bucket)))
+        if l.sets == 0 or l.sets & (l.sets - 1) or per_second > 1000000 \
+                or not 0 <= prefix4 <= 32 or not 0 <= prefix6 <= 128 or len(key) != 16:
+            raise ValueError("a rate limit that cannot be kept")
+        l.per_second = per_second
+        l.mask4 = <uint8_t> prefix4
+        l.mask6 = <uint8_t> prefix6
+        l.key0 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key))
+        l.key1 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key) + 8)
+        l.buckets = <Bucket*> &view[0]
+        self.buckets = buckets
 
     def add_udp(self, int fd, int family, bint wildcard):
         """Take a bound UDP socket, which stays the caller's. `wildcard`: bound to 0.0.0.0 or ::, with PKTINFO on."""
@@ -304,6 +336,7 @@ cdef class Engine:
             query_start(q, w.packet, w.size, w.transport, self.stream_reply,
                         OUT_ROOM if w.transport == TRANSPORT_UDP else MAX_TCP)
             memcpy(q.client, w.client, 16)
+            q.counted = True
             verdict = answer_query(&self.core, q)
             punt = self._punt(q, self.tokens.pop(w.token, None) if w.fd < 0 else None, verdict == VERDICT_PUNT)
             punt.fd = w.fd
@@ -329,6 +362,7 @@ cdef class Engine:
         cdef int verdict
         query_start(q, w.packet, w.size, w.transport, self.stream_reply, MAX_TCP)
         memcpy(q.client, w.client, 16)
+        q.counted = True
         q.given = answer
         verdict = answer_query(&self.core, q)
         if verdict == VERDICT_PUNT:
@@ -424,26 +458,18 @@ cdef class Engine:
         return self.core.forward.pending_count
 
     cdef _take_batch(self, int fd):
-        # The punted datagrams of the batch as Punts. The query was overwritten by the next one: it is read again.
-        cdef uint32_t n, i
+        # The punted datagrams of the batch as Punts.
+        cdef uint32_t n
         cdef Punt punt
-        cdef Query* q = &self.query
-        cdef msghdr* message
+        cdef const Query* q
         for n in range(self.batch.punt_count):
-            i = self.batch.punted[n]
-            query_start(q, self.batch.packets[i], self.batch.received[i].msg_len, TRANSPORT_UDP,
-                        self.stream_reply, MAX_TCP)
-            client_of_peer(&self.batch.peers[i], q.client)
-            if answer_query(&self.core, q) != VERDICT_PUNT:
-                continue  # cannot be: nothing changed since
+            q = &self.batch.punted[n]
             punt = self._punt(q, None, True)
-            message = &self.batch.received[i].msg_hdr
-            source_from_control(message)
             punt.fd = fd
-            memcpy(&punt.peer, &self.batch.peers[i], sizeof(sockaddr_in6))
-            punt.control_size = message.msg_controllen
+            memcpy(&punt.peer, &self.batch.peers[self.batch.punted_at[n]], sizeof(sockaddr_in6))
+            punt.control_size = q.control_size
             if punt.control_size:
-                memcpy(punt.control, self.batch.controls[i], CONTROL_ROOM)
+                memcpy(punt.control, self.batch.controls[self.batch.punted_at[n]], CONTROL_ROOM)
 
     cdef Punt _punt(self, const Query* q, object token, bint queue):
         # The query as a Punt; `queue`: among the next take_punts().
@@ -547,6 +573,7 @@ cdef class Engine:
                                                 <uint32_t> len(answer), &prepared) != PREPARED:
             answer = None
         query_start(q, q.packet, q.size, q.transport, q.reply, q.reply_room)
+        q.counted = True
         if cell is not None:
             if len(cell) != sizeof(Cell):
                 raise ValueError("a cell has 8 octets")

@@ -128,7 +128,7 @@ cdef class RunBuilder:
     cdef Octets arena
     cdef Ref* refs
     cdef uint64_t next_ref      # the first not yet given out
-    cdef bint replaces
+    cdef public bint replaces    # read when sorting: may be set until then
     cdef readonly uint64_t taken
     cdef readonly uint64_t names
     cdef readonly uint64_t rules

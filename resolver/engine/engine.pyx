@@ -28,6 +28,8 @@ REPLY = VERDICT_REPLY
 DROP = VERDICT_DROP
 WAIT = VERDICT_WAIT
 PUNT = VERDICT_PUNT
+OVERLAY_ALLOW_VALUE = OVERLAY_ALLOW
+OVERLAY_BLOCK_VALUE = OVERLAY_BLOCK
 PUNT_FORWARD = REASON_FORWARD
 PUNT_CONDITIONAL = REASON_CONDITIONAL
 PUNT_LOCAL = REASON_LOCAL
@@ -44,6 +46,7 @@ include "index.pyx"      # what is listed
 include "suffix.pyx"     # small tables of names: routes, the overlay
 include "policy.pyx"     # what that means for this client
 include "cache.pyx"      # what upstreams said
+include "limit.pyx"      # how often they may
 include "core.pyx"       # what an engine holds
 include "forward.pyx"    # asking upstream
 include "answer.pyx"     # the map: answer_query

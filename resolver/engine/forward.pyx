@@ -438,6 +438,7 @@ cdef void forward_answer(Core* core, Query* q, Pending* p, const uint8_t* packet
         f.reply_fd = w.fd
         query_start(q, w.packet, w.size, w.transport, f.replies[f.reply_count], OUT_ROOM)
         memcpy(q.client, w.client, 16)
+        q.counted = True
         q.given = &answer
         verdict = answer_query(core, q)
         if verdict == VERDICT_PUNT:

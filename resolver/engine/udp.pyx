@@ -18,7 +18,8 @@ cdef struct Batch:
     uint8_t packets[BATCH][IN_ROOM]
     uint8_t replies[BATCH][OUT_ROOM]
     Query query
-    uint32_t punted[BATCH]     # which datagrams of this batch Python takes
+    Query punted[BATCH]        # what of this batch Python takes
+    uint32_t punted_at[BATCH]  # which datagram each is
     uint32_t punt_count
 
 
@@ -100,7 +101,8 @@ cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
         if verdict == VERDICT_WAIT:
             continue
         if verdict == VERDICT_PUNT:
-            b.punted[b.punt_count] = i
+            b.punted[b.punt_count] = q[0]
+            b.punted_at[b.punt_count] = i
             b.punt_count += 1
             continue
         query_count(core, q, verdict)

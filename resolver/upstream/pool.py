@@ -80,12 +80,12 @@ class Pool:
     def reconfigure(self, config: PoolConfig) -> None:
         """Serve `config` from the next question on."""
         self._config = config
-        servers = {server for route in config.routes.values() for server in route}
+        servers = dict.fromkeys(server for route in config.routes.values() for server in route)
         self._health = {server: self._health.get(server) or Health(server, rng=self._rng) for server in servers}
         for health in self._health.values():
             health.count_into(self._slot(health.server.name))
         self._routes = {route: [self._health[server] for server in names] for route, names in config.routes.items()}
-        self._plain.keep(servers)
+        self._plain.keep(set(servers))
 
     def _slot(self, name: str) -> memoryview | None:
         slot = self._config.slots.get(name, SERVERS)
@@ -115,15 +115,23 @@ class Pool:
 
     @property
     def servers(self) -> Sequence[Health]:
-        """What is known of each server."""
+        """What is known of each server, in the config's order."""
         return list(self._health.values())
 
     def start(
-        self, question: Question, route: int, done: Done, *, tcp_only: bool = False, after: Server | None = None
+        self,
+        question: Question,
+        route: int,
+        done: Done,
+        *,
+        tcp_only: bool = False,
+        first: Server | None = None,
+        last: Server | None = None,
     ) -> None:
         """Ask `question` along `route` (unknown ones: the default) and call `done` once, maybe before this returns.
 
-        `after`: a server that has failed this question already; the others are asked first.
+        `first`, `last`: ask this server of the route before or after all others, whatever the strategy says, because
+        of what came of asking it already.
         """
         if len(self._running) >= self._limit:
             done(Result(None, EDE.NETWORK_ERROR, Fault.OVERLOAD.value))
@@ -131,8 +139,10 @@ class Pool:
         config = self._config
         now = self._loop.time()
         candidates = order(self.route(route), config.strategy, now, self._rng)
-        if after is not None:
-            candidates.sort(key=lambda health: health.server == after)
+        if first is not None:
+            candidates.sort(key=lambda health: health.server != first)
+        if last is not None:
+            candidates.sort(key=lambda health: health.server == last)
         exchange = Exchange(
             question,
             candidates,
