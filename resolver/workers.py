@@ -18,6 +18,7 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Callable, Iterable
 
 from resolver import control, counters, overlay, spawn
 from resolver.control import Channel, ControlError
@@ -201,9 +202,7 @@ class Workers:
         share = cache_bytes // len(counters_fds)
         buckets_fd, key = make_buckets(), secrets.token_hex(16)
         self._keepers = [
-            _Keeper(
-                self, number, control.Configure(number, sockets.of(number), fd, buckets_fd, key, share)
-            )
+            _Keeper(self, number, control.Configure(number, sockets.of(number), fd, buckets_fd, key, share))
             for number, fd in enumerate(counters_fds)
         ]
 
