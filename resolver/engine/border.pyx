@@ -22,6 +22,15 @@ cdef void* copied(bytes octets, Py_ssize_t wanted, str what) except NULL:
     return copy
 
 
+cdef int check_cell(const SnapshotView* s, const Cell* cell) except -1:
+    # Counters and profiles are found by what a cell says.
+    if cell.action > ACTION_DATA:
+        raise ValueError(f"a cell has action {cell.action}, the last is {ACTION_DATA}")
+    if cell.action >= ACTION_ADDRESS and cell.profile >= s.profile_count:
+        raise ValueError(f"a cell names profile {cell.profile} of {s.profile_count}")
+    return 0
+
+
 cdef class Snapshot:
     """One generation as the engine reads it: immutable, freed after its last reader."""
 
@@ -55,8 +64,7 @@ cdef class Snapshot:
         for i, profile in enumerate(policy.profiles):
             self._profile(&profiles[i], profile)
         for i in range(<Py_ssize_t> s.class_count * s.shape_count):
-            if s.cells[i].action >= ACTION_ADDRESS and s.cells[i].profile >= s.profile_count:
-                raise ValueError(f"cell {i} names profile {s.cells[i].profile} of {s.profile_count}")
+            check_cell(s, &s.cells[i])
         self._clients(policy.clients)
 
     cdef int _profile(self, Profile* p, profile) except -1:
@@ -482,10 +490,12 @@ cdef class Engine:
         """One query from a stream: (verdict, answer). A PUNT is among the next take_punts(), with `token` on it."""
         cdef Query* q = &self.query
         cdef int verdict
-        if self.snapshot is None or len(packet) > MAX_TCP:
-            return VERDICT_DROP, None
         if len(client) != 16:
             raise ValueError("a client has 16 octets")
+        if not 0 <= transport < TRANSPORTS:
+            raise ValueError(f"{transport} is no transport")
+        if self.snapshot is None or len(packet) > MAX_TCP:
+            return VERDICT_DROP, None
         self.set_clock()
         query_start(q, <const uint8_t*> PyBytes_AS_STRING(packet), <uint32_t> len(packet), transport,
                     self.stream_reply, MAX_TCP)
@@ -551,8 +561,7 @@ cdef class Engine:
             if len(cell) != sizeof(Cell):
                 raise ValueError("a cell has 8 octets")
             memcpy(&q.cell, PyBytes_AS_STRING(cell), sizeof(Cell))
-            if q.cell.action >= ACTION_ADDRESS and q.cell.profile >= self.snapshot.view.profile_count:
-                raise ValueError("the cell names no profile")
+            check_cell(&self.snapshot.view, &q.cell)
             q.decided = True
         if answer is not None:
             q.given = &prepared
