@@ -374,7 +374,7 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
     cdef Reader r
     cdef uint32_t counts[3]
     cdef uint32_t i, start, rtype, ttl, rdlength, records, count = 0, lifetime = c.max_ttl, minimum = 0
-    cdef uint32_t cut = 0, section = 0, negative_ttl = 0, end, extended = 0
+    cdef uint32_t cut = 0, section = 0, negative_ttl = 0, end
     cdef bint has_type = False, has_soa = False
     cdef uint32_t flags
     if size < HEADER or size > MAX_TCP:
@@ -406,8 +406,9 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
             if rtype == TYPE_OPT:
                 if section != 2 or cut or c.answer_packet[start]:
                     return PREPARED_BAD
+                if ttl >> 24:  # BADVERS and the like: no answer to the question (RFC 6891 section 6.1.3)
+                    return PREPARED_BAD
                 cut = start
-                extended = ttl >> 24
                 counts[2] -= 1
                 continue
             if cut:
@@ -438,7 +439,7 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
             negative_ttl = c.negative_ttl
         if negative_ttl < lifetime:
             lifetime = negative_ttl
-    if flags & FLAG_TC or extended or (flags & 0xF != RCODE_NOERROR and flags & 0xF != RCODE_NXDOMAIN):
+    if flags & FLAG_TC or (flags & 0xF != RCODE_NOERROR and flags & 0xF != RCODE_NXDOMAIN):
         lifetime = 0
     answer.packet = c.answer_packet
     answer.ttls = c.answer_ttls

@@ -184,6 +184,7 @@ cdef bint forward_wait(Forward* f, Pending* p, const Query* q) noexcept nogil:
     w.transport = q.transport
     w.size = q.size
     w.why = WHY_NOTHING
+    w.upstream = NONE
     memcpy(w.client, q.client, 16)
     memcpy(w.packet, q.packet, q.size)
     if q.fd >= 0:
