@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Protocol
 
 from typing_extensions import Buffer
+
+from resolver.snapshot import Policy
 
 # -- verdicts of Engine.answer() ------------------------------------------------------------------------------------
 REPLY: int  # the answer is there
@@ -132,33 +133,10 @@ def checksum(octets: Buffer) -> int:
 def index_layout() -> dict[str, int]:
     """Sizes and numbers of engine/index.pxd by name."""
 
-class _Clients(Protocol):
-    starts4: bytes  # u32 little-endian, ascending, the first is 0
-    classes4: bytes  # u16 little-endian, parallel
-    starts6: bytes  # 16 octets each in network order, ascending, the first is ::
-    classes6: bytes  # u16 little-endian, parallel
-
-class _Profile(Protocol):
-    action: int
-    ttl: int
-    ipv4: bytes
-    ipv6: bytes
-    ede: int  # INFO-CODE, or -1
-    text: str  # EXTRA-TEXT, cut to 200 octets
-    soa: bytes  # MNAME and RNAME in wire form, for the SOA of negative answers; the qname's own zone cut is the qname
-
-class _Policy(Protocol):
-    classes: int
-    shapes: int
-    cells: bytes  # classes x shapes x 8 octets, see query.pxd: Cell
-    profiles: Sequence[_Profile]
-    clients: _Clients
-    routes: Mapping[str, int]  # zone → route, 0 is the default route
-
 class Snapshot:
     """One generation as the engine reads it: immutable, shared by reference, freed after its last reader."""
 
-    def __init__(self, index: Index, policy: _Policy, number: int) -> None: ...
+    def __init__(self, index: Index, policy: Policy, number: int) -> None: ...
     @property
     def number(self) -> int: ...
     def decide(self, name: str, client: bytes) -> tuple[int, int, int, bytes]:
