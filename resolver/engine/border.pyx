@@ -290,8 +290,6 @@ cdef class Engine:
                 with nogil:
                     count = udp_batch(&self.core, self.batch, s)
                 total += count
-                if self.batch.punt_count:
-                    self._take_batch(s.fd)
                 if count < BATCH:
                     break
         if self.core.forward.handed != NONE:
@@ -431,27 +429,14 @@ cdef class Engine:
             self._take_handed()
         return self.core.forward.pending_count
 
-    cdef _take_batch(self, int fd):
-        # The punted datagrams of the batch as Punts. The query was overwritten by the next one: it is read again.
-        cdef uint32_t n, i
-        cdef Punt punt
-        cdef Query* q = &self.query
-        cdef msghdr* message
-        for n in range(self.batch.punt_count):
-            i = self.batch.punted[n]
-            query_start(q, self.batch.packets[i], self.batch.received[i].msg_len, TRANSPORT_UDP,
-                        self.stream_reply, MAX_TCP)
-            client_of_peer(&self.batch.peers[i], q.client)
-            if answer_query(&self.core, q) != VERDICT_PUNT:
-                continue  # cannot be: nothing changed since
-            punt = self._punt(q, None, True)
-            message = &self.batch.received[i].msg_hdr
-            source_from_control(message)
-            punt.fd = fd
-            memcpy(&punt.peer, &self.batch.peers[i], sizeof(sockaddr_in6))
-            punt.control_size = message.msg_controllen
-            if punt.control_size:
-                memcpy(punt.control, self.batch.controls[i], CONTROL_ROOM)
+    cdef void take_datagram(self, const Query* q):
+        # A datagram that Python takes, with where its answer goes.
+        cdef Punt punt = self._punt(q, None, True)
+        punt.fd = q.fd
+        memcpy(&punt.peer, q.peer, sizeof(sockaddr_in6))
+        punt.control_size = q.control_size
+        if q.control_size:
+            memcpy(punt.control, q.control, q.control_size)
 
     cdef Punt _punt(self, const Query* q, object token, bint queue):
         # The query as a Punt; `queue`: among the next take_punts().
@@ -637,3 +622,8 @@ cdef class Engine:
 cdef void stream_answer(Core* core, Query* q, Waiter* w, const Answer* answer) noexcept with gil:
     # forward.pyx has an upstream's answer for a client on a stream: Python has the connection.
     (<Engine> core.engine).answer_stream(q, w, answer)
+
+
+cdef void datagram_punt(Core* core, const Query* q) noexcept with gil:
+    # udp.pyx has a query that Python takes.
+    (<Engine> core.engine).take_datagram(q)

@@ -27,7 +27,7 @@ from resolver.engine.engine import (
 from resolver.lists.matrix import CategoryPolicy, GroupPolicy, Sinkhole
 from resolver.snapshot import CELL
 from resolver.vocabulary import EDE, Action, Rank, Scope, Transport
-from tests.unit.engine.world import CLIENT, World, allow, block, query, reply_to, wire_query
+from tests.unit.engine.world import CLIENT, World, allow, block, client, query, reply_to, wire_query
 
 ADDRESS4, ADDRESS6 = "192.0.2.53", "2001:db8::53"
 SINKHOLE = Sinkhole(Action.ZERO, bytes([192, 0, 2, 53]), bytes.fromhex("20010db8000000000000000000000053"), 10)
