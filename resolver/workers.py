@@ -18,7 +18,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from resolver import control, counters, overlay, spawn
 from resolver.control import Channel, ControlError
