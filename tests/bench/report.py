@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.bench import chart
-from tests.bench.measure import CLIENTS, LATENCY_RATE, OUTSTANDING, Figures, Latency, Load
+from tests.bench.measure import CLIENTS, LATENCY_RATE, LOST, OUTSTANDING, Figures, Latency, Load
 
 LOADS = {
     "blocked": "blocked: names of the list, half of them with `www.` before it",
@@ -33,9 +33,9 @@ CAVEATS = f"""\
 - dnsperf is the bottleneck of the fastest servers, so queries a second are a lower bound for them; CPU is not affected
   by that, except that a server with time to spare finds smaller batches and pays more for each.
 - The echo looks at nothing: it is what the kernel takes for one datagram in and one out, by recvmmsg and sendmmsg.
-- A query counts as lost after 2 s. dnsperf keeps {OUTSTANDING} queries under way from {CLIENTS} sockets. Latency is of an open loop of {LATENCY_RATE:,} \
-queries a second unless
-  said otherwise, counted from when a query was due; its client spins on a core of its own.
+- dnsperf keeps {OUTSTANDING} queries under way from {CLIENTS} sockets. A query counts as lost after {LOST:g} s.
+- Latency is of an open loop of {LATENCY_RATE:,} queries a second unless said otherwise, counted from when a query was
+  due; its client spins on a core of its own.
 - All block a name and what is below it, on the same names. Answers differ in size: 0.0.0.0 with an Extended DNS Error
   (Tampah), 0.0.0.0 alone (dnsdist, dnsmasq, Unbound), NXDOMAIN with a SOA (RPZ).
 - Start is until the last name of the list is blocked. Reload is from the change of the file to the first answer by it;
