@@ -1,8 +1,8 @@
 """The commands. Each takes -c FILE and --json, and ends with 0 done, 1 failed, 2 misused.
 
-A command is thin: it finds the config, asks the server or the files in state_dir, and prints. What it needs beyond click
-is imported when it runs, so that `tampah --help` is quick. A user's mistake never shows a traceback: expected failures
-are the exceptions in `_failures()`, printed as one message that says what happened, where, and what to do.
+A command is thin: it finds the config, asks the server or the files in state_dir, and prints. What it needs beyond
+click is imported when it runs, so that `tampah --help` is quick. A user's mistake never shows a traceback: expected
+failures are the exceptions in `_failures()`, printed as one message that says what happened, where, and what to do.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import click
 
 if TYPE_CHECKING:
     from resolver.config.model import Config
+    from resolver.lists.report import ListReport
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -73,6 +74,17 @@ class _Context:
             drawn.add_row(*(Text(cell) for cell in row))
         Console().print(drawn)
 
+    def finish(self, data: dict[str, Any], lines: Iterable[str], faults: Sequence[str]) -> None:
+        """The result, and what is wrong in it, which makes the command fail."""
+        if self.as_json:
+            self.print({**data, "errors": faults}, ())
+        for line in () if self.as_json else lines:
+            click.echo(line)
+        for fault in faults:
+            click.echo(f"error: {fault}", err=True)
+        if faults:
+            sys.exit(1)
+
     def fail(self, problems: Sequence[str]) -> None:
         """Say what went wrong and end with 1."""
         if self.as_json:
@@ -86,8 +98,9 @@ def _failures() -> tuple[type[Exception], ...]:
     """What a user can cause or must know; anything else is a fault of this program and may show itself as such."""
     from resolver.config.problem import ConfigError
     from resolver.control import ControlError
+    from resolver.overlay import OverlayError
 
-    return (ConfigError, ControlError, OSError, ValueError, RuntimeError)
+    return (ConfigError, ControlError, OverlayError, OSError, ValueError, RuntimeError)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -146,30 +159,25 @@ def check(context: _Context, schema: bool) -> None:
 
         click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
         return
-    import tempfile
-
-    from resolver.lists.reading import take_list
+    from resolver.lists.compile import check_lists
 
     config = context.config()
-    with tempfile.TemporaryDirectory(prefix="tampah-check-") as folder:
-        reports = [take_list(listed, Path(folder), None, 0).report for listed in config.lists if listed.enabled != "no"]
+    reports = check_lists(config)
     data = {
         "warnings": [problem.as_dict() for problem in config.warnings],
         "lists": [dataclasses.asdict(report) for report in reports],
     }
-    context.print(data, [line for report in reports for line in report.lines()])
-    if faults := [f"lists.{report.name}: {report.error}" for report in reports if report.error]:
-        context.fail(faults)
+    context.finish(data, [line for report in reports for line in report.lines()], _faults(reports))
 
 
 @_command
 def compile_(context: _Context) -> None:
-    """Read changed lists and build the index, as a start or a reload would; neither needs to read them again."""
+    """Read changed lists and build the index, so that the next start or reload need not."""
     from resolver.lists.compile import build_generation
+    from resolver.lists.report import Report
 
-    config = context.config()
-    report = build_generation(config, config.state_path).report
-    context.print(report.to_json(), report.lines())
+    report = Report.from_json(build_generation(context.config()).report)
+    context.finish(report.to_json(), report.lines(), _faults(report.alarms))
 
 
 @_command
@@ -184,7 +192,12 @@ def reload(context: _Context) -> None:
     lines = [*report.lines(), f"in force on every worker after {seconds:.2f} s"]
     if restart:
         lines.append(f"changed, but read only at the start: {', '.join(restart)}; restart the server to apply")
-    context.print({**data, "needs_restart": restart, "reload_seconds": seconds}, lines)
+    context.finish({**data, "needs_restart": restart, "reload_seconds": seconds}, lines, _faults(report.alarms))
+
+
+def _faults(reports: Iterable[ListReport]) -> list[str]:
+    """What is wrong with lists, a message each."""
+    return [f"lists.{report.name}: {report.error}" for report in reports if report.error]
 
 
 @_command
@@ -199,6 +212,73 @@ def explain(context: _Context, name: str, client: str, qtype: str) -> None:
     context.print(found.to_json(), found.lines())
 
 
+def _override(context: _Context, name: str | None, word: int, seconds: float, undo: bool) -> None:
+    """What block and allow have in common."""
+    from resolver import control, overlay
+    from resolver.lists.names import normalise
+
+    config = context.config()
+    if name is None:
+        entries = overlay.read(config.state_path)
+        rows = ((entry.name, *overlay.said(entry)) for entry in entries)
+        context.table([dataclasses.asdict(entry) for entry in entries], ("name", "word", "made", "until"), rows)
+        return
+    asked = normalise(name, allow_tld=True)
+    message = control.TakeBack(asked) if undo else control.Override(asked, word, seconds)
+    entry = overlay.Entry(**_ask(config, message))
+    verb, _, until = overlay.said(entry)
+    what = "no longer " if undo else ""
+    limit = f" until {until}" if entry.until and not undo else ""
+    context.print(
+        dataclasses.asdict(entry), [f"{entry.name} and all below it: {what}{verb}ed by hand{limit}, on every worker"]
+    )
+
+
+class _Duration(click.ParamType[float]):
+    """A duration as in the config: 30s, 1h, 2d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from resolver.config.units import parse_duration
+
+        if isinstance(value, int | float):
+            return value
+        try:
+            return float(parse_duration(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_NAME = click.argument("name", required=False)
+_FOR = click.option(
+    "--for", "seconds", type=_Duration(), default=0.0, help="End by itself after this time, such as 1h."
+)
+_UNDO = click.option("--undo", is_flag=True, help="Take the operator's word on NAME back.")
+
+
+@_command
+@_NAME
+@_FOR
+@_UNDO
+def block(context: _Context, name: str | None, seconds: float, undo: bool) -> None:
+    """Block NAME and all below it at once, above every list. Without NAME: what was said by hand."""
+    from resolver.overlay import BLOCK
+
+    _override(context, name, BLOCK, seconds, undo)
+
+
+@_command
+@_NAME
+@_FOR
+@_UNDO
+def allow(context: _Context, name: str | None, seconds: float, undo: bool) -> None:
+    """Allow NAME and all below it at once, above every list. Without NAME: what was said by hand."""
+    from resolver.overlay import ALLOW
+
+    _override(context, name, ALLOW, seconds, undo)
+
+
 @_command
 def lists(context: _Context) -> None:
     """The state of every list."""
@@ -208,7 +288,9 @@ def lists(context: _Context) -> None:
     states = list_states(config, _ask_if_running(config))
     columns = ("list", "state", "names", "refused", "format", "age", "hits")
     context.table(
-        [state.to_json() for state in states], columns, ([getattr(state, c) for c in columns] for state in states)
+        [state.to_json() for state in states],
+        columns,
+        ([_shown(getattr(state, c)) for c in columns] for state in states),
     )
 
 
@@ -219,6 +301,11 @@ def stats(context: _Context) -> None:
 
     data = _ask(context.config(), control.Statistics())
     context.table(data, ("count", "value"), _flat(data))
+
+
+def _shown(value: object) -> object:
+    """A cell for a person: numbers with separators, nothing for what is not known."""
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else value
 
 
 def _flat(data: Any, path: str = "") -> Iterable[tuple[str, object]]:

@@ -10,19 +10,22 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dns.message
+import dns.name
+import dns.rcode
 import dns.rdatatype
 
-from resolver import counters, snapshot
+from resolver import counters, overlay, snapshot
 from resolver.config.model import Config
-from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot
+from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
 from resolver.lists import names
 from resolver.lists.explain import Match, matches
+from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.report import Report, duration
 from resolver.lists.runs import Run
 from resolver.local import Aliases
@@ -74,18 +77,16 @@ class Explanation:
         where = f"group {self.group}" if self.group else "no group: every list applies"
         yield f"{self.name} {self.type} asked by {self.client} ({where}), generation {self.generation}"
         for match in self.matches:
-            place = f"{match.file}:{match.line}" if match.file else f"line {match.line}"
-            mark = "decides" if match.wins else "speaks"
-            yield (
-                f"  {match.list} {mark}: {place}: {match.name} and {match.covers}"
-                if match.covers == _SCOPES[Scope.BELOW]
-                else f"  {match.list} {mark}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
-            )
+            line = f":{match.line}" if match.line else ""
+            place = f"{match.file}{line}" if match.file else f"line {match.line}"
+            verb = "decides" if match.wins else "speaks"
+            yield f"  {match.list} {verb}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
         if not self.matches:
             yield "  no list speaks of it"
         by = f" by list {self.list}" if self.list else ""
         category = f", category {self.category}" if self.category else ""
-        yield f"  action: {self.action}{by}{category} (rank {self.rank}, class {self.policy_class}, listset {self.listset})"
+        where = f"rank {self.rank}, class {self.policy_class}, listset {self.listset}"
+        yield f"  action: {self.action}{by}{category} ({where})"
         yield "  answer:"
         for line in self.answer:
             yield f"    {line}"
@@ -118,7 +119,14 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     refused = policy_class == snapshot.REFUSED_CLASS
     winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
     paths = [(state.name, state_dir / "runs" / state.run) for state in generation.lists if state.run]
-    spoken = tuple(_spoken(match, dict(paths)[match.list], winner, action) for match in matches(paths, asked))
+    entries = overlay.read(state_dir)
+    words = overlay.covering(entries, asked)
+    if words and not refused:
+        rank, action, winner = Rank.OVERLAY, Action.ALLOW, ""
+        if words[0].word == overlay.BLOCK:
+            action = Action(policy.profiles[OVERLAY_PROFILE].action)
+    spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
+    spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action) for match in matches(paths, asked))
     return Explanation(
         name=asked or ".",
         type=dns.rdatatype.to_text(rtype),
@@ -131,10 +139,10 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
         listset=listset,
         action="refused" if refused else action_name(action),
         rank="allow_from" if refused else Rank(rank).name.lower().replace("_", "-"),
-        list=winner,
+        list="overlay" if rank == Rank.OVERLAY and words else winner,
         category=next((listed.category for listed in config.lists if listed.name == winner), ""),
         matches=spoken,
-        answer=tuple(_answer(decided, index, policy, asked, rtype, octets)),
+        answer=tuple(_answer(decided, index, policy, entries, asked, rtype, octets)),
     )
 
 
@@ -150,6 +158,14 @@ def _type(text: str) -> dns.rdatatype.RdataType:
         return dns.rdatatype.from_text(text)
     except Exception:
         raise ValueError(f"{text!r} is no record type") from None
+
+
+def _by_hand(entry: overlay.Entry, state_dir: Path, *, wins: bool) -> Spoken:
+    """An operator's word, which outranks every list."""
+    word, made, until = overlay.said(entry)
+    says = f"{word}, since {made}" + (f", until {until}" if until else "")
+    path = str(state_dir / overlay.FILE)
+    return Spoken("overlay", path, 0, entry.name, _SCOPES[Scope.BOTH], says, wins)
 
 
 def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
@@ -169,18 +185,25 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
 
 
 def _answer(
-    decided: Snapshot, index: Index, policy: snapshot.Policy, name: str, rtype: dns.rdatatype.RdataType, client: bytes
+    decided: Snapshot,
+    index: Index,
+    policy: snapshot.Policy,
+    entries: Sequence[overlay.Entry],
+    name: str,
+    rtype: dns.rdatatype.RdataType,
+    client: bytes,
 ) -> Iterator[str]:
     """What an engine of its own says to the question: the answer's records, or where it would ask."""
     engine = Engine(counters=memoryview(bytearray(counters.SIZE)), cache_bytes=_EXPLAINED_CACHE)
     engine.swap(decided)
+    engine.set_overlay(SuffixTable(overlay.words(entries, time.time())))
     query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
     if verdict == REPLY and reply is not None:
         message = dns.message.from_wire(reply)
-        yield dns.rcode_text(message) if hasattr(dns, "rcode_text") else message.to_text().splitlines()[2]
+        yield f"rcode {dns.rcode.to_text(message.rcode())}"
         for option in message.options:
-            yield f"{option.to_text()}"
+            yield option.to_text()
         for section in (message.answer, message.authority):
             for rrset in section:
                 yield from rrset.to_text().splitlines()
@@ -197,15 +220,15 @@ def _answer(
 
 @dataclass(frozen=True, slots=True)
 class ListView:
-    """A list's state for `tampah lists`. `hits` is "" where no server runs."""
+    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs."""
 
     list: str
     state: str
-    names: str
-    refused: str
+    names: int | None
+    refused: int | None
     format: str
     age: str
-    hits: str
+    hits: int | None
     error: str
 
     def to_json(self) -> dict[str, Any]:
@@ -223,25 +246,20 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
     for listed in config.lists:
         state, report = states.get(listed.name), reports.get(listed.name)
         if listed.enabled == "no" or state is None or report is None:
-            found.append(ListView(listed.name, "off" if listed.enabled == "no" else "new", *("",) * 6))
+            found.append(
+                ListView(listed.name, "off" if listed.enabled == "no" else "new", None, None, "", "", None, "")
+            )
             continue
         found.append(
             ListView(
                 list=listed.name,
                 state="shadow" if listed.enabled == "shadow" else str(report.outcome),
-                names=f"{state.names:,}",
-                refused=f"{report.refused:,}",
-                format=_format(config.state_path, state),
+                names=state.names,
+                refused=report.refused,
+                format=report.format,
                 age=duration(max(0.0, time.time() - state.seen)),
-                hits=f"{hits.get(listed.name, 0):,}" if hits is not None else "",
+                hits=hits.get(listed.name, 0) if hits is not None else None,
                 error=report.error,
             )
         )
     return found
-
-
-def _format(state_dir: Path, state: snapshot.ListState) -> str:
-    if not state.run:
-        return ""
-    with Run(state_dir / "runs" / state.run) as run:
-        return str(run.header.report.get("format", ""))

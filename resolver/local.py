@@ -28,7 +28,7 @@ class Aliases:
         self._routes = SuffixTable({zone: (route, route) for zone, route in policy.routes.items()})
 
     def describe(self, punt: Punt) -> Alias:
-        """The alias that a punt's qname is to get. LookupError if the generation names none, which is a fault of ours."""
+        """The alias that a punt's qname is to get. LookupError if the generation has none, which is a fault of ours."""
         profile = self._profiles[punt.profile]
         target, ttl = _wire(profile.target), profile.ttl
         if not profile.target:

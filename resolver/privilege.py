@@ -1,7 +1,7 @@
 """From root to the config's `user`, once every socket is bound.
 
-What stays is CAP_NET_BIND_SERVICE in the supervisor alone, so that a later change of addresses can bind a port below 1024;
-workers and builds lose it as they are started, since a capability that is not inheritable does not survive exec
+What stays is CAP_NET_BIND_SERVICE in the supervisor alone, so that a later change of addresses can bind a port below
+1024; workers and builds lose it as they are started, since a capability that is not inheritable does not survive exec
 (capabilities(7)). Python has no call for capabilities: these are the only two made by hand.
 """
 

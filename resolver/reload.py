@@ -2,10 +2,11 @@
 
     load config → build in a process of its own → swap in every worker → put in force
 
-Whatever fails on the way changes nothing: the workers go on by the generation they have, and the failure is told to who
-asked, logged and counted. One reload runs at a time. A request that comes in meanwhile waits for the next, together with
-all others that came in meanwhile: each is answered by a reload that began after it, so what was on disk when it was made
-is in force when it is answered.
+Whatever fails on the way changes nothing: the workers go on by the generation they have, and the failure is told to
+who asked, logged and counted. A single broken list fails alone: its last good copy serves on, the others are renewed.
+One reload runs at a time. A request that comes in meanwhile waits for the next, together with all others that came in
+meanwhile: each is answered by a reload that began after it, so what was on disk when it was made is in force when it
+is answered.
 
 The supervisor itself reads only the config; lists are read by the build process, whose memory ends with it.
 """
@@ -76,7 +77,7 @@ class Reloader:
         self._server_slots: dict[str, int] = {}
         self._running = asyncio.Lock()
         self._next: asyncio.Task[Outcome] | None = None
-        self._build: asyncio.subprocess.Process | None = None
+        self._builder: asyncio.subprocess.Process | None = None  # builds, or waits for a config to build by
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
 
@@ -102,12 +103,16 @@ class Reloader:
             if self.generation:  # at the start the caller ends with this error
                 _log.error("reload failed, nothing has changed: %s", error)
             raise
-        self.last_error = ""
+        self.last_error = "; ".join(f"lists.{alarm.name}: {alarm.error}" for alarm in outcome.report.alarms)
+        if outcome.report.alarms:
+            self._facts.reload_failures += 1
         self._facts.reloads += 1
         self._facts.reload_duration = outcome.seconds
         self._facts.last_success = time.time()
         for line in outcome.report.lines():
             _log.info("%s", line)
+        for alarm in outcome.report.alarms:
+            _log.error("%s", alarm.line())
         if outcome.needs_restart:
             _log.warning("changed, but read only at the start: %s; restart to apply", ", ".join(outcome.needs_restart))
         return outcome
@@ -136,22 +141,18 @@ class Reloader:
 
     async def _built(self, config: Config) -> Report:
         """Build the next generation in a process of its own."""
-        self._build = await asyncio.create_subprocess_exec(
-            *spawn.command("resolver.lists.compile", "--stdin", "--json", "--session", self._session),
-            env=spawn.environment(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # a terminal's SIGINT goes to the supervisor, which ends the build
-        )
+        builder = self._builder
+        if builder is None or builder.returncode is not None:
+            builder = self._builder = await self._new_builder()
         try:
             text = config.model_copy(update={"state_dir": str(self._state_dir)}).to_json()
-            output, complaints = await self._build.communicate(text.encode())
-            status = self._build.returncode
+            output, complaints = await builder.communicate(text.encode())
+            status = builder.returncode
         finally:
-            if self._build.returncode is None:
-                self._build.kill()
-            self._build = None
+            if builder.returncode is None:
+                builder.kill()
+            self._builder = None
+        self._builder = await self._new_builder()
         try:
             answer = json.loads(output)
             if "error" not in answer:
@@ -160,6 +161,17 @@ class Reloader:
             last = complaints.decode(errors="replace").strip().rpartition("\n")[2]
             raise ReloadError(f"the build ended with status {status} and no result: {last}") from None
         raise ReloadError(answer["error"])
+
+    async def _new_builder(self) -> asyncio.subprocess.Process:
+        """A process that builds once it gets a config: started ahead, since to import takes longer than to build."""
+        return await asyncio.create_subprocess_exec(
+            *spawn.command("resolver.lists.compile", "--stdin", "--json", "--session", self._session),
+            env=spawn.environment(),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # a terminal's SIGINT goes to the supervisor, which ends the build
+        )
 
     def _order(self, config: Config, generation: snapshot.Generation) -> control.Swap:
         upstream, cache = config.upstream, config.cache
@@ -177,6 +189,9 @@ class Reloader:
                 strategy=upstream.strategy,
                 timeout=upstream.timeout,
                 slots=dict(self._server_slots),
+            ),
+            rate_limit=control.RateLimit(
+                config.rate_limit.per_second, config.rate_limit.prefix4, config.rate_limit.prefix6
             ),
         )
 
@@ -198,9 +213,9 @@ class Reloader:
         ]
 
     def stop(self) -> None:
-        """End a build that is under way."""
-        if self._build and self._build.returncode is None:
-            self._build.kill()
+        """End the builder, at work or not."""
+        if self._builder and self._builder.returncode is None:
+            self._builder.kill()
 
 
 def _text(server: Server) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from watchfiles import awatch
 
-SETTLE = 0.2  # seconds without a change before a change counts
+SETTLE = 1.0  # seconds without a change before a change counts; "edit, then tampah reload" comes before that
 PATIENCE = 10.0  # seconds after which a file that still grows is taken as it is
 LOOK = 2.0  # seconds between looks where no event comes
 _STEP = 50  # milliseconds in which events are gathered

@@ -26,6 +26,8 @@ class Index:
     def __init__(self, path: str | PathLike[str]) -> None: ...
     def find(self, name: str) -> int:
         """The listset that speaks for `name` (0: nobody). ValueError if it is no name."""
+    def count_listed(self, names: bytes) -> int:
+        """How many of some lower-case names in wire form, one after the other, somebody speaks of. Without the GIL."""
     def shape(self, listset: int) -> int:
         """The matrix row of a listset."""
     def data(self, listset: int, member: int) -> int:
@@ -56,8 +58,8 @@ class RunBuilder:
     """Takes a list's rules (rules.RuleSink), then gives them out sorted by key and without duplicates.
 
     A duplicate speaks of nothing that an earlier line for the same name did not: with the same outcome, or, if
-    `replaces`, with any; it may be set until sort(), as the dialect is known only then. About 30 octets of memory a rule,
-    46 while sorting. `taken`: rules taken; `names`, `rules` and `duplicates` count what take_block() has given out.
+    `replaces`, with any; it may be set until sort(), as the dialect is known only then. About 30 octets of memory a
+    rule, 46 while sorting. `taken`: rules taken; `names`, `rules` and `duplicates` count what take_block() has given out.
     """
 
     replaces: bool
@@ -137,27 +139,53 @@ def index_layout() -> dict[str, int]:
     """Sizes and numbers of engine/index.pxd by name."""
 
 class _Clients(Protocol):
-    starts4: bytes  # u32 little-endian, ascending, the first is 0
-    classes4: bytes  # u16 little-endian, parallel
-    starts6: bytes  # 16 octets each in network order, ascending, the first is ::
-    classes6: bytes  # u16 little-endian, parallel
+    @property
+    def starts4(self) -> bytes:
+        """Numbers of 32 bits, little-endian, ascending, the first is 0."""
+    @property
+    def classes4(self) -> bytes:
+        """Numbers of 16 bits, little-endian, parallel."""
+    @property
+    def starts6(self) -> bytes:
+        """16 octets each in network order, ascending, the first is ::."""
+    @property
+    def classes6(self) -> bytes:
+        """Numbers of 16 bits, little-endian, parallel."""
 
 class _Profile(Protocol):
-    action: int
-    ttl: int
-    ipv4: bytes
-    ipv6: bytes
-    ede: int  # INFO-CODE, or -1
-    text: str  # EXTRA-TEXT, cut to 200 octets
-    soa: bytes  # MNAME and RNAME in wire form, for the SOA of negative answers; the qname's own zone cut is the qname
+    @property
+    def action(self) -> int: ...
+    @property
+    def ttl(self) -> int: ...
+    @property
+    def ipv4(self) -> bytes: ...
+    @property
+    def ipv6(self) -> bytes: ...
+    @property
+    def ede(self) -> int:
+        """INFO-CODE, or -1."""
+    @property
+    def text(self) -> str:
+        """EXTRA-TEXT, cut to 200 octets."""
+    @property
+    def soa(self) -> bytes:
+        """MNAME and RNAME in wire form, for the SOA of negative answers; the qname's own zone cut is the qname."""
 
 class _Policy(Protocol):
-    classes: int
-    shapes: int
-    cells: bytes  # classes x shapes x 8 octets, see query.pxd: Cell
-    profiles: Sequence[_Profile]
-    clients: _Clients
-    routes: Mapping[str, int]  # zone → route, 0 is the default route
+    @property
+    def classes(self) -> int: ...
+    @property
+    def shapes(self) -> int: ...
+    @property
+    def cells(self) -> bytes:
+        """Classes x shapes x 8 octets, see query.pxd: Cell."""
+    @property
+    def profiles(self) -> Sequence[_Profile]: ...
+    @property
+    def clients(self) -> _Clients: ...
+    @property
+    def routes(self) -> Mapping[str, int]:
+        """Zone → route, 0 is the default route."""
 
 class Snapshot:
     """One generation as the engine reads it: immutable, shared by reference, freed after its last reader."""

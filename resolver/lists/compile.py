@@ -287,22 +287,25 @@ def _warnings(config: Config, states: Sequence[ListState]) -> tuple[str, ...]:
 def _assign_slots(
     state_dir: Path, names: Sequence[str], session: str, recorded: Sequence[Generation]
 ) -> dict[str, int]:
-    """A slot for each list, the one it had; NO_SLOT where there are none left. Only a new session takes slots back."""
+    """A slot for each list, the one it had; NO_SLOT where there are none left. Only a new session takes slots back.
+
+    A build that no supervisor asked for has no session: one may run beside it, whose slots stay as they are.
+    """
     path = state_dir / "slots.json"
     try:
         known = json.loads(path.read_bytes())
         slots = {str(name): int(slot) for name, slot in known["slots"].items()}
-        last_session = known["session"]
+        last_session = str(known["session"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         slots = {name: slot for known in reversed(recorded) for name, slot in known.slots.items() if slot != NO_SLOT}
-        last_session = None
+        last_session = ""
+    session = session or last_session
     fresh = dict(slots) if session == last_session else {name: slots[name] for name in names if name in slots}
-    free = iter(sorted(set(range(counters.NO_LIST)) - set(fresh.values())))
+    free = iter(sorted(set(range(counters.OVERLAY_SLOT)) - set(fresh.values())))
     for name in names:
         if name not in fresh and (slot := next(free, None)) is not None:
             fresh[name] = slot
-    if fresh != slots or session != last_session:
-        write_json(path, {"session": session, "slots": fresh})
+    write_json(path, {"session": session, "slots": fresh})
     return {name: fresh.get(name, NO_SLOT) for name in names}
 
 

@@ -184,6 +184,16 @@ def test_random_names_that_are_not_listed_are_not_found(tmp_path: Path) -> None:
     assert not any(index.find(f"{dice.randrange(1 << 40):x}-.example") for _ in range(100_000))
 
 
+def test_counts_listed_names_in_wire_form(tmp_path: Path) -> None:
+    index = Index(make_index(tmp_path, [ReferenceList([Rule("x.example", Scope.BOTH, Outcome())])]))
+    names = b"\1x\7example\0" + b"\0" + b"\3www\1x\7example\0" + b"\7example\0"
+    assert index.count_listed(names) == 2
+    assert index.count_listed(b"") == 0
+    for bad in (b"\1", b"\7example", b"\1x", b"\100" + b"a" * 64 + b"\0", b"\1a" * 128 + b"\0"):
+        with pytest.raises(ValueError, match="wire form"):
+            index.count_listed(names + bad)
+
+
 @pytest.mark.parametrize("name", ["a..b", ".a", "a" * 64, ".".join(["a" * 60] * 5), "ä.example"])
 def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
     index = Index(make_index(tmp_path, []))

@@ -1,4 +1,4 @@
-"""From a config and list files to a generation: what is read, what is reused, what serves on when something is wrong."""
+"""From config and list files to a generation: what is read, what is reused, what serves on when something is wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from resolver.lists.clients import lookup
 from resolver.lists.compile import BuildError, build_generation, check_lists, policy_rules
 from resolver.lists.explain import matches
 from resolver.lists.merge import read_header
+from resolver.lists.parse import read_files
 from resolver.lists.report import ListOutcome, ListReport, Report
+from resolver.lists.source import sha256_of
 from resolver.snapshot import (
     NO_SLOT,
     Generation,
@@ -347,7 +349,7 @@ def test_a_missing_list_does_not_serve_on_as_its_opposite(site: Site) -> None:
 
 
 def test_a_parser_that_fails_is_one_lists_failure(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = reading.read_files
+    real = read_files
 
     def failing(files: Any, options: Any, sink: Any) -> Any:
         files = list(files)
@@ -362,7 +364,7 @@ def test_a_parser_that_fails_is_one_lists_failure(site: Site, monkeypatch: pytes
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = reading.read_files
+    real = read_files
     writes = iter(["half.example\n", "half.example\nwhole.example\n"])
 
     def slow(files: Any, options: Any, sink: Any) -> Any:
@@ -380,7 +382,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(site: Site, monkeypa
 
 def test_a_file_that_never_stands_still_leaves_the_good_run_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.build()
-    real = reading.sha256_of
+    real = sha256_of
 
     def restless(path: Path) -> str:
         digest = real(path)
@@ -499,6 +501,15 @@ def test_a_slot_stays_with_its_name_and_is_not_given_on_within_a_session(site: S
     site.lists({"name": "adult"}, {"name": "else", "source": "ads.txt"})
     fourth, _ = site.build(session="b")
     assert fourth.slots == {"adult": 1, "else": 0}
+
+
+def test_a_build_beside_a_running_server_takes_no_slot_back(site: Site) -> None:
+    site.build(session="a")
+    site.lists({"name": "adult"}, {"name": "more", "source": "ads.txt"})
+    site.build()
+    site.lists({"name": "adult"}, {"name": "less", "source": "ads.txt"})
+    generation, _ = site.build(session="a")
+    assert generation.slots == {"adult": 1, "less": 3}
 
 
 def test_slots_survive_the_loss_of_their_file(site: Site) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from resolver.engine.engine import checksum, index_layout
@@ -67,5 +69,5 @@ def test_the_block_index_reads_back_and_is_checked() -> None:
     octets = layout.pack_blocks(blocks)
     assert layout.unpack_blocks(octets) == blocks
     for end in (1, layout.BLOCK_LINE.size - 1, len(octets) - 1):
-        with pytest.raises(layout.struct.error):
+        with pytest.raises(struct.error):
             layout.unpack_blocks(octets[:end])

@@ -49,6 +49,9 @@ def bench(subject: Health, now: float) -> None:
         ("[2620:fe::fe]:54", Server("[2620:fe::fe]:54", "2620:fe::fe", 54)),
         ("udp://9.9.9.9", Server("udp://9.9.9.9", "9.9.9.9", 53)),
         ("tcp://[::1]:53", Server("tcp://[::1]:53", "::1", 53, True)),
+        ("udp://[2620:fe::fe]:53", Server("udp://[2620:fe::fe]:53", "2620:fe::fe", 53)),
+        ("udp://dns.example:54?ip=9.9.9.9", Server("udp://dns.example:54?ip=9.9.9.9", "9.9.9.9", 54)),
+        ("tcp://dns.example?ip=2620:fe::fe", Server("tcp://dns.example?ip=2620:fe::fe", "2620:fe::fe", 53, True)),
         ("fe80::1%eth0", Server("fe80::1%eth0", "fe80::1%eth0", 53)),
     ],
 )
