@@ -496,5 +496,5 @@ def test_every_hit_is_what_was_stored(tmp_path: Path) -> None:
     Model.world = World(tmp_path, block("blocked.example"))
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
     run_state_machine_as_test(
-        Model, settings=settings(max_examples=40, stateful_step_count=60, deadline=None, suppress_health_check=checks)
+        Model, settings=settings(max_examples=25, stateful_step_count=60, deadline=None, suppress_health_check=checks)
     )
