@@ -5,9 +5,10 @@ ends are this program, yet nothing is believed: a line that is too long, no JSON
 missing, unknown or of the wrong type is a `ControlError` that says which. `_KINDS` is the whole vocabulary; a class
 that is not in it cannot be received.
 
-    supervisor → worker   Configure once, then Swap for each generation; Inspect; Drain
-    worker → supervisor   Ready once, Swapped or Failed for each Swap; Inspected
-    command → supervisor  Reload, Status, Statistics: answered by Report or Failed, then the connection is closed
+    supervisor → worker   Configure once, then Overlay and Swap, each whenever it changes; Inspect; Drain
+    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected
+    command → supervisor  Reload, Status, Statistics, Override, TakeBack: answered by Report or Failed, then the
+                          connection is closed
 
 A worker imports this: nothing but the standard library.
 """
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SOCKET = "control.sock"  # below state_dir: where a server takes commands
 MAX_LINE = 16 << 20  # octets; a report of a thousand lists is far below it
 
 
@@ -44,11 +46,14 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share."""
+    """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
+    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates."""
 
     worker: int
     sockets: tuple[Bound, ...]
     counters_fd: int
+    buckets_fd: int
+    buckets_key: str
     cache_bytes: int
 
 
@@ -73,6 +78,15 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How many queries a second the clients of one prefix may send over UDP (0: no limit), and the prefixes' lengths."""
+
+    per_second: int
+    prefix4: int
+    prefix6: int
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
     """Serve by generation `number` from now on; `index` and `policy` are paths."""
 
@@ -81,6 +95,25 @@ class Swap:
     policy: str
     cache: CacheLimits
     upstream: Upstream
+    rate_limit: RateLimit
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayEntry:
+    """An operator's word: overlay.Entry."""
+
+    name: str
+    word: int
+    made: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """Let these words speak above every list from now on; `serial` counts up."""
+
+    serial: int
+    entries: tuple[OverlayEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +139,13 @@ class Swapped:
     """Every query from now on sees generation `number`."""
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overlaid:
+    """Every query from now on sees the overlay `serial`."""
+
+    serial: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +182,22 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
+class Override:
+    """Block or allow (overlay.BLOCK, overlay.ALLOW) a name at once, for `seconds` (0: for good)."""
+
+    name: str
+    word: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Forget the operator's word on a name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The answer to a command: plain data, for --json and for tables."""
 
@@ -149,7 +205,22 @@ class Report:
 
 
 Message = (
-    Configure | Swap | Inspect | Drain | Ready | Swapped | Inspected | Failed | Reload | Status | Statistics | Report
+    Configure
+    | Overlay
+    | Swap
+    | Inspect
+    | Drain
+    | Ready
+    | Swapped
+    | Overlaid
+    | Inspected
+    | Failed
+    | Reload
+    | Status
+    | Statistics
+    | Override
+    | TakeBack
+    | Report
 )
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Message)}
 

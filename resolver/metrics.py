@@ -32,6 +32,7 @@ _ENGINE = (
     ("send_failures", "Answers that the kernel did not take."),
     ("receive_rounds", "Rounds of receiving; queries by rounds is the batch size."),
     ("dropped_queries", "Queries left without an answer on purpose."),
+    ("rate_limited_queries", "Queries beyond their client's rate limit."),
 )
 _UPSTREAM = (
     ("queries", "Questions sent."),
@@ -114,6 +115,7 @@ def queries(totals: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str, int
 def answers(totals: Mapping[str, Sequence[int]], lists: Iterable[ListFacts]) -> Iterator[tuple[str, str, str, int]]:
     """(action, category, list, count); the list is "" where none decided or it has left the config."""
     by_slot = {facts.slot: facts for facts in lists}
+    by_slot[layout.OVERLAY_SLOT] = ListFacts("overlay", "", layout.OVERLAY_SLOT, 0, 0)
     merged: dict[tuple[str, str, str], int] = {}
     for at, count in enumerate(totals["answers"]):
         if count:
@@ -209,7 +211,11 @@ def _lists(facts: Facts) -> Iterator[Metric]:
 def _server(facts: Facts) -> Iterator[Metric]:
     yield _gauge("generation", "Number of the generation in force.", facts.generation)
     yield _counter("reloads", "Generations put in force.", facts.reloads)
-    yield _counter("reload_failures", "Reloads that changed nothing, as something was broken.", facts.reload_failures)
+    yield _counter(
+        "reload_failures",
+        "Reloads in which config or a list was broken, so that it serves as before.",
+        facts.reload_failures,
+    )
     yield _gauge("reload_duration_seconds", "How long the last successful reload took.", facts.reload_duration)
     yield _gauge("reload_last_success_timestamp_seconds", "When the last reload succeeded.", facts.last_success)
     yield _counter("worker_restarts", "Workers that died and were replaced.", facts.worker_restarts)

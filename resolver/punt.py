@@ -2,13 +2,14 @@
 
 `run` takes the engine's punts and starts each on its way; nothing here waits. Identical questions in flight share one
 exchange: the first asks, the rest are appended to its waiters. When the answer comes the engine learns it once, then
-finishes each waiter by itself, since each has its own id, case, size and policy.
+finishes each waiter by itself, since each has its own id, case, size and policy. What the engine asked upstream itself
+and gave up says so (`punt.after`): the exchange then begins where the engine's try ended.
 
 A query from a stream carries in `punt.token` a callable that takes the reply's octets, or None where nothing is to be
 sent; a query from UDP carries None, and the engine sends by itself.
 
-Invariants: every punt is given back to the engine exactly once, whatever fails on its way; the waiters of one question
-and of all are bounded, and those beyond the bound get SERVFAIL at once.
+Invariants: every punt is given back to the engine, whatever fails on its way; the waiters of one question and of all
+are bounded, and those beyond the bound get SERVFAIL at once.
 """
 
 from __future__ import annotations
@@ -21,15 +22,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from resolver.engine.engine import AFTER_TRUNCATED, PUNT, PUNT_CONDITIONAL, PUNT_LOCAL
+from resolver.engine.engine import AFTER_NOTHING, AFTER_TRUNCATED, PUNT, PUNT_CONDITIONAL, PUNT_LOCAL
+from resolver.upstream.health import Server
 from resolver.upstream.message import HEADER, PAYLOAD_SIZE, Question, walk
 from resolver.upstream.pool import Pool, Result
-from resolver.vocabulary import EDE, Rcode, RRType, Transport
+from resolver.vocabulary import EDE, Action, Rcode, RRType, Transport
 
 if TYPE_CHECKING:
     from resolver.engine.engine import Engine, Punt
-    from resolver.upstream.health import Server
-    from resolver.upstream.native import Native
 
 MAX_WAITERS = 1000  # for one question
 MAX_ALL_WAITERS = 20_000
@@ -52,26 +52,29 @@ class Alias:
     route: int = 0
 
 
-Local = Alias | bytes  # bytes: a whole reply, sent as it stands
-Describe = Callable[["Punt"], Local]  # what to answer to a PUNT_LOCAL
-Decide = Callable[["Punt"], Local | None]  # what to do with a PUNT_CONDITIONAL; None: forward it
+Describe = Callable[["Punt"], Alias | bytes]  # what to answer to a PUNT_LOCAL; bytes: a whole reply, sent as it stands
+Decide = Callable[["Punt"], bytes]  # a PUNT_CONDITIONAL's cell (engine/query.pxd), 8 octets
+Asked = Callable[["Punt"], Server | None]  # which server the engine asked before it gave the question up
 _Waiter = Callable[[Result], None]
 
 
 class Punts:
-    """Runs the engine's punts along the pool. Call `run` after every Engine.drain() and Engine.answer() with punts."""
+    """Runs the engine's punts along the pool, and gives streams the answers that the engine had them wait for.
+
+    Call `run` after every Engine.drain(), Engine.tick() and after Engine.answer() with a PUNT or a WAIT.
+    """
 
     def __init__(
-        self, engine: Engine, pool: Pool, *, describe: Describe, decide: Decide, native: Native | None = None
+        self, engine: Engine, pool: Pool, *, describe: Describe, decide: Decide, asked: Asked = lambda _: None
     ) -> None:
         self._engine = engine
         self._pool = pool
-        self._native = native
         self._describe = describe
         self._decide = decide
-        self._waiting: dict[Hashable, list[_Waiter]] = {}
-        self._waiters = 0
+        self._asked = asked
         self._loop = asyncio.get_running_loop()
+        self._waiting: dict[Hashable, list[tuple[Punt, _Waiter]]] = {}
+        self._waiters = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -81,16 +84,15 @@ class Punts:
         return self._waiters
 
     def run(self) -> None:
-        """Start whatever the engine has handed up, and pass on what it has for streams."""
+        """Start whatever the engine has handed up."""
         for token, reply in self._engine.take_answers():
             if token is not None:
-                token(reply)  # type: ignore[operator]  # see the module's comment
+                token(reply)  # type: ignore[operator]  # the border says object: see above
         for punt in self._engine.take_punts():
             try:
                 self._start(punt)
             except Exception:
-                _log.exception("a query could not be handled")
-                self._finish(punt, Result(None, EDE.OTHER, "internal error"))
+                self._fail(punt)
 
     async def drain(self, grace: float) -> bool:
         """Wait until all that is in flight is answered, at most `grace` seconds; whether it is."""
@@ -104,104 +106,105 @@ class Punts:
     # -- one punt ---------------------------------------------------------------------------------------------------
 
     def _start(self, punt: Punt) -> None:
-        local: Local | None = None
         if punt.reason == PUNT_LOCAL:
             local = self._describe(punt)
+            if isinstance(local, bytes):
+                self._deliver(punt, self._engine.send(punt, local))
+            else:
+                self._chase(punt, local)
         elif punt.reason == PUNT_CONDITIONAL:
-            local = self._decide(punt)
-        if isinstance(local, bytes):
-            self._deliver(punt, self._engine.send(punt, local))
-        elif local is None:
-            self._forward(punt)
-        elif punt.qtype in (RRType.CNAME, RRType.ANY):
-            self._send_alias(punt, local, Result(None))
+            cell = self._decide(punt)
+            is_stream = punt.transport != Transport.UDP
+            if cell[1] in (Action.FORWARD, Action.ALLOW) or (cell[1] == Action.TCP_ONLY and is_stream):
+                self._forward(punt, cell)
+            else:
+                self._finish(punt, Result(None), cell)
         else:
-            target = Question(local.target, punt.qtype, _qclass(punt), False, punt.cd)
-            self._ask((target, local.route), target, local.route, partial(self._send_alias, punt, local))
+            self._forward(punt)
 
-    def _forward(self, punt: Punt) -> None:
+    def _forward(self, punt: Punt, cell: bytes | None = None) -> None:
         key = punt.question
-        waiter = partial(self._finish if key in self._waiting else self._learn_and_finish, punt)
-        question = Question(punt.qname, punt.qtype, _qclass(punt), punt.do, punt.cd)
-        # ANY is large and of use to reflection attacks: over TCP only (RFC 8482 section 4.4).
-        tcp_only = punt.qtype == RRType.ANY or punt.after == AFTER_TRUNCATED
-        failed = None
-        if self._native is not None and punt.after and not tcp_only:
-            self._native.gave_up(punt)
-            failed = self._native.server_of(punt)
-        self._ask(key, question, punt.route, waiter, tcp_only=tcp_only, after=failed)
+        if not self._join(key, punt, partial(self._finish, punt, cell=cell)):
+            return
+        asked = self._asked(punt) if punt.after != AFTER_NOTHING else None
+        is_truncated = punt.after == AFTER_TRUNCATED
+        self._pool.start(
+            Question(punt.qname, punt.qtype, _qclass(punt), punt.do, punt.cd),
+            punt.route,
+            partial(self._learn, key, punt),
+            # ANY is large and of use to reflection attacks: over TCP only (RFC 8482 section 4.4).
+            tcp_only=is_truncated or punt.qtype == RRType.ANY,
+            first=asked if is_truncated else None,
+            last=None if is_truncated else asked,
+        )
 
-    def _ask(
-        self,
-        key: Hashable,
-        question: Question,
-        route: int,
-        waiter: _Waiter,
-        *,
-        tcp_only: bool = False,
-        after: Server | None = None,
-    ) -> None:
-        """Share the exchange of `key` if there is one, else start it."""
+    def _chase(self, punt: Punt, alias: Alias) -> None:
+        waiter = partial(self._send_alias, punt, alias)
+        if punt.qtype in (RRType.CNAME, RRType.ANY):
+            waiter(Result(None))
+            return
+        # Without DO: a made-up answer has no signatures.
+        target = Question(alias.target, punt.qtype, _qclass(punt), False, punt.cd)
+        key = (target, alias.route)
+        if self._join(key, punt, waiter):
+            self._pool.start(target, alias.route, partial(self._answered, key))
+
+    def _join(self, key: Hashable, punt: Punt, waiter: _Waiter) -> bool:
+        """Wait for the exchange of `key`; whether it is still to be started."""
         waiting = self._waiting.get(key)
         if self._waiters >= MAX_ALL_WAITERS or (waiting is not None and len(waiting) >= MAX_WAITERS):
             waiter(Result(None, EDE.NETWORK_ERROR, "too many queries in flight"))
-            return
+            return False
         self._waiters += 1
         self._is_idle.clear()
         if waiting is not None:
-            waiting.append(waiter)
-            return
-        self._waiting[key] = [waiter]
-        self._pool.start(question, route, partial(self._answered, key), tcp_only=tcp_only, after=after)
+            waiting.append((punt, waiter))
+            return False
+        self._waiting[key] = [(punt, waiter)]
+        return True
+
+    # -- answers ----------------------------------------------------------------------------------------------------
+
+    def _learn(self, key: Hashable, punt: Punt, result: Result) -> None:
+        if result.answer is not None:
+            try:
+                self._engine.learn(punt, result.answer)
+            except ValueError as error:
+                _log.debug("an answer from %s is not sound: %s", result.server, error)
+                result = Result(None, EDE.NETWORK_ERROR, "no upstream server gave a usable answer")
+        self._answered(key, result)
 
     def _answered(self, key: Hashable, result: Result) -> None:
         waiting = self._waiting.pop(key)
         self._waiters -= len(waiting)
-        for waiter in waiting:
+        for punt, waiter in waiting:
             try:
                 waiter(result)
             except Exception:
-                _log.exception("an answer could not be given")
+                self._fail(punt)
         if not self._waiters:
             self._is_idle.set()
 
-    def _learn_and_finish(self, punt: Punt, result: Result) -> None:
-        if result.answer is not None:
-            try:
-                self._engine.learn(punt, result.answer)
-            except ValueError:
-                result = self._written_anew(punt, result.answer)
-        self._finish(punt, result)
-
-    def _written_anew(self, punt: Punt, answer: bytes) -> Result:
-        """An answer whose OPT the engine cannot cut out, without it; a failure if it cannot be read at all."""
-        import dns.exception  # only here: hardly any server puts OPT before other records
-        import dns.message
-
-        try:
-            message = dns.message.from_wire(answer)
-            message.use_edns(False)
-            answer = message.to_wire(max_size=65535)
-            self._engine.learn(punt, answer)
-        except (dns.exception.DNSException, ValueError):
-            return Result(None, EDE.NETWORK_ERROR, "the upstream server's answer could not be read")
-        return Result(answer)
-
-    def _finish(self, punt: Punt, result: Result) -> None:
-        verdict, reply = self._engine.finish(punt, result.answer, int(result.ede), result.text)
-        if verdict == PUNT:  # the generation has changed meanwhile, and now Python has to decide
+    def _finish(self, punt: Punt, result: Result, cell: bytes | None = None) -> None:
+        verdict, reply = self._engine.finish(punt, result.answer, int(result.ede), result.text, cell)
+        if verdict == PUNT:  # the policy has changed, or a decided block needs more: it is up again, with its token
             self._loop.call_soon(self.run)
         else:
             self._deliver(punt, reply)
 
     def _send_alias(self, punt: Punt, alias: Alias, result: Result) -> None:
-        limit = None if punt.transport != Transport.UDP else PAYLOAD_SIZE
+        limit = PAYLOAD_SIZE if punt.transport == Transport.UDP else None
         reply = alias_reply(punt.packet, len(punt.qname), alias, result.answer, limit)
         self._deliver(punt, self._engine.send(punt, reply))
 
+    def _fail(self, punt: Punt) -> None:
+        """SERVFAIL after an error of our own. Not by Engine.finish(), which would hand a local answer up again."""
+        _log.exception("a query could not be handled")
+        self._deliver(punt, self._engine.send(punt, error_reply(punt.packet, len(punt.qname), Rcode.SERVFAIL)))
+
     def _deliver(self, punt: Punt, reply: bytes | None) -> None:
         if punt.token is not None:
-            punt.token(reply)  # type: ignore[operator]  # the border says object: see the module's comment
+            punt.token(reply)  # type: ignore[operator]  # the border says object: see above
 
 
 def _qclass(punt: Punt) -> int:
@@ -209,7 +212,18 @@ def _qclass(punt: Punt) -> int:
     return int.from_bytes(punt.packet[at : at + 2], "big")
 
 
-# -- aliases -----------------------------------------------------------------------------------------------------------
+# -- replies -----------------------------------------------------------------------------------------------------------
+
+
+def error_reply(packet: bytes, name_length: int, rcode: int) -> bytes:
+    """A reply to `packet` (whose qname has `name_length` octets) with nothing but an rcode."""
+    question_end = HEADER + name_length + 4
+    ident, flags = struct.unpack_from(">HH", packet)
+    opt = walk(packet, question_end)
+    head = struct.pack(">HHHHHH", ident, 0x8080 | (flags & 0x0110) | rcode, 1, 0, 0, 1 if opt > 0 else 0)
+    do = packet[opt + 7] & 0x80 if opt > 0 else 0
+    tail = struct.pack(">BHHIH", 0, RRType.OPT, PAYLOAD_SIZE, do << 8, 0) if opt > 0 else b""
+    return head + packet[HEADER:question_end] + tail
 
 
 def alias_reply(packet: bytes, name_length: int, alias: Alias, answer: bytes | None, limit: int | None) -> bytes:

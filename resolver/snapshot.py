@@ -175,14 +175,11 @@ def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
 
 
 def _check(policy: Policy) -> None:
-    """What the engine takes for granted; ValueError says which part does not hold."""
+    """That the sections fit each other; ValueError says which do not. What cells and ranges name the engine checks."""
     if len(policy.cells) != policy.classes * policy.shapes * CELL.size:
         raise ValueError("the matrix has another size than classes and shapes say")
     if not policy.profiles or any(len(profile.ipv4) != 4 or len(profile.ipv6) != 16 for profile in policy.profiles):
         raise ValueError("a profile without its addresses")
-    used = max((profile for *_, profile in CELL.iter_unpack(policy.cells)), default=0)
-    if used >= len(policy.profiles):
-        raise ValueError(f"a cell names profile {used} of {len(policy.profiles)}")
     clients = policy.clients
     for starts, classes, width in (
         (clients.starts4, clients.classes4, 4),
@@ -190,9 +187,6 @@ def _check(policy: Policy) -> None:
     ):
         if not classes or len(starts) * 2 != len(classes) * width or any(starts[:width]):
             raise ValueError(f"the client map of {width}-octet addresses is not whole")
-        known = {policy_class for (policy_class,) in struct.iter_unpack("<H", classes)} - {REFUSED_CLASS}
-        if known and max(known) >= policy.classes:
-            raise ValueError(f"the client map names class {max(known)} of {policy.classes}")
 
 
 def _profile_to_json(profile: Profile) -> dict[str, Any]:
@@ -229,22 +223,28 @@ def number_routes(zones_of_routes: Sequence[Sequence[str]]) -> dict[str, int]:
 class ListState:
     """A list as a generation serves it.
 
-    `run`: file name below state_dir/runs, "" when the list could not be read and no good copy was left. `source`: what
-    the source looked like (lists/source.py's fingerprint), `options` a digest of all that influences the reading;
-    `read` when its content was last read, in seconds since the epoch. `slot` counts it in shared memory
-    (counters.LIST_SLOTS). `answer_triggers`: it speaks about addresses or name servers in answers too.
+    `run`: file name below state_dir/runs, "" when the list could not be read and no good copy was left. `source`: path,
+    size, mtime in ns and inode of each file of its source, `options` what else influenced the reading, `seen` when the
+    source was last found good, in seconds since the epoch. `slot` counts it in shared memory (counters.LIST_SLOTS).
+    `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too.
     """
 
     name: str
     run: str
-    source: str
-    options: str
-    read: float
     slot: int
+    source: tuple[tuple[str, int, int, int], ...] = ()
+    options: str = ""
+    kind: str = "block"
+    seen: float = 0.0
     names: int = 0
     replaces: bool = False
     rpz: bool = False
     answer_triggers: bool = False
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> ListState:
+        """What dataclasses.asdict gave, once it has been through JSON."""
+        return cls(**{**body, "source": tuple((str(path), *numbers) for path, *numbers in body["source"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +342,7 @@ def _record(state_dir: Path, number: int) -> Path:
 def _read_record(path: Path) -> Generation:
     try:
         body = json.loads(path.read_bytes())
-        lists = tuple(ListState(**state) for state in body.pop("lists"))
+        lists = tuple(ListState.from_json(state) for state in body.pop("lists"))
         return Generation(lists=lists, **body)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: not a generation's record: {error!r}") from None

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import glob
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from watchfiles import awatch
 
-SETTLE = 0.2  # seconds without a change before a change counts
+SETTLE = 1.0  # seconds without a change before a change counts; "edit, then tampah reload" comes before that
 PATIENCE = 10.0  # seconds after which a file that still grows is taken as it is
 LOOK = 2.0  # seconds between looks where no event comes
 _STEP = 50  # milliseconds in which events are gathered
@@ -72,7 +72,7 @@ class Watch:
         self._known = known
         self._renewed.set()
 
-    async def changes(self) -> AsyncIterator[list[str]]:
+    async def changes(self) -> AsyncGenerator[list[str], None]:
         """Yields the paths that have changed, each time some have; ends only by cancellation.
 
         OSError when the system cannot watch (fs.inotify.max_user_watches).

@@ -334,7 +334,7 @@ class FakeUpstream:
             response.flags |= dns.flags.TC
             response.answer, response.authority = [], []
         packet = response.to_wire(max_size=65535)
-        if act.bare:
+        if act.bare and act.rcode:
             packet = packet[:4] + bytes(8)
         if act.raw is not None:
             packet = packet[: 12 + len(question.name.to_wire() or b"") + 4] + act.raw

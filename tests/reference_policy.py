@@ -10,7 +10,8 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from resolver.lists.matrix import GroupPolicy, ListPolicy, Member, PolicyRules, Shape
+from resolver.lists.matrix import GroupPolicy, ListPolicy, PolicyRules, Shape
+from resolver.lists.merge import Member
 from resolver.vocabulary import Action, Rank, Verb
 
 
@@ -32,8 +33,7 @@ def sees(group: GroupPolicy | None, source: ListPolicy) -> bool:
         return True
     by_name = group.lists is None or source.name in group.lists
     by_category = group.categories is None or source.category in group.categories
-    corrects_all = source.allows and source.category == ""
-    return by_name and (by_category or corrects_all)
+    return by_name and by_category
 
 
 def decide(rules: PolicyRules, group: GroupPolicy | None, shape: Shape) -> Verdict:
@@ -45,14 +45,14 @@ def decide(rules: PolicyRules, group: GroupPolicy | None, shape: Shape) -> Verdi
     winner = shape[number]
     conditional = False
     for _, candidate in ranked:
-        if shape[candidate].kind.conditional:
+        if shape[candidate].kind.condition:
             conditional = True
         else:
             break
     action = _answer(rules, group, winner)
     ttl: int | None = None
     if action is not Action.ALLOW:
-        category = rules.categories.get(rules.lists[winner.source].category)
+        category = rules.categories.get(rules.lists[winner.list].category)
         ttl = rules.sinkhole.ttl
         if category is not None and category.ttl is not None:
             ttl = category.ttl
@@ -66,7 +66,7 @@ def _in_order(rules: PolicyRules, group: GroupPolicy | None, shape: Shape) -> It
     for rank in (Rank.IMPORTANT_ALLOW, Rank.IMPORTANT_BLOCK, Rank.ALLOW, Rank.RPZ, Rank.BLOCK):
         for source, policy in enumerate(rules.lists):
             for number, member in enumerate(shape):
-                if member.source != source or policy.shadow or not sees(group, policy):
+                if member.list != source or policy.shadow or not sees(group, policy):
                     continue
                 if policy.override is not None and policy.override.disabled:
                     continue
@@ -91,7 +91,7 @@ def _rank(policy: ListPolicy, member: Member) -> Rank:
 
 
 def _answer(rules: PolicyRules, group: GroupPolicy | None, member: Member) -> Action:
-    policy = rules.lists[member.source]
+    policy = rules.lists[member.list]
     said = _said(policy, member)
     if said is not None:
         return said
@@ -110,7 +110,7 @@ def _needs_answer(rules: PolicyRules, group: GroupPolicy | None, rank: Rank, win
             continue
         if policy.override is not None and policy.override.disabled:
             continue
-        if rank is Rank.BLOCK or (rank is Rank.RPZ and source < winner.source):
+        if rank is Rank.BLOCK or (rank is Rank.RPZ and source < winner.list):
             return True
     return False
 

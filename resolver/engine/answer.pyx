@@ -25,6 +25,12 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
             core.counters[ENGINE_MALFORMED] += 1
         return reply_error(q) if verdict == VERDICT_REPLY else VERDICT_DROP
 
+    # A flood must cost as little as possible. TC brings a real client back over TCP, which proves its address.
+    if core.limits.buckets != NULL and q.transport == TRANSPORT_UDP and not q.counted:
+        if not limit_pays(&core.limits, q.client, core.forward.now):
+            core.counters[ENGINE_LIMITED] += 1
+            return reply_truncated(q)
+
     # Then who asks: a stranger must not learn from our answers or timing what is listed or cached.
     q.policy_class = client_class(&s.clients, q.client)
     if q.policy_class == CLASS_REFUSED:
@@ -35,7 +41,7 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     # data is found by the listset.
     q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
     if not q.decided:
-        policy_cell(s, q)
+        policy_cell(s, core.overlay, q)
         if q.cell.flags & CELL_CONDITIONAL:
             q.reason = REASON_CONDITIONAL
             return VERDICT_PUNT
@@ -73,6 +79,7 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.control = NULL
     q.control_size = 0
     q.may_wait = False
+    q.counted = False
     q.given = NULL
     q.decided = False
     q.question_end = 0

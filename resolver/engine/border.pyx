@@ -76,6 +76,7 @@ cdef class Snapshot:
             text = text[:-1]
         if len(soa) > 512 or len(ipv4) != 4 or len(ipv6) != 16:
             raise ValueError("a profile's SOA or address has the wrong length")
+        p.action = profile.action
         p.ttl = profile.ttl
         p.ede = profile.ede
         p.text_size = <uint16_t> len(text)
@@ -139,7 +140,7 @@ cdef class Snapshot:
         if q.policy_class == CLASS_REFUSED:
             return CLASS_REFUSED, 0, 0, bytes(8)
         q.listset = index_lookup(self.view.index, q.name, q.labels, q.labels_count)
-        policy_cell(&self.view, &q)
+        policy_cell(&self.view, NULL, &q)
         return (q.policy_class, q.listset, index_data(self.view.index, q.listset, q.cell.member),
                 take_bytes(<const uint8_t*> &q.cell, sizeof(Cell)))
 
@@ -176,6 +177,8 @@ cdef class Engine:
     cdef uint32_t socket_count
     cdef int epoll
     cdef object counters
+    cdef object buckets
+    cdef SuffixTable overlay
     cdef list punts
     cdef list stream_answers   # (token, answer) of streams whose question came back
     cdef dict tokens           # what a stream's waiter in the engine stands for
@@ -211,7 +214,8 @@ cdef class Engine:
         self.batch = <Batch*> malloc(sizeof(Batch))
         self.stream_reply = <uint8_t*> malloc(MAX_TCP)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
-        if self.core.forward == NULL or self.batch == NULL or self.stream_reply == NULL or not cache_make(&self.core.cache, cache_bytes):
+        if self.core.forward == NULL or self.batch == NULL or self.stream_reply == NULL \
+                or not cache_make(&self.core.cache, cache_bytes):
             raise MemoryError
         if self.epoll < 0:
             raise OSError("no epoll descriptor")
@@ -241,6 +245,35 @@ cdef class Engine:
         self.core.snapshot = &snapshot.view
         self.snapshot = snapshot
 
+    def set_overlay(self, SuffixTable table):
+        """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
+        self.core.overlay = &table.view if table is not None else NULL
+        self.overlay = table
+
+    def set_limit(self, buckets, *, uint32_t per_second, int prefix4, int prefix6, bytes key):
+        """Limit each client prefix to `per_second` queries over UDP (0: no limit).
+
+        `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
+        """
+        cdef uint8_t[::1] view
+        cdef Limits* limits = &self.core.limits
+        if not per_second:
+            limits.buckets = NULL
+            self.buckets = None
+            return
+        view = buckets
+        limits.sets = <uint32_t> (view.shape[0] // (LIMIT_WAYS * sizeof(Bucket)))
+        if limits.sets == 0 or limits.sets & (limits.sets - 1) or per_second > 1000000 \
+                or not 0 <= prefix4 <= 32 or not 0 <= prefix6 <= 128 or len(key) != 16:
+            raise ValueError("a rate limit that cannot be kept")
+        limits.per_second = per_second
+        limits.mask4 = <uint8_t> prefix4
+        limits.mask6 = <uint8_t> prefix6
+        limits.key0 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key))
+        limits.key1 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key) + 8)
+        limits.buckets = <Bucket*> &view[0]
+        self.buckets = buckets
+
     def add_udp(self, int fd, int family, bint wildcard):
         """Take a bound UDP socket, which stays the caller's. `wildcard`: bound to 0.0.0.0 or ::, with PKTINFO on."""
         cdef epoll_event event
@@ -269,7 +302,7 @@ cdef class Engine:
     def drain(self):
         """Answer what has come in, a bounded amount; returns how many datagrams. take_punts() has what is left."""
         cdef epoll_event events[EPOLL_EVENTS]
-        cdef int i, ready, count, total = 0, rounds
+        cdef int i, ready, count, total = 0, _round
         cdef const Socket* s
         if self.snapshot is None:
             return 0
@@ -279,14 +312,14 @@ cdef class Engine:
         for i in range(ready):
             if events[i].data.u64 & FROM_UPSTREAM:
                 with nogil:
-                    for rounds in range(ROUNDS):
+                    for _round in range(ROUNDS):
                         count = forward_batch(&self.core, &self.batch.query, <uint32_t> events[i].data.u64 >> 16,
                                               events[i].data.u64 & 0xFFFF)
                         if count < BATCH:
                             break
                 continue
             s = &self.sockets[events[i].data.u64]
-            for rounds in range(ROUNDS):
+            for _round in range(ROUNDS):
                 with nogil:
                     count = udp_batch(&self.core, self.batch, s)
                 total += count
@@ -310,6 +343,7 @@ cdef class Engine:
             query_start(q, w.packet, w.size, w.transport, self.stream_reply,
                         OUT_ROOM if w.transport == TRANSPORT_UDP else MAX_TCP)
             memcpy(q.client, w.client, 16)
+            q.counted = True
             verdict = answer_query(&self.core, q)
             punt = self._punt(q, self.tokens.pop(w.token, None) if w.fd < 0 else None, verdict == VERDICT_PUNT)
             punt.fd = w.fd
@@ -335,6 +369,7 @@ cdef class Engine:
         cdef int verdict
         query_start(q, w.packet, w.size, w.transport, self.stream_reply, MAX_TCP)
         memcpy(q.client, w.client, 16)
+        q.counted = True
         q.given = answer
         verdict = answer_query(&self.core, q)
         if verdict == VERDICT_PUNT:
@@ -542,6 +577,7 @@ cdef class Engine:
                                                 <uint32_t> len(answer), &prepared) != PREPARED:
             answer = None
         query_start(q, q.packet, q.size, q.transport, q.reply, q.reply_room)
+        q.counted = True
         if cell is not None:
             if len(cell) != sizeof(Cell):
                 raise ValueError("a cell has 8 octets")

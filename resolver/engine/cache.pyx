@@ -409,7 +409,8 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
     end = r.at
     for section in range(3):
         records = counts[section]
-        for i in range(records):
+        while records:
+            records -= 1
             start = r.at
             if not read_past_sound_name(&r):
                 return PREPARED_BAD

@@ -13,6 +13,9 @@ DROP: int  # nothing is to be sent
 WAIT: int  # a forward is under way in the engine; the answer comes through take_answers()
 PUNT: int  # Python takes the query: see Punt
 
+OVERLAY_ALLOW_VALUE: int  # values of the overlay's table
+OVERLAY_BLOCK_VALUE: int
+
 # -- why a query was punted -----------------------------------------------------------------------------------------
 PUNT_FORWARD: int  # not cached: ask upstream along `route`
 PUNT_CONDITIONAL: int  # the listset depends on type or client: Python decides
@@ -24,6 +27,8 @@ class Index:
     def __init__(self, path: str | PathLike[str]) -> None: ...
     def find(self, name: str) -> int:
         """The listset that speaks for `name` (0: nobody). ValueError if it is no name."""
+    def count_listed(self, names: bytes) -> int:
+        """How many of some lower-case names in wire form, one after the other, somebody speaks of. Without the GIL."""
     def shape(self, listset: int) -> int:
         """The matrix row of a listset."""
     def data(self, listset: int, member: int) -> int:
@@ -54,10 +59,11 @@ class RunBuilder:
     """Takes a list's rules (rules.RuleSink), then gives them out sorted by key and without duplicates.
 
     A duplicate speaks of nothing that an earlier line for the same name did not: with the same outcome, or, if
-    `replaces`, with any. About 30 octets of memory a rule, 46 while sorting. `taken`: rules taken; `names`, `rules` and
-    `duplicates` count what take_block() has given out.
+    `replaces`, with any; it may be set until sort(), as the dialect is known only then. About 30 octets of memory a
+    rule, 46 while sorting. `taken`: rules taken; `names`, `rules` and `duplicates` count what take_block() has given out.
     """
 
+    replaces: bool
     taken: int
     names: int
     rules: int
@@ -191,6 +197,13 @@ class Engine:
         """Limits, in seconds, of what is stored from now on."""
     def swap(self, snapshot: Snapshot) -> None:
         """Every query from the next one on sees `snapshot`."""
+    def set_overlay(self, table: SuffixTable | None) -> None:
+        """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
+    def set_limit(self, buckets: memoryview | None, *, per_second: int, prefix4: int, prefix6: int, key: bytes) -> None:
+        """Limit each client prefix to `per_second` queries over UDP (0: no limit); ValueError on what cannot be kept.
+
+        `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
+        """
     def add_udp(self, fd: int, family: int, wildcard: bool) -> None:
         """Take a bound UDP socket, which stays the caller's. `wildcard`: bound to 0.0.0.0 or ::, with PKTINFO on."""
     def fileno(self) -> int:

@@ -11,13 +11,12 @@ import os
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp
 
 from resolver.engine.index cimport (
     BUCKET_FILTER, BUCKET_OCTETS, BUCKET_SLOTS, BUCKET_VALUES, INDEX_ALIGN, INDEX_SECTIONS, INDEX_VERSION, MAX_KEY,
     MAX_LABELS, MAX_REACH, RECORD_HEADER, RECORDS_HEADER, RECORDS_NO_TTL, RECORDS_WILDCARD, VALUE_CHILDREN, VALUE_PAIR,
-    Hash, IndexHeader, IndexSection, IndexView, Listset, Pair, Record, RecordSet, SideCell, Sip, SuffixEntry,
-    SuffixView,
+    Hash, IndexHeader, IndexSection, IndexView, Listset, Pair, Record, RecordSet, SideCell, Sip,
 )
 
 cdef extern from *:
@@ -68,10 +67,10 @@ cdef uint64_t index_side(const IndexView* view, uint32_t slot) noexcept nogil:
 cdef inline uint64_t index_entry(const IndexView* view, const Hash* hash) noexcept nogil:
     """The pair id of a name, with ENTRY_CHILDREN where longer names are listed; or NOT_LISTED."""
     cdef uint64_t fingerprint = index_fingerprint(hash), entry
-    cdef uint32_t bucket = index_bucket(hash, view.bucket_count), tries, slot
+    cdef uint32_t bucket = index_bucket(hash, view.bucket_count), _, slot
     cdef uint16_t value
     cdef const uint8_t* at
-    for tries in range(view.reach + <uint32_t>1):
+    for _ in range(view.reach + <uint32_t>1):
         at = view.buckets + <uint64_t>bucket * BUCKET_OCTETS
         for slot in range(<uint32_t>BUCKET_SLOTS):
             if (load_le64(at + slot * 7) & FINGERPRINT) == fingerprint:
@@ -90,22 +89,31 @@ cdef inline uint64_t index_entry(const IndexView* view, const Hash* hash) noexce
     return NOT_LISTED
 
 
+cdef inline void index_hash(const IndexView* view, Sip* state, const uint8_t* label, Hash* out) noexcept nogil:
+    """Hash one more label and ask for its bucket, which is then under way from memory."""
+    sip_label(state, label)
+    sip_finish(state, out)
+    __builtin_prefetch(view.buckets + <uint64_t>index_bucket(out, view.bucket_count) * BUCKET_OCTETS)
+
+
 cdef uint32_t index_lookup(const IndexView* view, const uint8_t* name, const uint8_t* labels, int count) noexcept nogil:
     """The listset that speaks for a name; 0: nobody does.
 
     `name`: lower-case wire form; `labels`: the offset of each label from the left; `count`: labels without the root.
     """
     cdef Sip state
-    cdef Hash hash
+    cdef Hash hash, longer
     cdef uint64_t entry
     cdef uint32_t below = view.root_below
     if count == 0:
         return view.root_self
     sip_start(&state, view.key0, view.key1)
+    index_hash(view, &state, name + labels[count - 1], &longer)
     while count:
         count -= 1
-        sip_label(&state, name + labels[count])
-        sip_finish(&state, &hash)
+        hash = longer
+        if count:  # the next bucket comes from memory while this one is read
+            index_hash(view, &state, name + labels[count - 1], &longer)
         entry = index_entry(view, &hash)
         if entry == NOT_LISTED:
             break
@@ -330,6 +338,32 @@ cdef class Index:
         cdef int count = name_to_wire(name, wire, labels)
         return index_lookup(&self.view, wire, labels, count)
 
+    def count_listed(self, bytes names):
+        cdef uint8_t labels[MAX_LABELS + 1]
+        cdef const uint8_t* name = <const uint8_t*><const char*>names
+        cdef const uint8_t* end = name + len(names)
+        cdef uint64_t listed = 0
+        cdef uint32_t at
+        cdef int count
+        with nogil:
+            while name < end:
+                at = 0
+                count = 0
+                while name + at < end and name[at]:
+                    if name[at] > 63 or count == MAX_LABELS:
+                        break
+                    labels[count] = <uint8_t>at
+                    count += 1
+                    at += name[at] + 1
+                if name + at >= end or name[at] or at >= NAME_OCTETS:
+                    break
+                if index_lookup(&self.view, name, labels, count):
+                    listed += 1
+                name += at + 1
+        if name != end:
+            raise ValueError("not a row of names in wire form")
+        return listed
+
     def shape(self, uint32_t listset):
         return index_shape(&self.view, listset)
 
@@ -357,5 +391,5 @@ def index_layout():
         "filter": BUCKET_FILTER, "children": VALUE_CHILDREN, "pair_mask": VALUE_PAIR, "reach": MAX_REACH,
         "side": sizeof(SideCell), "pair": sizeof(Pair), "listset": sizeof(Listset), "key": MAX_KEY,
         "labels": MAX_LABELS, "records": RECORDS_HEADER, "record": RECORD_HEADER, "wildcard": RECORDS_WILDCARD,
-        "no_ttl": RECORDS_NO_TTL, "fingerprint_bits": FINGERPRINT_BITS,
+        "no_ttl": <uint32_t>RECORDS_NO_TTL, "fingerprint_bits": FINGERPRINT_BITS,
     }

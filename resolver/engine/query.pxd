@@ -80,7 +80,11 @@ cdef enum:
     ACTION_TCP_ONLY = 8
     ACTION_CNAME = 9
     ACTION_DATA = 10
+    RANK_OVERLAY = 0
     RANK_NOBODY = 255
+    OVERLAY_ALLOW = 1          # values of the overlay's table
+    OVERLAY_BLOCK = 2
+    PROFILE_OVERLAY = 2        # how an operator's block is answered: matrix.py puts it there
     CELL_NEEDS_ANSWER = 1
     CELL_CONDITIONAL = 2
     CLASS_REFUSED = 0xFFFF
@@ -92,6 +96,7 @@ cdef enum:
     TYPE_SLOTS = 72
     LIST_SLOTS = 1024
     NO_LIST = 1023
+    OVERLAY_SLOT = 1022
     COUNT_QUERIES = 0                                      # [transport][type slot]
     COUNT_RESPONSES = 360                                  # [rcode]
     COUNT_ANSWERS = 384                                    # [action][list slot]
@@ -113,6 +118,7 @@ cdef enum:
     ENGINE_SEND_FAILURES = COUNT_ENGINE + 4
     ENGINE_ROUNDS = COUNT_ENGINE + 5
     ENGINE_DROPPED = COUNT_ENGINE + 6
+    ENGINE_LIMITED = COUNT_ENGINE + 7
 
 # A message under inspection. `failed` sticks: check it once after a run of reads.
 cdef struct Reader:
@@ -139,6 +145,7 @@ cdef packed struct Cell:
 
 # How a block is answered.
 cdef struct Profile:
+    uint32_t action            # ACTION_…
     uint32_t ttl               # seconds
     int32_t ede                # INFO-CODE or EDE_NONE
     uint16_t text_size
@@ -190,6 +197,7 @@ cdef struct Query:
     uint32_t policy_class
     uint32_t listset
     uint32_t route
+    bint counted               # its client's bucket has paid for it
     bint decided               # the cell was set by Python: index and matrix are not asked
     Cell cell
     # out

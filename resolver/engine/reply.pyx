@@ -118,6 +118,14 @@ cdef int reply_error(Query* q) noexcept nogil:
     return reply_end(q, &w, 0, 0, 0)
 
 
+cdef int reply_truncated(Query* q) noexcept nogil:
+    """An empty answer with TC: come back over TCP."""
+    cdef Writer w
+    reply_begin(q, &w)
+    w.full = True
+    return reply_end(q, &w, 0, 0, 0)
+
+
 cdef int reply_refused(Query* q, int ede) noexcept nogil:
     """REFUSED, with `ede`."""
     q.rcode = RCODE_REFUSED
@@ -209,10 +217,9 @@ cdef int reply_blocked(Query* q, const SnapshotView* s) noexcept nogil:
         return reply_error(q)
     if action == ACTION_DATA:
         return reply_data(q, s, profile)
-    reply_begin(q, &w)
     if action == ACTION_TCP_ONLY:
-        w.full = True
-        return reply_end(q, &w, 0, 0, 0)
+        return reply_truncated(q)
+    reply_begin(q, &w)
     if action == ACTION_ADDRESS or action == ACTION_ZERO:
         if q.qtype == TYPE_A:
             write_record(&w, TYPE_A, profile.ttl, profile.ipv4, 4)

@@ -168,27 +168,22 @@ def _flatten(
 
     low_bits = (1 << width) - 1
     starts, found = [0], [REFUSED_CLASS]
-    is_open, mask, place, count = False, 0, 0, len(events)
-    while place < count:
-        point = events[place] >> width
-        while place < count and events[place] >> width == point:
-            number = events[place] & low_bits
-            if number == door:
-                is_open = not is_open
+    last, mask, door_bit = 0, 0, 1 << door
+    events.append(end_of_space << width | door)  # only closes the range before it
+    for event in events:
+        point = event >> width
+        if point != last:  # all that happens at `last` is in the mask
+            if not mask & door_bit:
+                policy_class = REFUSED_CLASS
+            elif mask == door_bit:
+                policy_class = DEFAULT_CLASS
             else:
-                mask ^= 1 << number
-            place += 1
-        if point == end_of_space:
-            break
-        if not is_open:
-            policy_class = REFUSED_CLASS
-        elif mask:
-            policy_class = classes[(mask & -mask).bit_length() - 1]
-        else:
-            policy_class = DEFAULT_CLASS
-        if point == 0:
-            found[0] = policy_class
-        elif policy_class != found[-1]:
-            starts.append(point)
-            found.append(policy_class)
+                policy_class = classes[(mask & -mask).bit_length() - 1]
+            if last == 0:
+                found[0] = policy_class
+            elif policy_class != found[-1]:
+                starts.append(last)
+                found.append(policy_class)
+            last = point
+        mask ^= 1 << (event & low_bits)
     return starts, found

@@ -1,9 +1,9 @@
 """Which list wins: (policy class, shape) → cell, worked out once a generation so that the engine only looks it up.
 
-A *shape* is what an index entry's listset looks like without its data: an ordered tuple of members, each a list and a
-kind of outcome. A *class* is what a group of clients has filtered: which lists it sees and which of the actions it
-changes; groups that agree on both share a class, and class 0, clients in no group, sees every list. Everything that
-speaks about a name stands in one total order (vocabulary.Rank, then the config's order of lists, then the order of
+A *shape* is what an index entry's listset looks like without its data (lists/merge.py): an ordered tuple of members,
+each a list and a kind of outcome. A *class* is what a group of clients has filtered: which lists it sees and which of
+the actions it changes; groups that agree on both share a class, and class 0, clients in no group, sees every list. All
+that speaks about a name stands in one total order (vocabulary.Rank, then the config's order of lists, then the order of
 members), and the first that a class sees wins:
 
     1 important allow   2 important block   3 allow   4 RPZ   5 block          255 nobody speaks
@@ -29,39 +29,23 @@ classes by five thousand shapes take a third of a second. Pure functions through
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from resolver.lists.merge import Kind, Member
 from resolver.snapshot import CELL, MAX_PROFILES, MAX_TEXT, NO_EDE, NO_SLOT, Profile
 from resolver.vocabulary import EDE, Action, Rank, Verb
 
 NEEDS_ANSWER = 1  # flags of a cell
 CONDITIONAL = 2
+OVERLAY_PROFILE = 2  # PROFILE_OVERLAY in engine/query.pxd
 NO_MEMBER = 0xFF  # nobody won, or the winner stands too far back to be named, which is well as long as it has no data
+
+Shape = Sequence[Member]  # what IndexHeader.shapes has; a member's `list` is its place in PolicyRules.lists
 
 _MNAME = b"\x06tampah\x07invalid\x00"  # the SOA of made-up negative answers: no such server exists (RFC 6761)
 _NOBODY = b"\x06nobody\x07invalid\x00"
 _NOBODY_SPEAKS = CELL.pack(Rank.NOBODY, Action.FORWARD, 0, NO_MEMBER, NO_SLOT, 0)
-
-
-class Kind(NamedTuple):
-    """An outcome (rules.Outcome) without its data; `conditional`: it has a condition on type or client."""
-
-    verb: Verb = Verb.BLOCK
-    important: bool = False
-    action: Action | None = None
-    ttl: int | None = None
-    conditional: bool = False
-
-
-class Member(NamedTuple):
-    """One list's say in a shape; `source` is the list's place in the config, and in the index header."""
-
-    source: int
-    kind: Kind
-
-
-Shape = tuple[Member, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +62,7 @@ class ListPolicy:
     """What of a list's config bears on policy.
 
     `slot` counts it; `shadow`: it only counts; `rpz`: it decides at rank 4; `answer_triggers`: it speaks about
-    addresses or name servers in answers too; `allows`: its plain entries are allows.
+    addresses or name servers in answers too.
     """
 
     name: str
@@ -87,7 +71,6 @@ class ListPolicy:
     shadow: bool = False
     rpz: bool = False
     answer_triggers: bool = False
-    allows: bool = False
     override: Override | None = None
 
     def speaks(self) -> bool:
@@ -121,15 +104,9 @@ class GroupPolicy:
     actions: Mapping[str, Action] = field(default_factory=dict)
 
     def sees(self, source: ListPolicy) -> bool:
-        """Whether a list is there for this group: both its own name and its category must be admitted.
-
-        A list of allows without a category corrects all others, so categories do not bear on it.
-        """
-        if self.lists is not None and source.name not in self.lists:
-            return False
-        if self.categories is None or (source.allows and not source.category):
-            return True
-        return source.category in self.categories
+        """Whether a list is there for this group: both its name and its category must be among the group's."""
+        by_name = self.lists is None or source.name in self.lists
+        return by_name and (self.categories is None or source.category in self.categories)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +167,7 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
     classes: dict[_PolicyClass, int] = {_every_list(rules): 0}
     group_classes = tuple(classes.setdefault(_class_of(rules, group), len(classes)) for group in rules.groups)
     ranked = [claims(rules, shape) for shape in shapes]
-    profiles: dict[Profile, int] = {_FORWARD: 0, _ALLOW: 1}
+    profiles: dict[Profile, int] = {_FORWARD: 0, _ALLOW: 1, _overlay_profile(rules): OVERLAY_PROFILE}
     cells = b"".join(_row(rules, policy_class, ranked, profiles) for policy_class in classes)
     return Matrix(len(classes), len(shapes), cells, tuple(profiles), group_classes)
 
@@ -202,7 +179,7 @@ def claims(rules: PolicyRules, shape: Shape) -> list[Claim]:
         policy = rules.lists[source]
         if policy.speaks():
             rank, action, target = _judge(policy, kind)
-            found.append(Claim(rank, source, number, action, kind.ttl, kind.conditional, target))
+            found.append(Claim(rank, source, number, action, kind.ttl, bool(kind.condition), target))
     found.sort(key=lambda claim: claim[:3])
     return found
 
@@ -336,6 +313,12 @@ def _profile(rules: PolicyRules, policy: ListPolicy, action: Action, ttl: int | 
         soa=_MNAME + (mailbox(category.contact) or _NOBODY),
         target=target,
     )
+
+
+def _overlay_profile(rules: PolicyRules) -> Profile:
+    """How a name is answered that an operator blocked by hand: as the sinkhole says."""
+    answer = _profile(rules, ListPolicy("overlay"), rules.sinkhole.action, None, "")
+    return replace(answer, text="blocked by the operator")
 
 
 def extra_text(policy: ListPolicy, category: CategoryPolicy) -> str:

@@ -91,7 +91,7 @@ def _about_idna(text: str, error: Exception) -> str:
 def _about_character(character: str) -> str:
     if character.isspace():
         return "a blank inside the name"
-    return f"the character {shown(character)!r} in the name"
+    return f"the character '{shown(character)}' in the name"
 
 
 def shown(text: str, length: int = 60) -> str:

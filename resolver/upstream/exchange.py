@@ -220,6 +220,8 @@ class Exchange:
         count = len(self._candidates)
         while self._sent < MAX_TRIES and self._step < count * ROUNDS:
             health = self._candidates[self._step % count]
+            if any(a.health is health and a.is_open and not a.is_late for a in self._tries):
+                return []  # it still has time for the query it got
             factor = 1 << self._step // count
             self._step += 1
             if health in self._useless or self._waits_on_tcp(health):

@@ -58,7 +58,8 @@ class Server:
 
     @classmethod
     def parse(cls, text: str) -> Server:
-        """A server from `9.9.9.9`, `9.9.9.9:5353`, `2620:fe::fe`, `[2620:fe::fe]:53`, `udp://…` or `tcp://…`.
+        """A server from `9.9.9.9`, `9.9.9.9:5353`, `2620:fe::fe`, `[2620:fe::fe]:53`, `udp://…` or `tcp://…`;
+        after a name, `?ip=` says where it is.
 
         ValueError says what was expected.
         """
@@ -67,21 +68,22 @@ class Server:
             scheme, _, rest = text.partition("://")
             if scheme not in ("udp", "tcp"):
                 raise ValueError(f"{text}: upstream servers are udp:// or tcp://, {scheme}:// is not supported")
-        if rest.count(":") > 1 and not rest.startswith("["):
-            rest = f"[{rest}]"
+        place, _, option = rest.partition("?")
+        if place.count(":") > 1 and not place.startswith("["):
+            place = f"[{place}]"
         try:
-            split = urlsplit(f"//{rest}")
-            port = split.port
-            address = str(ipaddress.ip_address(split.hostname or ""))
+            split = urlsplit(f"//{place}")
+            port = 53 if split.port is None else split.port
+            address = str(ipaddress.ip_address(option.removeprefix("ip=") or split.hostname or ""))
         except ValueError:
-            raise ValueError(f"{text}: expected an IP address, with :port if it is not 53") from None
-        if split.path or split.query or split.username is not None or port == 0:
-            raise ValueError(f"{text}: expected an IP address, with :port if it is not 53")
-        return cls(text, address, port or 53, scheme == "tcp")
+            address = ""
+        if not address or not port or split.path or split.username is not None:
+            raise ValueError(f"{text}: expected an IP address, with :port if it is not 53, or ?ip=ADDRESS after a name")
+        return cls(text, address, port, scheme == "tcp")
 
 
 class Health:
-    """The state of one server. Times are the loop's, in seconds."""
+    """The state of one server. Times are those of CLOCK_MONOTONIC, in seconds."""
 
     __slots__ = (
         "_case_until",

@@ -1,7 +1,7 @@
 """Keeps the engine's own way upstream in step with what is known about the servers.
 
-The engine asks each question's first try by itself, over plain UDP (engine/forward.pyx); the pool does the rest. Here is what
-joins them: for each UDP server a set of connected sockets on random ports, renewed when they are worn; for each route
+The engine asks each question's first try by itself, over plain UDP (engine/forward.pyx); the pool does the rest. Here is
+what joins them: for each UDP server a set of connected sockets on random ports, renewed when they are worn; for each route
 the server that the strategy would ask first, chosen anew at every tick; and the engine's experience (its counters, and
 the questions it gave up) told to the server's Health. A server that does not speak EDNS or keep case, TCP-only ones,
 benched ones and the parallel strategy are the pool's alone: their routes bypass the engine.
@@ -14,6 +14,7 @@ import contextlib
 import random
 import secrets
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from resolver.counters import LATENCY_BUCKETS, SECTIONS, SERVERS, UPSTREAM_STRIDE
@@ -32,12 +33,21 @@ BIND_TRIES = 8
 
 
 class Native:
-    """One worker's. Call `reconfigure` after the pool's; `tick` runs by itself."""
+    """One worker's. Call `reconfigure` after the pool's; `tick` runs by itself. `on_punts`: Punts.run."""
 
-    def __init__(self, engine: Engine, pool: Pool, counters: memoryview, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        pool: Pool,
+        counters: memoryview,
+        *,
+        on_punts: Callable[[], None],
+        rng: random.Random | None = None,
+    ) -> None:
         self._engine = engine
         self._pool = pool
         self._counters = counters
+        self._on_punts = on_punts
         self._rng = rng or random.Random()
         self._numbers: dict[Server, int] = {}
         self._sockets: dict[int, list[socket.socket]] = {}
@@ -62,16 +72,13 @@ class Native:
                 self._add(server, slot)
         self._choose()
 
-    def server_of(self, punt: Punt) -> Server | None:
-        """The server that the engine asked for a question it gave up."""
-        return next((server for server, number in self._numbers.items() if number == punt.upstream), None)
-
-    def gave_up(self, punt: Punt) -> None:
-        """Tell the server's Health about a question that the engine gave up. The engine has counted it."""
-        server = self.server_of(punt)
+    def asked(self, punt: Punt) -> Server | None:
+        """The server that the engine asked for a question it gave up; its Health is told. The engine has counted it."""
+        server = next((server for server, number in self._numbers.items() if number == punt.upstream), None)
         if server is not None and punt.after in (AFTER_TIMEOUT, AFTER_CLOSED):
             now = self._loop.time()
             self._pool.health(server).missed(now - TICK, now)
+        return server
 
     def close(self) -> None:
         """Give every socket back."""
@@ -82,6 +89,7 @@ class Native:
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK, self._tick)
         self._engine.tick()
+        self._on_punts()
         for server, number in self._numbers.items():
             self._observe(server)
             for place in self._engine.worn_sockets(number):

@@ -105,6 +105,7 @@ def test_cache_engine_and_responses() -> None:
     assert samples["tampah_cache_stale_answers_total"][()] == 8
     assert samples["tampah_malformed_queries_total"][()] == 1
     assert samples["tampah_dropped_queries_total"][()] == 7
+    assert samples["tampah_rate_limited_queries_total"][()] == 8
     assert samples["tampah_responses_total"] == {("NXDOMAIN",): 6, ("BADCOOKIE",): 1}
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from resolver.lists.clients import build_clients
-from resolver.lists.matrix import GroupPolicy, Kind, ListPolicy, Member, PolicyRules, build_matrix
+from resolver.lists.matrix import GroupPolicy, ListPolicy, PolicyRules, build_matrix
+from resolver.lists.merge import Kind, Member
 from resolver.snapshot import (
     Clients,
     Generation,
@@ -88,9 +89,8 @@ def test_sections_that_do_not_fit_each_other_are_refused(tmp_path: Path, policy:
     none = Profile(0, 0, b"", b"", -1, "", b"")
     for changes, fault in (
         ({"cells": policy.cells[:-8]}, "matrix"),
-        ({"profiles": policy.profiles[:2]}, "profile 2 of 2"),
+        ({"profiles": ()}, "without its addresses"),
         ({"profiles": (none,) * 3}, "without its addresses"),
-        ({"classes": 1, "cells": policy.cells[:16]}, "class 1 of 1"),
         ({"clients": Clients(b"", b"", clients.starts6, clients.classes6)}, "4-octet"),
         ({"clients": Clients(clients.starts4, clients.classes4, clients.starts6, b"\0\0")}, "16-octet"),
     ):
@@ -116,7 +116,7 @@ def record(state_dir: Path, policy: Policy, number: int) -> Generation:
         config="digest",
         index=f"index/{number}.index",
         policy=f"policy/{number}.policy",
-        lists=(ListState("ads", "ab.run", "1:2:3", "options", 1.0, 3, 10),),
+        lists=(ListState("ads", "ab.run", 3, (("/lists/ads.txt", 1, 2, 3),), "{}", seen=1.0, names=10),),
         report={"lists": {"ads": {"names": 10}}},
     )
     write_whole(generation.index_path(state_dir), b"index")

@@ -24,7 +24,7 @@ def _run(
         watching = Watch(folder / "state")
         paths = [str(folder / source) for source in sources]
         watching.follow(paths, state_of(paths))
-        async with aclosing(watching.changes()) as changes:  # type: ignore[type-var]
+        async with aclosing(watching.changes()) as changes:
 
             async def following() -> list[str]:
                 changed = await asyncio.wait_for(anext(changes), 20)

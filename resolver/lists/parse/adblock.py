@@ -37,13 +37,13 @@ _COSMETIC = re.compile(r"[^\s#]*#@?(?:\$\??|%|\?)?##?[^\s#]|[^\s$]*\$@?\$[^\s$]"
 _MODIFIERS = re.compile(r"\$(?=[~a-z_])(?P<list>[^/]*|.*=.*)\Z", re.IGNORECASE)
 
 _NOT_BUILT = frozenset({"client", "ctag", "dnstype", "denyallow", "dnsrewrite", "badfilter"})
-_PAGE_LEVEL = frozenset(
-    "1p 3p all app cname content cookie csp css doc document domain elemhide empty extension first-party font frame "
-    "from genericblock generichide header hls image inline-font inline-script ipaddress jsinject jsonprune match-case "
-    "media method mp4 network network-error noop object object-subrequest other permissions ping popunder popup "
-    "redirect redirect-rule referrerpolicy removeheader removeparam replace rewrite script specifichide stealth "
-    "strict-first-party strict-third-party strict1p strict3p stylesheet subdocument third-party to trusted-types "
-    "urlblock urltransform webrtc websocket xhr xmlhttprequest xmlprune".split()
+_PAGE_LEVEL = re.compile(
+    "1p|3p|all|app|cname|content|cookie|csp|css|doc|document|domain|elemhide|empty|extension|first-party|font"
+    "|frame|from|genericblock|generichide|header|hls|image|inline-font|inline-script|ipaddress|jsinject|jsonprune"
+    "|match-case|media|method|mp4|network|network-error|noop|object|object-subrequest|other|permissions|ping"
+    "|popunder|popup|redirect|redirect-rule|referrerpolicy|removeheader|removeparam|replace|rewrite|script"
+    "|specifichide|stealth|strict-first-party|strict-third-party|strict1p|strict3p|stylesheet|subdocument"
+    "|third-party|to|trusted-types|urlblock|urltransform|webrtc|websocket|xhr|xmlhttprequest|xmlprune"
 )
 
 
@@ -72,7 +72,7 @@ class Adblock(Dialect):
     def feed(self, line: int, text: str) -> None:
         """Read one line."""
         text = text.strip()
-        if _COSMETIC.match(text):
+        if is_cosmetic(text):
             raise Unsupported("a cosmetic rule says nothing about DNS")
         body = without_comment(text)
         if not body:
@@ -87,7 +87,7 @@ class Adblock(Dialect):
     def take(self, line: int, body: str) -> None:
         """Take a line that `is_rule()` and has no comment."""
         pattern = body.removeprefix("@@")
-        is_exception = pattern is not body and body.startswith("@@")
+        is_exception = body.startswith("@@")
         if len(pattern) > 1 and pattern.startswith("/") and re.search(r"/(?:\$[^/]*)?\Z", pattern[1:]):
             raise not_built("a pattern")
         is_important = False
@@ -108,9 +108,14 @@ class Adblock(Dialect):
         self.emit(name, scope, outcome, line)
 
 
+def is_cosmetic(text: str) -> bool:
+    """Whether a line is a rule about the look of pages."""
+    return _COSMETIC.match(text.strip()) is not None
+
+
 def is_rule(body: str) -> bool:
     """Whether a line has anything of adblock syntax about it."""
-    return body.startswith(("|", "@@", "/")) or "^" in body or "$" in body or "*" in body[1:]
+    return body.startswith(("|", "@@")) or "^" in body or "$" in body or "/" in body or "*" in body[1:]
 
 
 def _check_modifiers(text: str) -> bool:
@@ -122,7 +127,7 @@ def _check_modifiers(text: str) -> bool:
             is_important = True
         elif word in _NOT_BUILT:
             raise not_built(f"${word}")
-        elif word in _PAGE_LEVEL:
+        elif _PAGE_LEVEL.fullmatch(word):
             raise Unsupported(f"the page-level modifier ${word} says nothing about DNS")
         elif re.fullmatch(r"[a-z0-9_-]+", word):
             raise Unsupported(f"the modifier ${word} is unknown, so the rule is dropped")
@@ -133,6 +138,8 @@ def _check_modifiers(text: str) -> bool:
 
 def _reason(pattern: str) -> BadLine:
     """Why a pattern is none that is taken."""
+    if is_network(pattern):
+        return not_built("an address rule")
     if re.search(r"[/?]", pattern):
         return Unsupported("a path: it speaks of a page, DNS knows only names")
     if re.search(r"\s", pattern):

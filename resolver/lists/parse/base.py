@@ -1,10 +1,10 @@
 """What all dialects share: the options that shape reading, the report that is filled, and the dialect's interface.
 
 A dialect is fed the lines of one file in order and *emits* rules. For lines that need no thought it offers templates,
-which the native scanner takes from a whole chunk before the remaining lines are fed. Both ways must give the same rules,
-so a template may only be offered for a chunk in which no line's meaning depends on another: that is why `templates()`
-sees the chunk. A rule may be emitted later than its line, with the line's number; which of two rules for a name is the
-first is told by line number, not by the order in which they come.
+which the native scanner takes from a whole chunk before the remaining lines are fed. Both ways must give the same
+rules, so a template may only be offered for a chunk in which no line's meaning depends on another: that is why
+`templates()` sees the chunk. A rule may be emitted later than its line, with the line's number; which of two rules for
+a name is the first is told by line number, not by the order in which they come.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Dialect(ABC):
         What is good in it is emitted even if BadLine is raised for another part.
         """
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 (most dialects gather nothing)
         """The file ended: emit what was still being gathered. BadLine when it ended in the middle of something."""
 
 

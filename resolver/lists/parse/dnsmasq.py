@@ -3,8 +3,8 @@
 Each covers the name and what is below it. An empty answer is NXDOMAIN, `#` and an unspecified address the null answer,
 another address is given as it is. `server=/name/ADDRESS` forwards and is no block. Other settings are skipped.
 
-Addresses given to the same names by `address=` lines that follow each other (an IPv4 and an IPv6 one, as a rule) are one
-answer. Lines of the other kinds between them do not part them, for the scanner takes those unseen.
+Addresses given to the same names by `address=` lines that follow each other (an IPv4 and an IPv6 one, as a rule) are
+one answer. Lines of the other kinds between them do not part them, for the scanner takes those unseen.
 """
 
 from __future__ import annotations

@@ -26,9 +26,7 @@ from resolver.lists.clients import build_clients
 from resolver.lists.matrix import (
     CategoryPolicy,
     GroupPolicy,
-    Kind,
     ListPolicy,
-    Member,
     PolicyRules,
     Sinkhole,
     build_matrix,
@@ -107,22 +105,7 @@ class World:
             policies.append(ListPolicy(name, slot=slot, **given))
         path = self.folder / f"{number}.index"
         write_index(path, runs)
-        shapes = [
-            tuple(
-                Member(
-                    member.list,
-                    Kind(
-                        member.kind.verb,
-                        member.kind.important,
-                        member.kind.action,
-                        member.kind.ttl,
-                        bool(member.kind.condition),
-                    ),
-                )
-                for member in shape
-            )
-            for shape in read_header(path).shapes
-        ]
+        shapes = read_header(path).shapes
         matrix = build_matrix(
             PolicyRules(policies, categories or {}, [group for group, _ in groups], sinkhole or Sinkhole()), shapes
         )

@@ -14,19 +14,17 @@ from resolver.lists.matrix import (
     NO_MEMBER,
     CategoryPolicy,
     GroupPolicy,
-    Kind,
     ListPolicy,
     Matrix,
-    Member,
     Override,
     PolicyRules,
-    Shape,
     Sinkhole,
     build_matrix,
     extra_text,
     mailbox,
     ranking,
 )
+from resolver.lists.merge import Kind, Member
 from resolver.snapshot import NO_EDE, NO_SLOT, Profile
 from resolver.vocabulary import EDE, Action, Rank, Verb
 from tests import reference_policy as reference
@@ -52,12 +50,12 @@ kinds = st.builds(
     st.booleans(),
     st.sampled_from([None, None, Action.NXDOMAIN, Action.DATA, Action.ALLOW]),
     st.sampled_from([None, 60]),
-    st.sampled_from([False, False, True]),
+    st.sampled_from(["", "", "$dnstype=A"]),
 )
 
 
 @st.composite
-def rules_and_shapes(draw: st.DrawFn) -> tuple[PolicyRules, list[Shape]]:
+def rules_and_shapes(draw: st.DrawFn) -> tuple[PolicyRules, list[tuple[Member, ...]]]:
     count = draw(st.integers(1, 6))
     lists = [
         ListPolicy(
@@ -67,7 +65,6 @@ def rules_and_shapes(draw: st.DrawFn) -> tuple[PolicyRules, list[Shape]]:
             shadow=draw(st.sampled_from([False, False, False, True])),
             rpz=draw(st.booleans()),
             answer_triggers=draw(st.booleans()),
-            allows=draw(st.booleans()),
             override=draw(overrides),
         )
         for number in range(count)
@@ -104,7 +101,7 @@ def rules_and_shapes(draw: st.DrawFn) -> tuple[PolicyRules, list[Shape]]:
 
 @settings(max_examples=400, deadline=None)
 @given(rules_and_shapes())
-def test_every_cell_is_what_the_oracle_says(case: tuple[PolicyRules, list[Shape]]) -> None:
+def test_every_cell_is_what_the_oracle_says(case: tuple[PolicyRules, list[tuple[Member, ...]]]) -> None:
     rules, shapes = case
     matrix = build_matrix(rules, shapes)
     classes = [(None, 0), *zip(rules.groups, matrix.group_classes, strict=True)]
@@ -114,7 +111,7 @@ def test_every_cell_is_what_the_oracle_says(case: tuple[PolicyRules, list[Shape]
             rank, action, flags, member, slot, profile = read_cell(matrix, policy_class, number)
             assert (rank, action) == (wanted.rank, wanted.action)
             assert member == (NO_MEMBER if wanted.member is None else wanted.member)
-            assert slot == (NO_SLOT if wanted.member is None else rules.lists[shape[wanted.member].source].slot)
+            assert slot == (NO_SLOT if wanted.member is None else rules.lists[shape[wanted.member].list].slot)
             assert bool(flags & NEEDS_ANSWER) is wanted.needs_answer
             assert bool(flags & CONDITIONAL) is wanted.conditional
             assert matrix.profiles[profile].action == action
@@ -132,7 +129,7 @@ def winner(rules: PolicyRules, *members: tuple[int, Kind]) -> tuple[Rank, Action
     """(rank, action, list) that wins for a client in no group."""
     shape = tuple(Member(source, kind) for source, kind in members)
     rank, action, _, member, _, _ = read_cell(build_matrix(rules, [(), shape]), 0, 1)
-    return Rank(rank), Action(action), None if member == NO_MEMBER else shape[member].source
+    return Rank(rank), Action(action), None if member == NO_MEMBER else shape[member].list
 
 
 def profile(rules: PolicyRules, kind: Kind = BLOCK, source: int = 0) -> Profile:
@@ -257,7 +254,7 @@ def test_answer_triggers_of_a_list_that_a_group_does_not_see_do_not_matter() -> 
 
 def test_conditional_only_if_a_condition_can_change_the_outcome() -> None:
     rules = PolicyRules([ListPolicy("a"), ListPolicy("b")])
-    maybe = Kind(conditional=True)
+    maybe = Kind(condition="$client=kids")
     assert flags(rules, (0, maybe)) == CONDITIONAL
     assert flags(rules, (0, maybe), (1, BLOCK)) == CONDITIONAL
     assert flags(rules, (0, BLOCK), (1, maybe)) == 0
@@ -287,16 +284,17 @@ def test_groups_that_agree_share_a_class() -> None:
     assert matrix.classes == 3
 
 
-def test_a_list_of_allows_without_a_category_is_seen_by_groups_of_categories() -> None:
-    kids = GroupPolicy("kids", categories=frozenset({"ads"}))
-    assert kids.sees(ListPolicy("allow", allows=True))
-    assert not kids.sees(ListPolicy("block"))
-    assert not GroupPolicy("x", lists=frozenset({"a"})).sees(ListPolicy("allow", allows=True))
+def test_a_group_sees_a_list_if_both_its_name_and_its_category_are_the_groups() -> None:
+    group = GroupPolicy("kids", categories=frozenset({"ads"}), lists=frozenset({"a", "b"}))
+    assert group.sees(ListPolicy("a", "ads"))
+    assert not group.sees(ListPolicy("a", "law"))
+    assert not group.sees(ListPolicy("c", "ads"))
+    assert GroupPolicy("all").sees(ListPolicy("c", "law"))
 
 
 def test_a_rule_with_data_behind_255_others_is_refused_and_one_without_is_not() -> None:
     rules = PolicyRules([ListPolicy(f"list{number}") for number in range(300)])
-    crowd = tuple(Member(number, Kind(conditional=True)) for number in range(300))
+    crowd = tuple(Member(number, Kind(condition="$client=kids")) for number in range(300))
     assert read_cell(build_matrix(rules, [(), crowd]), 0, 1)[3] == 0
     last = (*crowd[:-1], Member(299, ALLOW))
     assert read_cell(build_matrix(rules, [(), last]), 0, 1)[:4] == (Rank.ALLOW, Action.ALLOW, 0, NO_MEMBER)
