@@ -26,9 +26,10 @@ from typing import Any
 
 from resolver import control, counters, logs, metrics
 from resolver.admin.app import AdminError, AdminServer, make_app
+from resolver.channel import Channel
 from resolver.config.load import load
 from resolver.config.model import Config
-from resolver.control import Channel, ControlError
+from resolver.control import ControlError
 from resolver.metrics import Facts, Source
 from resolver.privilege import PrivilegeError, drop_to
 from resolver.reload import Reloader, ReloadError
@@ -126,7 +127,7 @@ class Supervisor:
             await self._end()
         finally:
             self._workers.kill()
-            self._reloader.stop()
+            self._reloader.builder.stop()
             for task in self._tasks:
                 task.cancel()
             commands.close()
@@ -146,6 +147,7 @@ class Supervisor:
                 raise
             raise StartError(str(known.exceptions[0])) from None
         self._spawn(self._follow_files())
+        self._spawn(self._reloader.builder.prepare())
         _log.info(
             "ready after %.2f s: generation %d, %d workers, DNS on %s, admin on %s",
             time.monotonic() - began,

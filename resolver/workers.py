@@ -19,7 +19,8 @@ import signal
 import socket
 
 from resolver import control, counters, spawn
-from resolver.control import Channel, ControlError
+from resolver.channel import Channel
+from resolver.control import ControlError
 from resolver.metrics import CACHE_GAUGES, Facts
 from resolver.sockets import Sockets
 
