@@ -395,6 +395,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.nice(NICENESS)
     try:
+        if options.stdin:
+            Config()  # what takes time before a config can be read, while none is there yet
         config = Config.from_json(sys.stdin.read()) if options.stdin else load(options.config)
         generation = build_generation(config, force=options.force, session=options.session)
     except (ConfigError, BuildError) as error:
