@@ -18,6 +18,7 @@ RCODES = 24
 ACTIONS = 16  # vocabulary.Action
 LIST_SLOTS = 1024  # the supervisor gives each list name a slot for its lifetime; the last counts "no list"
 NO_LIST = LIST_SLOTS - 1
+OVERLAY_SLOT = LIST_SLOTS - 2  # what operators blocked and allowed at once
 SERVERS = 64
 LATENCY_BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds
 LATENCY_BUCKETS = len(LATENCY_BOUNDS) + 1
@@ -50,7 +51,7 @@ SECTIONS = dict(
             "answers": ACTIONS * LIST_SLOTS,  # [action][list slot]
             # hits, misses, stores, evictions, entries, octets in use, octets in all, stale answers
             "cache": 8,
-            # malformed, refused by allow_from, truncated, punts, send failures, receive rounds, dropped answers, spare
+            # malformed, refused by allow_from, truncated, punts, send failures, receive rounds, dropped, over the rate limit
             "engine": 8,
             # per server: queries, failures, time-outs, bad answers, TCP, spare ×2, latency sum (µs), latency buckets
             "upstream": SERVERS * (8 + LATENCY_BUCKETS),

@@ -1,7 +1,11 @@
 """The engine's border: everything Python may call, typed. See engine.pyx for how it is put together."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
+
+from typing_extensions import Buffer
+
+from resolver.snapshot import Policy
 
 # -- verdicts of Engine.answer() ------------------------------------------------------------------------------------
 REPLY: int  # the answer is there
@@ -9,63 +13,158 @@ DROP: int  # nothing is to be sent
 WAIT: int  # a forward is under way in the engine; the answer comes through take_answers()
 PUNT: int  # Python takes the query: see Punt
 
+OVERLAY_ALLOW_VALUE: int  # values of the overlay's table
+OVERLAY_BLOCK_VALUE: int
+
 # -- why a query was punted -----------------------------------------------------------------------------------------
 PUNT_FORWARD: int  # not cached: ask upstream along `route`
 PUNT_CONDITIONAL: int  # the listset depends on type or client: Python decides
 PUNT_LOCAL: int  # answered by this server itself (a CNAME to chase, a special name)
 
 class Index:
-    """A verified, memory-mapped index file. ValueError names file and fault when magic, version, length or checksum is off."""
+    """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong."""
 
-    def __init__(self, path: str) -> None: ...
+    def __init__(self, path: str | PathLike[str]) -> None: ...
     def find(self, name: str) -> int:
-        """The listset that speaks for `name` (0: nobody)."""
-    def shape(self, listset: int) -> int: ...
-    def data(self, listset: int, member: int) -> int: ...
+        """The listset that speaks for `name` (0: nobody). ValueError if it is no name."""
+    def count_listed(self, names: bytes) -> int:
+        """How many of some lower-case names in wire form, one after the other, somebody speaks of. Without the GIL."""
+    def shape(self, listset: int) -> int:
+        """The matrix row of a listset."""
+    def data(self, listset: int, member: int) -> int:
+        """The data reference of a member of a listset (0: none)."""
+    def records(self, reference: int) -> tuple[int | None, bool, list[tuple[int, bytes]]]:
+        """(TTL in seconds or None, whether the qname goes before the CNAME's target, [(type, rdata in wire form)])."""
+    @property
+    def path(self) -> str: ...
     @property
     def shapes(self) -> int: ...
     @property
-    def bytes_hot(self) -> int: ...
+    def listsets(self) -> int: ...
+    @property
+    def entries(self) -> int: ...
+    @property
+    def bytes_hot(self) -> int:
+        """Octets that stay in memory."""
 
-class _Clients(Protocol):
-    starts4: bytes  # u32 little-endian, ascending, the first is 0
-    classes4: bytes  # u16 little-endian, parallel
-    starts6: bytes  # 16 octets each in network order, ascending, the first is ::
-    classes6: bytes  # u16 little-endian, parallel
+class SuffixTable:
+    """Names with a value for themselves and one for what is below them (0: nothing): the most specific wins."""
 
-class _Profile(Protocol):
-    action: int
-    ttl: int
-    ipv4: bytes
-    ipv6: bytes
-    ede: int  # INFO-CODE, or -1
-    text: str  # EXTRA-TEXT, cut to 200 octets
-    soa: bytes  # MNAME and RNAME in wire form, for the SOA of negative answers; the qname's own zone cut is the qname
+    def __init__(self, names: Mapping[str, tuple[int, int]]) -> None: ...
+    def find(self, name: str) -> int: ...
 
-class _Policy(Protocol):
-    classes: int
-    shapes: int
-    cells: bytes  # classes x shapes x 8 octets, see query.pxd: Cell
-    profiles: Sequence[_Profile]
-    clients: _Clients
-    routes: Mapping[str, int]  # zone → route, 0 is the default route
+# -- compile: see lists/runs.py and lists/merge.py --------------------------------------------------------------------
+
+class RunBuilder:
+    """Takes a list's rules (rules.RuleSink), then gives them out sorted by key and without duplicates.
+
+    A duplicate speaks of nothing that an earlier line for the same name did not: with the same outcome, or, if
+    `replaces`, with any; it may be set until sort(), as the dialect is known only then. About 30 octets of memory a
+    rule, 46 while sorting. `taken`: rules taken; `names`, `rules` and `duplicates` count what take_block() has given out.
+    """
+
+    replaces: bool
+    taken: int
+    names: int
+    rules: int
+    duplicates: int
+
+    def __init__(self, replaces: bool = False) -> None: ...
+    def add(self, name: bytes, scope: int, outcome: int, line: int) -> None: ...
+    def scan(
+        self, chunk: bytes, first_line: int, templates: Sequence[tuple[bytes, bytes, int, int]]
+    ) -> tuple[int, list[tuple[int, bytes]]]: ...
+    def sort(self, threads: int = 2) -> None: ...
+    def take_block(self, keys: int) -> tuple[bytes, int, bytes] | None:
+        """(first key, keys, octets of a block as lists/layout.py draws it); None after the last."""
+
+class RunReader:
+    """A cursor over a run's keys; each item is (name, [(scope, outcome, line)]). ValueError if a block is damaged."""
+
+    def __init__(self, load: Callable[[int], bytes], blocks: int, first: int = 0) -> None: ...
+    def find(self, key: bytes) -> list[tuple[int, int, int]]:
+        """The rules of a key; reads on from where the cursor is."""
+    def below(self, key: bytes) -> Iterator[tuple[bytes, list[tuple[int, int, int]]]]:
+        """The name with this key and all below it; reads on from where the cursor is."""
+    def __iter__(self) -> RunReader: ...
+    def __next__(self) -> tuple[bytes, list[tuple[int, int, int]]]: ...
+
+def diff_runs(
+    old: RunReader, new: RunReader, outcomes: Sequence[int | None]
+) -> tuple[tuple[int, list[bytes]], tuple[int, list[bytes]], tuple[int, list[bytes]]]:
+    """Names added, removed, changed: how many, and the first thousand. `outcomes`: the old run's ids as the new's."""
+
+class KeyCollision(Exception):
+    """Two names have the same hash under this key, as far as the index keeps it: take another key."""
+
+class BucketTable:
+    """Collects an index's entries and lays them out in buckets; see lists/layout.py."""
+
+    @property
+    def count(self) -> int: ...
+    buckets: int
+    reach: int
+    octets: bytearray
+    side: bytearray
+
+    def add(self, high: int, low: int, pair: int, children: bool) -> None:
+        """Take an entry by its hash."""
+    def pair_uses(self) -> list[int]:
+        """For each pair id how many entries have it."""
+    def fill(self, pairs: Sequence[int]) -> None:
+        """Lay the entries out, with each pair id replaced. KeyCollision if two cannot be told apart."""
+
+class Merger:
+    """Merges runs in the order of the lists: combine(inherited listset, rules) → (own, below, pair id)."""
+
+    names: int
+    root_self: int
+    root_below: int
+
+    def __init__(
+        self,
+        key: bytes,
+        readers: list[RunReader],
+        combine: Callable[[int, list[int]], tuple[int, int, int]],
+        table: BucketTable,
+    ) -> None: ...
+    def run(self) -> None: ...
+
+def name_hash(key: bytes, name: str) -> bytes:
+    """The 16 octets that the index's hash gives `name` under a key of 16 octets."""
+
+def checksum(octets: Buffer) -> int:
+    """XXH64 with seed 0."""
+
+def index_layout() -> dict[str, int]:
+    """Sizes and numbers of engine/index.pxd by name."""
 
 class Snapshot:
     """One generation as the engine reads it: immutable, shared by reference, freed after its last reader."""
 
-    def __init__(self, index: Index, policy: _Policy, number: int) -> None: ...
+    def __init__(self, index: Index, policy: Policy, number: int) -> None: ...
     @property
     def number(self) -> int: ...
     def decide(self, name: str, client: bytes) -> tuple[int, int, int, bytes]:
         """(class, listset, data reference, the cell's 8 octets) for a name and a client's 16 octets: explain and tests."""
 
+# -- why the engine gave a question up, in Punt.after --------------------------------------------------------------
+AFTER_NOTHING: int  # it was not asked
+AFTER_TIMEOUT: int
+AFTER_TRUNCATED: int  # TC: ask the same server over TCP
+AFTER_RCODE: int  # another server may know better
+AFTER_BAD: int  # the answer was not sound
+AFTER_CLOSED: int  # the server's port is closed, or the socket went
+
 class Punt:
-    """A query that Python takes. Give it back with Engine.finish(), once."""
+    """A query that Python takes. Give it back with Engine.finish() or Engine.send(), once."""
 
     packet: bytes
     client: bytes  # 16 octets, IPv4 as ::ffff:a.b.c.d
     transport: int
     reason: int  # PUNT_…
+    after: int  # AFTER_…
+    upstream: int  # which of the engine's upstreams was asked, or -1
     route: int
     question: bytes  # what identical questions share: lower-case qname in wire form, qtype, qclass, DO|CD, route
     qname: bytes  # lower-case, wire form
@@ -73,11 +172,14 @@ class Punt:
     do: bool
     cd: bool
     listset: int
-    slot: int
-    token: object  # free for the listener (TCP: which stream waits)
+    slot: int  # of the list that won
+    action: int  # vocabulary.Action
+    member: int  # of the listset's shape: which member won
+    profile: int
+    token: object  # free for the listener (streams: which client waits)
 
 class Engine:
-    """Owns UDP sockets and the cache; answers what it can and hands up the rest. One a worker, not thread-safe.
+    """Owns a cache and serves UDP sockets that it was lent; hands up what it cannot answer. One a worker, for one thread.
 
     `counters`: writable buffer of counters.SIZE octets. `cache_bytes`: this worker's share.
     """
@@ -91,25 +193,60 @@ class Engine:
         min_ttl: int = 0,
         negative_ttl: int = 3600,
     ) -> None: ...
-    def configure_cache(self, *, max_ttl: int, min_ttl: int, negative_ttl: int) -> None: ...
+    def configure_cache(self, *, max_ttl: int, min_ttl: int, negative_ttl: int) -> None:
+        """Limits, in seconds, of what is stored from now on."""
     def swap(self, snapshot: Snapshot) -> None:
         """Every query from the next one on sees `snapshot`."""
+    def set_overlay(self, table: SuffixTable | None) -> None:
+        """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
+    def set_limit(self, buckets: memoryview | None, *, per_second: int, prefix4: int, prefix6: int, key: bytes) -> None:
+        """Limit each client prefix to `per_second` queries over UDP (0: no limit); ValueError on what cannot be kept.
+
+        `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
+        """
     def add_udp(self, fd: int, family: int, wildcard: bool) -> None:
-        """Take a bound UDP socket (not owned: the caller closes it). `wildcard`: bound to 0.0.0.0 or ::."""
+        """Take a bound UDP socket, which stays the caller's. `wildcard`: bound to 0.0.0.0 or ::, with PKTINFO on."""
     def fileno(self) -> int:
         """The epoll descriptor to watch; call drain() when it is readable."""
     def drain(self) -> int:
-        """Answer what has come in, a bounded amount; returns how many packets. Then look at take_punts()."""
+        """Answer what has come in, a bounded amount; returns how many datagrams clients sent.
+
+        Then look at take_punts() and take_answers().
+        """
     def answer(self, packet: bytes, client: bytes, transport: int, token: object = None) -> tuple[int, bytes | None]:
-        """One query from a stream: (verdict, answer). A PUNT is among the next take_punts() with `token` on it."""
-    def take_punts(self) -> list[Punt]: ...
+        """One query from a stream: (verdict, answer). A PUNT is among the next take_punts() with `token` on it; the answer
+        to a WAIT among the next take_answers(). Without a token the engine does not ask upstream itself."""
+    def take_punts(self) -> list[Punt]:
+        """The queries that Python has to take, oldest first."""
+    def take_answers(self) -> list[tuple[object, bytes | None]]:
+        """(token, answer or None for a drop) of streams that were told to WAIT."""
     def learn(self, punt: Punt, answer: bytes) -> bool:
-        """Keep an upstream's answer (checked by exchange.py) in the cache; False if it is not one to keep."""
-    def finish(self, punt: Punt, answer: bytes | None, ede: int = -1, text: str = "") -> bytes | None:
-        """Answer a punt: with an upstream's `answer`, decided anew by the generation in force, or with SERVFAIL and
-        `ede`. UDP: sent, returns None. Streams: returns the answer's octets (None: drop)."""
+        """Keep an upstream's answer in the cache; False where it is not one to keep. ValueError: no sound answer to it."""
+    def finish(
+        self, punt: Punt, answer: bytes | None, ede: int = -1, text: str = "", cell: bytes | None = None
+    ) -> tuple[int, bytes | None]:
+        """Answer a punt, by the generation in force: (verdict, the answer for a stream; a datagram is sent here).
+
+        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. `cell`: what Python decided for a conditional
+        listset, 8 octets. A PUNT (the generation has changed) is among the next take_punts(), with the same token.
+        """
     def send(self, punt: Punt, reply: bytes) -> bytes | None:
-        """Send a reply made in Python as it stands (UDP: sent, returns None; streams: returned)."""
+        """Send a reply made in Python as it stands; returns it for a stream. ValueError: longer than a UDP client takes."""
+    def set_upstream(self, upstream: int, fds: list[int], slot: int) -> None:
+        """Let questions leave by these connected UDP sockets, which stay the caller's. `slot`: of its counters."""
+    def drop_upstream(self, upstream: int) -> None:
+        """Forget an upstream; what was under way there is handed over. Its sockets may be closed then."""
+    def worn_sockets(self, upstream: int) -> list[int]:
+        """The sockets that have been used enough and have nothing under way: replace_socket() each."""
+    def replace_socket(self, upstream: int, place: int, fd: int) -> None:
+        """Put a new connected socket in a place of an upstream; the old one may be closed then."""
+    def set_route(self, route: int, upstream: int) -> None:
+        """Which upstream a route's questions go to first; -1: Python asks."""
+    def set_timeout(self, seconds: float) -> None:
+        """How long a question's first try may take before Python takes it over."""
+    def tick(self) -> int:
+        """Hand over what has waited too long; call it some ten times a second. Returns how many are under way."""
     def flush(self) -> int:
         """Forget every cached answer; returns how many."""
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of all sockets."""

@@ -1,0 +1,52 @@
+# Every target sets up what it needs: a virtual environment in .venv and the compiled engine. `make help` lists them.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+CONFIG ?= config.yaml
+ENGINE := $(wildcard resolver/engine/*.pyx resolver/engine/*.pxd)
+LIBASAN = $(shell gcc -print-file-name=libasan.so)
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/ready: pyproject.toml setup.py $(ENGINE)
+	@test -x $(PY) || python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/ready
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+build: $(VENV)/ready  ## Set up the environment and compile the engine
+
+run: build  ## Serve DNS with config.yaml (CONFIG=… for another)
+	$(VENV)/bin/tampah run -c $(CONFIG)
+
+test: $(VENV)/dev  ## Run every test (ARGS=… for pytest)
+	$(PY) -m pytest $(ARGS)
+
+check: $(VENV)/dev  ## Lint, types and formatting
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/cython-lint resolver/engine
+
+debug: $(VENV)/dev  ## Build the engine with AddressSanitizer in .venv/debug and run the engine's tests under it
+	@rm -rf $(VENV)/debug && mkdir -p $(VENV)/debug
+	cp -r resolver setup.py pyproject.toml README.md LICENSE tests $(VENV)/debug/
+	find $(VENV)/debug/resolver -name '*.so' -delete
+	cd $(VENV)/debug && TAMPAH_DEBUG=1 $(abspath $(PY)) setup.py --quiet build_ext --inplace
+	cd $(VENV)/debug && TAMPAH_DEBUG=1 PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  TAMPAH_SHARED=$(abspath ../shared) LD_PRELOAD=$(LIBASAN) $(abspath $(PY)) -m pytest -q tests/unit/engine tests/fuzz $(ARGS)
+
+bench: $(VENV)/dev  ## Measure against the peers that are installed; the report goes to bench-report/
+	$(PY) -m tests.bench $(ARGS)
+
+clean:  ## Remove everything that was built
+	rm -rf $(VENV) build *.egg-info resolver/engine/engine.c resolver/engine/*.so
+
+.PHONY: help build run test check debug bench clean

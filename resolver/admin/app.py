@@ -1,0 +1,113 @@
+"""The HTTP server on `admin.listen`: /metrics, /healthz and /readyz.
+
+It runs in threads of the supervisor, which answers no DNS; workers know nothing of it. Reading only: nothing here
+changes state.
+"""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import sys
+import threading
+import wsgiref.simple_server
+from collections.abc import Callable, Iterable
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from prometheus_client import make_wsgi_app
+from prometheus_client.registry import CollectorRegistry
+
+from resolver.config.addresses import Endpoint
+from resolver.metrics import Source, TampahCollector
+from resolver.sockets import family_of
+
+_TEXT = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"))
+
+
+class AdminError(Exception):
+    """The admin address cannot be served; the text says why."""
+
+
+def make_app(source: Source, why_not_ready: Callable[[], str]) -> WSGIApplication:
+    """The application. `why_not_ready`: "" when the server serves with its lists; called from a thread."""
+    registry = CollectorRegistry()
+    registry.register(TampahCollector(source))
+    metrics: WSGIApplication = make_wsgi_app(registry)
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def text(status: str, body: str) -> Iterable[bytes]:
+            start_response(status, list(_TEXT))
+            return [body.encode() + b"\n"]
+
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return text("405 Method Not Allowed", "only GET and HEAD")
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                return metrics(environ, start_response)
+            case "/healthz":
+                return text("200 OK", "the process lives")
+            case "/readyz":
+                reason = why_not_ready()
+                return text("503 Service Unavailable", reason) if reason else text("200 OK", "ready")
+        return text("404 Not Found", "there are /metrics, /healthz and /readyz")
+
+    return app
+
+
+class _Handler(wsgiref.simple_server.WSGIRequestHandler):
+    timeout = 10  # seconds that a client may keep a thread waiting
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Requests are not logged."""
+
+
+class _Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Bind without asking the DNS for this machine's name, as the base class would."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        self.setup_environ()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """One line, no traceback: a client that went away is no event."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, (ConnectionError, TimeoutError)):
+            print(f"tampah: admin: {error!r}", file=sys.stderr, flush=True)
+
+
+class AdminServer:
+    """Binds at once, serves from start() to close()."""
+
+    def __init__(self, address: Endpoint) -> None:
+        """Bind; AdminError says why that failed."""
+        family = family_of(address)
+        kind = type("_FamilyServer", (_Server,), {"address_family": family})
+        try:
+            self._server = kind((address.host, address.port), _Handler)
+        except OSError as error:
+            raise AdminError(
+                f"admin.listen: {address}: {error.strerror or error}. Choose another address, or stop what holds it"
+            ) from None
+        self._server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="admin", daemon=True)
+
+    @property
+    def address(self) -> Endpoint:
+        """Where it listens, the port filled in where 0 was asked."""
+
+        host, port = self._server.server_address[:2]
+        return Endpoint(host, port)
+
+    def start(self, app: WSGIApplication) -> None:
+        """Answer requests with `app` from now on."""
+        self._server.set_app(app)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and close the socket."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()

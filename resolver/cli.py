@@ -1,0 +1,365 @@
+"""The commands. Each takes -c FILE and --json, and ends with 0 done, 1 failed, 2 misused.
+
+A command is thin: it finds the config, asks the server or the files in state_dir, and prints. What it needs beyond
+click is imported when it runs, so that `tampah --help` is quick. A user's mistake never shows a traceback: expected
+failures are the exceptions in `_failures()`, printed as one message that says what happened, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from resolver.config.model import Config
+    from resolver.lists.report import ListReport
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+class _Context:
+    """What every command was called with."""
+
+    def __init__(self, file: Path | None, as_json: bool) -> None:
+        self.file = file
+        self.as_json = as_json
+
+    @property
+    def path(self) -> Path:
+        """The config file."""
+        from resolver.config.places import search
+
+        return self.file or search()
+
+    def config(self) -> Config:
+        """The config, its warnings printed."""
+        from resolver.config.load import load
+
+        config = load(self.path)
+        for problem in config.warnings:
+            click.echo(str(problem), err=True)
+        return config
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the server's socket is, without the time it takes to check the whole config."""
+        import yaml
+
+        try:
+            found = yaml.load(self.path.read_bytes(), Loader=yaml.CSafeLoader)
+        except (OSError, ValueError, yaml.YAMLError, RecursionError):
+            found = None
+        folder = found.get("state_dir", "./state") if isinstance(found, dict) else None
+        if not isinstance(folder, str) or folder.startswith("~"):
+            return self.config().state_path  # or the error with its place
+        return self.path.absolute().parent / folder
+
+    def print(self, data: object, lines: Iterable[str]) -> None:
+        """The result: as JSON, or as lines."""
+        if self.as_json:
+            click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+        else:
+            for line in lines:
+                click.echo(line)
+
+    def table(self, data: object, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """The result: as JSON, as a table on a terminal, or as lines with tabs for other programs."""
+        texts = [[str(cell) for cell in row] for row in rows]
+        if self.as_json or not sys.stdout.isatty():
+            self.print(data, ("\t".join(row) for row in [list(columns), *texts]))
+            return
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table(box=SIMPLE_HEAD)
+        numeric = [all(row[at].replace(",", "").isdecimal() for row in texts) for at in range(len(columns))]
+        for name, is_number in zip(columns, numeric, strict=True):
+            drawn.add_column(name, justify="right" if is_number else "left")
+        for row in texts:
+            drawn.add_row(*(Text(cell) for cell in row))
+        Console().print(drawn)
+
+    def finish(self, data: dict[str, Any], lines: Iterable[str], faults: Sequence[str]) -> None:
+        """The result, and what is wrong in it, which makes the command fail."""
+        if self.as_json:
+            self.print({**data, "errors": faults}, ())
+        for line in () if self.as_json else lines:
+            click.echo(line)
+        for fault in faults:
+            click.echo(f"error: {fault}", err=True)
+        if faults:
+            sys.exit(1)
+
+    def fail(self, problems: Sequence[str]) -> None:
+        """Say what went wrong and end with 1."""
+        if self.as_json:
+            click.echo(json.dumps({"errors": list(problems)}, indent=2, ensure_ascii=False))
+        for problem in problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(1)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a user can cause or must know; anything else is a fault of this program and may show itself as such."""
+    from resolver.config.problem import ConfigError
+    from resolver.control import ControlError
+    from resolver.overlay import OverlayError
+
+    return (ConfigError, ControlError, OverlayError, OSError, ValueError, RuntimeError)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tampah", prog_name="tampah")
+def main() -> None:
+    """Tampah: a filtering DNS forwarder."""
+
+
+def _command(function: _Command) -> _Command:
+    """Make a command with the options that all share."""
+
+    @functools.wraps(function)
+    def run(*, config_file: Path | None, as_json: bool, **options: object) -> None:
+        context = _Context(config_file, as_json)
+        try:
+            function(context, **options)
+        except BrokenPipeError:
+            sys.stderr.close()  # or Python would complain as it flushes stdout
+            sys.exit(1)
+        except _failures() as error:
+            problems = getattr(error, "problems", None)
+            context.fail([str(problem) for problem in problems] if problems else [str(error)])
+
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option(
+            "-c",
+            "--config",
+            "config_file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="The config file  [default: ./config.yaml, then /etc/tampah/config.yaml]",
+        ),
+    ):
+        run = option(run)
+    name = function.__name__.removesuffix("_")
+    return main.command(name=name)(run)  # type: ignore[return-value]
+
+
+@_command
+def run(context: _Context) -> None:
+    """Serve DNS until SIGTERM; SIGHUP reloads."""
+    from resolver import supervisor
+
+    try:
+        supervisor.run(context.path)
+    except supervisor.StartError as error:
+        context.fail([str(error)])
+
+
+@_command
+@click.option("--schema", is_flag=True, help="Print the config's JSON Schema instead.")
+def check(context: _Context, schema: bool) -> None:
+    """Read the config and every list; start nothing."""
+    if schema:
+        from resolver.config.schema import json_schema
+
+        click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+        return
+    from resolver.lists.compile import check_lists
+
+    config = context.config()
+    reports = check_lists(config)
+    data = {
+        "warnings": [problem.as_dict() for problem in config.warnings],
+        "lists": [dataclasses.asdict(report) for report in reports],
+    }
+    context.finish(data, [line for report in reports for line in report.lines()], _faults(reports))
+
+
+@_command
+def compile_(context: _Context) -> None:
+    """Read changed lists and build the index, so that the next start or reload need not."""
+    from resolver.lists.compile import build_generation
+    from resolver.lists.report import Report
+
+    report = Report.from_json(build_generation(context.config()).report)
+    context.finish(report.to_json(), report.lines(), _faults(report.alarms))
+
+
+@_command
+def reload(context: _Context) -> None:
+    """Have the running server enforce config and lists as they are now; returns when every worker does."""
+    from resolver import control
+    from resolver.lists.report import Report
+
+    data = _ask(context, control.Reload())
+    restart, seconds = data.pop("needs_restart"), data.pop("reload_seconds")
+    report = Report.from_json(data)
+    lines = [*report.lines(), f"in force on every worker after {seconds:.2f} s"]
+    if restart:
+        lines.append(f"changed, but read only at the start: {', '.join(restart)}; restart the server to apply")
+    context.finish({**data, "needs_restart": restart, "reload_seconds": seconds}, lines, _faults(report.alarms))
+
+
+def _faults(reports: Iterable[ListReport]) -> list[str]:
+    """What is wrong with lists, a message each."""
+    return [f"lists.{report.name}: {report.error}" for report in reports if report.error]
+
+
+@_command
+@click.argument("name")
+@click.option("--client", default="127.0.0.1", show_default=True, help="Address of the client that asks.")
+@click.option("--type", "qtype", default="A", show_default=True, help="Record type that is asked for.")
+def explain(context: _Context, name: str, client: str, qtype: str) -> None:
+    """Say what happens to NAME and why: every list and line that speaks of it, and the answer."""
+    from resolver.explain import explain_name
+
+    found = explain_name(context.config(), name, client, qtype)
+    context.print(found.to_json(), found.lines())
+
+
+def _override(context: _Context, name: str | None, word: int, seconds: float, undo: bool) -> None:
+    """What block and allow have in common."""
+    from resolver import control, overlay
+    from resolver.lists.names import normalise
+
+    if name is None:
+        entries = overlay.read(context.config().state_path)
+        rows = ((entry.name, *overlay.said(entry)) for entry in entries)
+        context.table([dataclasses.asdict(entry) for entry in entries], ("name", "word", "made", "until"), rows)
+        return
+    try:
+        asked = normalise(name, allow_tld=True)
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}") from None
+    message = control.TakeBack(asked) if undo else control.Override(asked, word, seconds)
+    entry = overlay.Entry(**_ask(context, message))
+    verb, _, until = overlay.said(entry)
+    what = "no longer " if undo else ""
+    limit = f" until {until}" if entry.until and not undo else ""
+    context.print(
+        dataclasses.asdict(entry), [f"{entry.name} and all below it: {what}{verb}ed by hand{limit}, on every worker"]
+    )
+
+
+class _Duration(click.ParamType[float]):
+    """A duration as in the config: 30s, 1h, 2d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from resolver.config.units import parse_duration
+
+        if isinstance(value, int | float):
+            return value
+        try:
+            return float(parse_duration(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_NAME = click.argument("name", required=False)
+_FOR = click.option(
+    "--for", "seconds", type=_Duration(), default=0.0, help="End by itself after this time, such as 1h."
+)
+_UNDO = click.option("--undo", is_flag=True, help="Take the operator's word on NAME back.")
+
+
+@_command
+@_NAME
+@_FOR
+@_UNDO
+def block(context: _Context, name: str | None, seconds: float, undo: bool) -> None:
+    """Block NAME and all below it at once, above every list. Without NAME: what was said by hand."""
+    from resolver.overlay import BLOCK
+
+    _override(context, name, BLOCK, seconds, undo)
+
+
+@_command
+@_NAME
+@_FOR
+@_UNDO
+def allow(context: _Context, name: str | None, seconds: float, undo: bool) -> None:
+    """Allow NAME and all below it at once, above every list. Without NAME: what was said by hand."""
+    from resolver.overlay import ALLOW
+
+    _override(context, name, ALLOW, seconds, undo)
+
+
+@_command
+def lists(context: _Context) -> None:
+    """The state of every list."""
+    from resolver.explain import list_states
+
+    config = context.config()
+    states = list_states(config, _ask_if_running(context))
+    columns = ("list", "state", "names", "refused", "format", "age", "hits")
+    context.table(
+        [state.to_json() for state in states],
+        columns,
+        ([_shown(getattr(state, c)) for c in columns] for state in states),
+    )
+
+
+@_command
+def stats(context: _Context) -> None:
+    """What the running server has counted."""
+    from resolver import control
+
+    data = _ask(context, control.Statistics())
+    context.table(data, ("count", "value"), _flat(data))
+
+
+def _shown(value: object) -> object:
+    """A cell for a person: numbers with separators, nothing for what is not known."""
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else value
+
+
+def _flat(data: Any, path: str = "") -> Iterable[tuple[str, object]]:
+    """Nested data as one line a number."""
+    if isinstance(data, dict) and "count" in data:  # an answer: its labels make the name
+        labels = [str(value) for key, value in data.items() if key != "count" and value]
+        yield f"{path} {' '.join(labels)}", f"{data['count']:,}"
+    elif isinstance(data, dict):
+        own = str(data.get("server", ""))
+        for key, value in data.items():
+            if key != "server":
+                yield from _flat(value, " ".join(part for part in (path, own, key) if part))
+    elif isinstance(data, list):
+        for item in data:
+            yield from _flat(item, path)
+    else:
+        yield path, f"{data:,}" if isinstance(data, int) else data
+
+
+def _ask(context: _Context, message: Any) -> dict[str, Any]:
+    """A command's answer from the running server. ControlError if there is none, or if it says no."""
+    from resolver import control
+
+    try:
+        answer = control.ask(context.state_dir / control.SOCKET, message)
+    except control.ControlError:
+        context.config()  # if that is broken, it is the first thing to mend
+        raise
+    if isinstance(answer, control.Report):
+        return answer.data
+    raise control.ControlError(answer.text if isinstance(answer, control.Failed) else "an answer of the wrong kind")
+
+
+def _ask_if_running(context: _Context) -> dict[str, Any] | None:
+    """The server's state, or None if none runs."""
+    from resolver import control
+
+    try:
+        return _ask(context, control.Status())
+    except control.ControlError:
+        return None

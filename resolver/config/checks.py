@@ -1,0 +1,86 @@
+"""What one part of the file says about another: names that are defined once, and references that lead somewhere.
+
+All of it works on the file's plain data, not on the model, so that it is found beside errors of single values and not
+after them. Values of a wrong type are passed over: the model reports those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from resolver.config import addresses
+from resolver.config.problem import Fault, Location
+from resolver.config.types import nearest
+
+
+def check(data: dict[str, Any]) -> Iterator[Fault]:
+    """The faults between the parts of a configuration."""
+    lists, groups = _mappings(data.get("lists")), _mappings(data.get("groups"))
+    yield from _unique("lists", lists)
+    yield from _unique("groups", groups)
+    defined = data.get("categories")
+    categories = {each for _, listed in lists for each in [listed.get("category", "general")] if isinstance(each, str)}
+    categories.update(defined if isinstance(defined, dict) else ())
+    names = {name for _, listed in lists if isinstance(name := listed.get("name"), str)}
+    for index, group in groups:
+        at: Location = ("groups", index)
+        yield from _known((*at, "categories"), group.get("categories"), categories, "category")
+        yield from _known((*at, "lists"), group.get("lists"), names, "list")
+        actions = group.get("actions")
+        for category in actions if isinstance(actions, dict) else ():
+            if category not in categories:
+                message = "expected the name of a category that is in use"
+                yield Fault((*at, "actions", category), message, nearest(category, categories))
+    yield from _own_servers(data)
+
+
+def _mappings(value: object) -> list[tuple[int, dict[str, Any]]]:
+    items = value if isinstance(value, list) else []
+    return [(index, item) for index, item in enumerate(items) if isinstance(item, dict)]
+
+
+def _unique(section: str, items: list[tuple[int, dict[str, Any]]]) -> Iterator[Fault]:
+    first: dict[str, int] = {}
+    for index, item in items:
+        name = item.get("name")
+        if isinstance(name, str) and first.setdefault(name, index) != index:
+            message = f"expected a name of its own, but {section}[{first[name]}] has it already"
+            yield Fault((section, index, "name"), message, show=True)
+
+
+def _known(at: Location, words: object, known: set[str], what: str) -> Iterator[Fault]:
+    for index, word in enumerate(words if isinstance(words, list) else ()):
+        if isinstance(word, str) and word not in known:
+            message = f"expected the name of a {what} that is in use"
+            if word == "all":
+                message += f" (every {what} is: all, without brackets)"
+            yield Fault((*at, index), message, nearest(word, known), show=True)
+
+
+def _own_servers(data: dict[str, Any]) -> Iterator[Fault]:
+    """An upstream server that is this server's own address would send every query round in a circle."""
+    listen, upstream = data.get("listen"), data.get("upstream")
+    own = set()
+    texts = listen.get("dns") if isinstance(listen, dict) else None
+    for text in texts if isinstance(texts, list) else ["127.0.0.1:5335", "[::1]:5335"]:
+        try:
+            endpoint = addresses.parse_endpoint(text)
+        except ValueError:
+            continue
+        own.add((endpoint.address, endpoint.port))
+    if not isinstance(upstream, dict):
+        return
+    places: list[tuple[Location, object]] = [(("upstream", "servers"), upstream.get("servers"))]
+    for index, route in _mappings(upstream.get("routes")):
+        places.append((("upstream", "routes", index, "servers"), route.get("servers")))
+    for at, servers in places:
+        for index, text in enumerate(servers if isinstance(servers, list) else ()):
+            try:
+                server = addresses.parse_server(text)
+            except ValueError:
+                continue
+            if not server.is_encrypted and (server.address, server.port) in own:
+                yield Fault(
+                    (*at, index), "expected another server than this one, which listens there itself", show=True
+                )

@@ -1,0 +1,504 @@
+"""The configuration's model: every key, what it means, its default, and what it may hold.
+
+Invariants: models are immutable; unknown keys are refused; a value is parsed once, here, and typed from then on; text
+that names a place in the file system is resolved against the folder of the configuration file by the properties here
+and nowhere else. Schemas are built when the first file is read, not on import. `load.py` is the way in; what refers
+from one part of the file to another is checked by `checks.py`.
+"""
+
+import os
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic_core import from_json, to_json
+
+from resolver import counters
+from resolver.config import addresses, types
+from resolver.config.problem import Problem
+from resolver.config.types import Once
+from resolver.vocabulary import EDE, Action
+
+GLOB_CHARACTERS = frozenset("*?[")
+DEFAULT_TTL = 10  # seconds
+PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+
+
+def _endpoints(*texts: str) -> tuple[addresses.Endpoint, ...]:
+    return tuple(addresses.parse_endpoint(text) for text in texts)
+
+
+def _networks(*texts: str) -> tuple[addresses.Network, ...]:
+    return tuple(ip_network(text) for text in texts)
+
+
+def _expand(base: Path, text: str) -> Path:
+    """`text` as an absolute path: `~` is the home of who runs this, anything relative starts at `base`."""
+    path = Path(text)
+    if text.startswith("~"):
+        try:
+            path = path.expanduser()
+        except RuntimeError:  # no such user: the file named ~… beside the configuration
+            pass
+    return base / path
+
+
+class _Section(BaseModel):
+    """What all sections share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_all_defaults(cls, data: object) -> object:
+        """A section all of whose keys are commented out has nothing in it: null, for YAML."""
+        return {} if data is None else data
+
+
+class Certificate(_Section):
+    """The certificate of the encrypted listeners, both in PEM form."""
+
+    chain: types.Text = Field(default="", description="File with the certificate and those that vouch for it.")
+    key: types.Text = Field(default="", description="File with the certificate's private key.")
+
+
+class Listen(_Section):
+    """Where queries are taken."""
+
+    dns: Annotated[tuple[types.Endpoint, ...], Once] = Field(
+        default=_endpoints("127.0.0.1:5335", "[::1]:5335"), description="Plain DNS: UDP and TCP on each address."
+    )
+    tls: Annotated[tuple[types.Endpoint, ...], Once] = Field(
+        default=(), description="DNS over TLS (RFC 7858) on each address."
+    )
+    https: Annotated[tuple[types.Endpoint, ...], Once] = Field(
+        default=(), description="DNS over HTTP/1.1, HTTP/2 and HTTP/3 (RFC 8484) on each address."
+    )
+    quic: Annotated[tuple[types.Endpoint, ...], Once] = Field(
+        default=(), description="DNS over QUIC (RFC 9250) on each address."
+    )
+    certificate: Certificate = Field(default_factory=Certificate, description="The certificate of tls, https and quic.")
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if not (self.dns or self.tls or self.https or self.quic):
+            raise ValueError("expected at least one address to listen on")
+        return self
+
+
+class Route(_Section):
+    """Names that other servers are asked about."""
+
+    zones: Annotated[tuple[types.Name, ...], Once] = Field(
+        min_length=1, description="Domain names; each covers itself and what is below it. The longest match wins."
+    )
+    servers: Annotated[tuple[types.Server, ...], Once] = Field(
+        min_length=1, description="The servers to ask about these names, and no others."
+    )
+
+
+class Upstream(_Section):
+    """Who is asked for what is not blocked."""
+
+    servers: Annotated[tuple[types.Server, ...], Once] = Field(
+        default=(addresses.parse_server("9.9.9.9"), addresses.parse_server("1.1.1.1")),
+        min_length=1,
+        description="DNS servers: an address (UDP, and TCP where an answer is cut), address:port, or udp://, tcp://, "
+        "tls://, https:// or quic:// with ?ip= (where to connect) and ?name= (the certificate's name).",
+    )
+    strategy: Literal["fastest", "ordered", "parallel", "random"] = Field(
+        default="fastest",
+        description="Which server is asked first: the fastest so far, the first that works, all at once, or any.",
+    )
+    timeout: types.Seconds = Field(
+        default=2.0, description="How long one server is waited for before the next is asked."
+    )
+    routes: tuple[Route, ...] = Field(default=(), description="Zones that servers of their own are asked about.")
+
+    @field_validator("timeout")
+    @classmethod
+    def _timeout_is_usable(cls, timeout: float) -> float:
+        if not 0.01 <= timeout <= 60:
+            raise ValueError("expected a time-out from 10ms to 1m")
+        return timeout
+
+    @field_validator("routes")
+    @classmethod
+    def _zones_have_one_route(cls, routes: tuple[Route, ...]) -> tuple[Route, ...]:
+        types.without_repeats(tuple(zone for route in routes for zone in route.zones))
+        return routes
+
+    @model_validator(mode="after")
+    def _servers_are_countable(self) -> Self:
+        if len(self.all_servers) > counters.SERVERS:
+            raise ValueError(f"expected at most {counters.SERVERS} different servers, routes included")
+        return self
+
+    @property
+    def all_servers(self) -> tuple[addresses.Server, ...]:
+        """Every server once, those of routes last, in the order of the file."""
+        return tuple(dict.fromkeys((*self.servers, *(server for route in self.routes for server in route.servers))))
+
+
+class Cache(_Section):
+    """What upstream answered is kept."""
+
+    size: types.Size = Field(default=64 * 2**20, description="Memory for answers, all workers together.")
+    max_ttl: types.Ttl = Field(default=86_400, description="An answer is kept no longer than this.")
+    min_ttl: types.Ttl = Field(default=0, description="An answer is kept at least this long, whatever its TTL says.")
+    negative_ttl: types.Ttl = Field(default=3600, description="That a name does not exist is kept no longer than this.")
+    serve_stale: types.Ttl = Field(
+        default=86_400,
+        description="How long an expired answer may serve while no upstream answers (RFC 8767); 0s: never.",
+    )
+    prefetch: types.YesNo = Field(default=True, description="Ask again for popular names shortly before they expire.")
+
+    @field_validator("size")
+    @classmethod
+    def _size_is_usable(cls, size: int) -> int:
+        if size < 2**20:
+            raise ValueError("expected at least 1MiB")
+        return size
+
+    @field_validator("min_ttl")
+    @classmethod
+    def _limits_are_in_order(cls, min_ttl: int, info: ValidationInfo) -> int:
+        if min_ttl > info.data.get("max_ttl", min_ttl):
+            raise ValueError("expected no more than cache.max_ttl")
+        return min_ttl
+
+
+class ListConfig(_Section):
+    """One list: where it comes from, how it is read, and what it does."""
+
+    name: types.Word = Field(description="A word that names the list in reports, metrics and groups; unique.")
+    source: types.Text = Field(
+        min_length=1,
+        description="Where the list is: a path, a path with *, ? or [], http://, https:// or axfr://primary/zone.",
+    )
+    mirrors: tuple[types.Text, ...] = Field(default=(), description="Other places of the same list, tried in order.")
+    format: Literal["auto", "hosts", "domains", "adblock", "dnsmasq", "unbound", "rpz", "addresses"] = Field(
+        default="auto", description="How lines are read; auto decides from the list's beginning. Wildcards are domains."
+    )
+    kind: Literal["block", "allow"] = Field(default="block", description="Whether the names are blocked or allowed.")
+    category: types.Word = Field(
+        default="general",
+        description="Which of `categories` says how names are answered; one not there has its defaults.",
+    )
+    subdomains: types.Subdomains = Field(
+        default="auto", description="Whether a plain name covers what is below it; auto: as the format has it."
+    )
+    refresh: types.Ttl = Field(default=86_400, description="How often the source is looked at for changes.")
+    enabled: types.Enabled = Field(default="yes", description="no: not read. shadow: only counts what it would do.")
+    mandatory: types.YesNo = Field(
+        default=False, description="An order from outside: limits on its size and changes only report, never hold it."
+    )
+    override: types.OverrideRule = Field(
+        default=types.Override(), description="What the list does instead of what its rules say; given: what they say."
+    )
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @field_validator("source")
+    @classmethod
+    def _source_is_whole(cls, source: str) -> str:
+        scheme, separator, rest = source.partition("://")
+        if not separator:
+            return source
+        host, _, path = rest.partition("/")
+        if scheme not in ("http", "https", "axfr"):
+            raise ValueError("expected a path, http://, https:// or axfr://primary/zone")
+        if not host or (scheme == "axfr" and not path):
+            raise ValueError("expected axfr://primary/zone" if scheme == "axfr" else f"expected {scheme}://host/path")
+        return source
+
+    @property
+    def scheme(self) -> Literal["file", "http", "https", "axfr"]:
+        """How the source is reached."""
+        for scheme in ("http", "https", "axfr"):
+            if self.source.startswith(f"{scheme}://"):
+                return scheme
+        return "file"
+
+    @property
+    def path(self) -> Path:
+        """A file source as an absolute path, which may hold `*`, `?` and `[]`."""
+        if self.scheme != "file":
+            raise ValueError(f"{self.source} is no file")
+        return _expand(self._base, self.source)
+
+    @property
+    def is_glob(self) -> bool:
+        """Whether the source stands for any number of files."""
+        return self.scheme == "file" and not GLOB_CHARACTERS.isdisjoint(self.source)
+
+    @property
+    def folder(self) -> Path:
+        """The deepest folder that is certain to hold the source's files: what to watch."""
+        return self._split()[0] if self.is_glob else self.path.parent
+
+    def files(self) -> tuple[Path, ...]:
+        """The source's files as they are now, sorted; a path without `*`, `?` or `[]` whether it exists or not."""
+        if not self.is_glob:
+            return (self.path,)
+        folder, pattern = self._split()
+        return tuple(sorted(found for found in folder.glob(pattern) if found.is_file()))
+
+    def _split(self) -> tuple[Path, str]:
+        """A glob's folder and what is to be found in it: the source is cut before the first part with a wildcard."""
+        parts = Path(self.source).parts
+        fixed = tuple(takewhile(GLOB_CHARACTERS.isdisjoint, parts))
+        return _expand(self._base, str(Path(*fixed))), "/".join(parts[len(fixed) :])
+
+
+class Category(_Section):
+    """How names of a category are answered, and what a client is told."""
+
+    action: types.BlockAction | None = Field(
+        default=None, description="What a blocked name gets; unset: sinkhole.action."
+    )
+    ttl: types.Ttl | None = Field(
+        default=None, description="How long a client may keep the answer; unset: sinkhole.ttl."
+    )
+    ede: types.InfoCode = Field(default=EDE.BLOCKED, description="The Extended DNS Error of the answer (RFC 8914).")
+    organisation: types.Text = Field(default="", description="Who wants it blocked.")
+    justification: types.Text = Field(default="", description="Why it is blocked, in words for the client.")
+    contact: types.Text = Field(default="", description="Whom to complain to: a mailto:, tel: or https: address.")
+    law: types.Text = Field(default="", description="The law or order it is blocked by.")
+
+
+class Group(_Section):
+    """Clients that are filtered in their own way."""
+
+    name: types.Word = Field(description="A word that names the group; unique.")
+    clients: Annotated[tuple[types.Client, ...], Once] = Field(
+        min_length=1, description="Who is in the group: addresses, networks and MAC addresses."
+    )
+    categories: types.AllOrWords = Field(default="all", description="Lists of which categories apply to the group.")
+    lists: types.AllOrWords = Field(default="all", description="Which of those lists apply to the group.")
+    actions: dict[types.Word, types.BlockAction] = Field(
+        default_factory=dict, description="Actions of this group instead of those of `categories`."
+    )
+    schedule: tuple[Any, ...] = Field(default=(), description="When the group applies; empty: always.")
+
+    @property
+    def networks(self) -> tuple[addresses.Network, ...]:
+        """The clients that are known by address."""
+        return tuple(client for client in self.clients if not isinstance(client, addresses.Mac))
+
+    @property
+    def macs(self) -> tuple[addresses.Mac, ...]:
+        """The clients that are known by hardware address."""
+        return tuple(client for client in self.clients if isinstance(client, addresses.Mac))
+
+    def takes(self, listed: ListConfig) -> bool:
+        """Whether a list applies to the group: both its name and its category have to be among the group's."""
+        by_name = self.lists == "all" or listed.name in self.lists
+        return by_name and (self.categories == "all" or listed.category in self.categories)
+
+
+class Sinkhole(_Section):
+    """How blocked names are answered where their category does not say."""
+
+    action: types.BlockAction = Field(
+        default=Action.ZERO,
+        description="zero: 0.0.0.0 and ::. address: those below. Or nxdomain, nodata, refused, drop (no answer).",
+    )
+    ipv4: types.IPv4 = Field(default=IPv4Address("192.0.2.53"), description="The IPv4 address of action address.")
+    ipv6: types.IPv6 = Field(default=IPv6Address("2001:db8::53"), description="The IPv6 address of action address.")
+    ttl: types.Ttl = Field(default=DEFAULT_TTL, description="How long a client may keep the answer.")
+
+
+class Rebinding(_Section):
+    """Protection of machines inside from names outside that point at them."""
+
+    protect: types.YesNo = Field(default=False, description="Remove addresses in `ranges` from upstream's answers.")
+    ranges: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=_networks(*PRIVATE, "127.0.0.0/8", "169.254.0.0/16", "fc00::/7", "fe80::/10"),
+        description="Addresses that no name outside should have.",
+    )
+    allow: Annotated[tuple[types.Name, ...], Once] = Field(
+        default=(), description="Names that may have such addresses, with what is below them."
+    )
+
+
+class Rewrite(_Section):
+    """A name that is answered here."""
+
+    name: types.Pattern = Field(description="The name; `*.` before it stands for everything below it.")
+    answers: Annotated[tuple[types.Answer, ...], Once] = Field(
+        min_length=1, description="Addresses, or one name that it is an alias of."
+    )
+
+    @field_validator("answers")
+    @classmethod
+    def _alias_stands_alone(cls, answers: tuple[addresses.Address | str, ...]) -> tuple[addresses.Address | str, ...]:
+        if len(answers) > 1 and any(isinstance(answer, str) for answer in answers):
+            raise ValueError("expected addresses, or one domain name alone")
+        return answers
+
+
+class RateLimit(_Section):
+    """How much one client may ask over UDP."""
+
+    per_second: types.Number = Field(
+        default=0, ge=0, le=10**6, description="Queries a second and network over UDP; 0: no limit."
+    )
+    prefix4: types.Number = Field(
+        default=24, ge=0, le=32, description="IPv4 clients with this prefix in common count as one."
+    )
+    prefix6: types.Number = Field(
+        default=56, ge=0, le=128, description="IPv6 clients with this prefix in common count as one."
+    )
+    action: Literal["truncate"] = Field(
+        default="truncate",
+        description="What happens beyond the limit; truncate: an empty answer that asks to come by TCP.",
+    )
+
+
+class Admin(_Section):
+    """HTTP for the operator: API, dashboard, metrics and health."""
+
+    listen: types.OptionalEndpoint = Field(
+        default=addresses.Endpoint("127.0.0.1", 8053),
+        description="Address of the API, dashboard, /metrics, /healthz and /readyz; empty: none.",
+    )
+
+
+class QueryLog(_Section):
+    """What is remembered of queries."""
+
+    keep: types.Ttl = Field(default=7 * 86_400, description="Older records are deleted.")
+    what: Literal["all", "blocked", "none"] = Field(default="all", description="Which queries are recorded.")
+    clients: Literal["full", "prefix", "hash", "none"] = Field(
+        default="full", description="How a client is recorded: its address, its network, a keyed hash, or not at all."
+    )
+    size: types.Size = Field(default=2**30, description="The oldest records are deleted beyond this size.")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockAnswer:
+    """How a category's names are answered, defaults filled in. `ttl` in seconds; `ede` None: no Extended DNS Error."""
+
+    action: Action
+    ttl: int
+    ipv4: IPv4Address
+    ipv6: IPv6Address
+    ede: EDE | None
+    organisation: str = ""
+    justification: str = ""
+    contact: str = ""
+    law: str = ""
+
+
+class Config(_Section):
+    """The whole configuration. Every key may be left out."""
+
+    listen: Listen = Field(default_factory=Listen, description="Where queries are taken.")
+    workers: types.Workers = Field(default="auto", description="How many processes answer queries; auto: one a core.")
+    state_dir: types.Text = Field(
+        default="./state", min_length=1, description="Folder for index, last good lists, databases and control socket."
+    )
+    user: types.Text = Field(default="", description="Drop to this user after binding the sockets; empty: stay.")
+    allow_from: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=_networks("127.0.0.0/8", "::1", *PRIVATE, "fc00::/7"), description="Who may ask; others get REFUSED."
+    )
+    upstream: Upstream = Field(default_factory=Upstream, description="Who is asked for what is not blocked.")
+    cache: Cache = Field(default_factory=Cache, description="How long and how much of upstream's answers is kept.")
+    lists: tuple[ListConfig, ...] = Field(
+        default=(), max_length=counters.NO_LIST, description="The lists of names to block or allow."
+    )
+    categories: dict[types.Word, Category] = Field(
+        default_factory=dict, description="How names of each category are answered, by the category's name."
+    )
+    groups: tuple[Group, ...] = Field(
+        default=(), description="The first whose clients match counts; a client in none gets every list."
+    )
+    sinkhole: Sinkhole = Field(default_factory=Sinkhole, description="How blocked names are answered by default.")
+    rebinding: Rebinding = Field(default_factory=Rebinding, description="Protection against DNS rebinding.")
+    rewrites: tuple[Rewrite, ...] = Field(default=(), description="Names that are answered here.")
+    rate_limit: RateLimit = Field(default_factory=RateLimit, description="How much one client may ask over UDP.")
+    admin: Admin = Field(default_factory=Admin, description="HTTP for the operator.")
+    query_log: QueryLog = Field(default_factory=QueryLog, description="What is remembered of queries.")
+
+    _file: Path | None = PrivateAttr(default=None)
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
+    _warnings: tuple[Problem, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="after")
+    def _settle(self, info: ValidationInfo) -> Self:
+        """Take file and warnings from the context, and tell the lists where relative paths start."""
+        context = info.context or {}
+        self._file = context.get("file")
+        self._warnings = tuple(context.get("warnings", ()))
+        self._base = Path.cwd() if self._file is None else self._file.parent
+        for listed in self.lists:
+            listed._base = self._base
+        return self
+
+    @property
+    def file(self) -> Path | None:
+        """The file this was read from, absolute; None if it was not read from one."""
+        return self._file
+
+    @property
+    def base(self) -> Path:
+        """The folder where relative paths start, absolute."""
+        return self._base
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What the file asks for and does not get."""
+        return self._warnings
+
+    @property
+    def state_path(self) -> Path:
+        """`state_dir` as an absolute path."""
+        return _expand(self._base, self.state_dir)
+
+    @property
+    def certificate_paths(self) -> tuple[Path, Path] | None:
+        """Chain and key as absolute paths; None where they are not given."""
+        certificate = self.listen.certificate
+        if not (certificate.chain and certificate.key):
+            return None
+        return _expand(self._base, certificate.chain), _expand(self._base, certificate.key)
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers to start: `workers`, or the number of cores this process may use."""
+        if self.workers != "auto":
+            return self.workers
+        return min(len(os.sched_getaffinity(0)), types.MAX_WORKERS)
+
+    def answer_for(self, category: str, group: Group | None = None) -> BlockAnswer:
+        """How blocked names of a category are answered, for a group where that matters; sinkhole fills the gaps."""
+        own = self.categories.get(category, Category())
+        action = own.action if own.action is not None else self.sinkhole.action
+        if group is not None:
+            action = group.actions.get(category, action)
+        return BlockAnswer(
+            action=action,
+            ttl=own.ttl if own.ttl is not None else self.sinkhole.ttl,
+            ipv4=self.sinkhole.ipv4,
+            ipv6=self.sinkhole.ipv6,
+            ede=own.ede,
+            organisation=own.organisation,
+            justification=own.justification,
+            contact=own.contact,
+            law=own.law,
+        )
+
+    def to_json(self) -> str:
+        """The configuration as text for another process; `from_json` reads it back, warnings apart."""
+        file = str(self._file) if self._file else None
+        return to_json({"file": file, "config": self.model_dump(mode="json")}).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote."""
+        message = from_json(text)
+        file = Path(message["file"]) if message["file"] else None
+        return cls.model_validate(message["config"], context={"file": file})

@@ -1,0 +1,304 @@
+"""The typed messages between supervisor and workers, and between commands and the supervisor.
+
+A message is a frozen dataclass; on the wire it is one JSON object a line with its class's name under `message`. Both
+ends are this program, yet nothing is believed: a line that is too long, no JSON, of an unknown kind, or has a field
+missing, unknown or of the wrong type is a `ControlError` that says which. `_KINDS` is the whole vocabulary; a class
+that is not in it cannot be received.
+
+    supervisor → worker   Configure once, then Overlay and Swap, each whenever it changes; Inspect; Drain
+    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected
+    command → supervisor  Reload, Status, Statistics, Override, TakeBack: answered by Report or Failed, then the
+                          connection is closed
+
+A command imports this as it starts: nothing here is slow to import. The supervisor's and workers' ends: channel.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SOCKET = "control.sock"  # below state_dir: where a server takes commands
+MAX_LINE = 16 << 20  # octets; a report of a thousand lists is far below it
+
+
+class ControlError(Exception):
+    """A message that is none, or a peer that is gone; the text says what was wrong."""
+
+
+# -- supervisor → worker --------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A bound socket handed down: its descriptor, its family, `stream` for TCP, `wildcard` for 0.0.0.0 and ::."""
+
+    fd: int
+    family: int
+    stream: bool
+    wildcard: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
+    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates."""
+
+    worker: int
+    sockets: tuple[Bound, ...]
+    counters_fd: int
+    buckets_fd: int
+    buckets_key: str
+    cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """How long answers are kept, in seconds."""
+
+    max_ttl: int
+    min_ttl: int
+    negative_ttl: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Whom to ask. `routes[0]` are the default servers, the others those of `upstream.routes`; servers are written as
+    upstream/health.py reads them. `timeout` in seconds; `slots`: server → its place in the counters."""
+
+    routes: tuple[tuple[str, ...], ...]
+    strategy: str
+    timeout: float
+    slots: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How many queries a second the clients of one prefix may send over UDP (0: no limit), and the prefixes' lengths."""
+
+    per_second: int
+    prefix4: int
+    prefix6: int
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Serve by generation `number` from now on; `index` and `policy` are paths."""
+
+    number: int
+    index: str
+    policy: str
+    cache: CacheLimits
+    upstream: Upstream
+    rate_limit: RateLimit
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayEntry:
+    """An operator's word: overlay.Entry."""
+
+    name: str
+    word: int
+    made: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """Let these words speak above every list from now on; `serial` counts up."""
+
+    serial: int
+    entries: tuple[OverlayEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Asks for Inspected: a worker that answers has a loop that turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Answer what is in flight, for at most `seconds`, and end."""
+
+    seconds: float
+
+
+# -- worker → supervisor --------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker is up and waits for its first generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """Every query from now on sees generation `number`."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overlaid:
+    """Every query from now on sees the overlay `serial`."""
+
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A worker's state: the generation in force (0: none yet) and what waits for an upstream."""
+
+    generation: int
+    in_flight: int
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What was asked was not done; nothing has changed. `number` is the generation that a Swap failed for."""
+
+    text: str
+    number: int = 0
+
+
+# -- command → supervisor -------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Build and enforce a generation that begins after this message came in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Asks for the generation in force and the state of its lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Asks for the counters summed over all workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Block or allow (overlay.BLOCK, overlay.ALLOW) a name at once, for `seconds` (0: for good)."""
+
+    name: str
+    word: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Forget the operator's word on a name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The answer to a command: plain data, for --json and for tables."""
+
+    data: dict[str, Any]
+
+
+Message = (
+    Configure
+    | Overlay
+    | Swap
+    | Inspect
+    | Drain
+    | Ready
+    | Swapped
+    | Overlaid
+    | Inspected
+    | Failed
+    | Reload
+    | Status
+    | Statistics
+    | Override
+    | TakeBack
+    | Report
+)
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Message)}
+
+
+def encode(message: Message) -> bytes:
+    """One line, its newline included."""
+    body = {"message": type(message).__name__, **dataclasses.asdict(message)}
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """The message of one line; ControlError says what is wrong with it."""
+    if len(line) > MAX_LINE:
+        raise ControlError(f"a message of {len(line)} octets is longer than {MAX_LINE}")
+    try:
+        body = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ControlError(f"not a JSON object: {error}") from None
+    if not isinstance(body, dict):
+        raise ControlError("not a JSON object")
+    kind = _KINDS.get(str(body.pop("message", "")))
+    if kind is None:
+        raise ControlError("a message of an unknown kind")
+    return typing.cast(Message, _build(kind, body, kind.__name__))
+
+
+def _build(kind: type[Any], body: Any, path: str) -> Any:
+    """An instance of a dataclass from parsed JSON, every field checked against its annotation."""
+    if not isinstance(body, dict):
+        raise ControlError(f"{path}: expected an object")
+    hints = typing.get_type_hints(kind)
+    if unknown := body.keys() - hints.keys():
+        raise ControlError(f"{path}: unknown field {min(unknown)!r}")
+    values = {}
+    for spec in dataclasses.fields(kind):
+        if spec.name in body:
+            values[spec.name] = _check(hints[spec.name], body[spec.name], f"{path}.{spec.name}")
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise ControlError(f"{path}: the field {spec.name!r} is missing")
+    return kind(**values)
+
+
+def _check(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the annotation wants it: a scalar, a tuple of one kind, a dict of plain data, or a dataclass."""
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type[Any], hint), value, path)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ControlError(f"{path}: expected an array")
+        inner = typing.get_args(hint)[0]
+        return tuple(_check(inner, item, f"{path}[{number}]") for number, item in enumerate(value))
+    expected = float if hint is float else origin or hint
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise ControlError(f"{path}: expected {expected.__name__}, got {type(value).__name__}")
+    return value
+
+
+def ask(path: Path, message: Message, timeout: float | None = None) -> Message:
+    """Send a command to the server whose control socket is at `path` and return its answer.
+
+    ControlError says why there is none: no server, no permission, no answer within `timeout` seconds.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        try:
+            connection.connect(str(path))
+            connection.sendall(encode(message))
+            with connection.makefile("rb") as lines:
+                line = lines.readline(MAX_LINE + 1)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise ControlError(f"no server answers at {path}: start one with 'tampah run'") from None
+        except PermissionError:
+            raise ControlError(f"{path}: permission denied; run this as the user of the server") from None
+        except TimeoutError:
+            raise ControlError(f"the server at {path} did not answer within {timeout:g} s") from None
+        except OSError as error:
+            raise ControlError(f"{path}: {error.strerror or error}") from None
+    if not line:
+        raise ControlError("the server closed without an answer: it is stopping, or see its log")
+    return decode(line)

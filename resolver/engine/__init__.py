@@ -1,0 +1,1 @@
+"""The native data plane. `engine.pyi` is its border, `engine.pyx` its table of contents."""

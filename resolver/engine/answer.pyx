@@ -1,0 +1,113 @@
+# answer: the map. One query from its packet to a verdict, one call a stage.
+
+cdef inline uint32_t type_slot(uint32_t qtype) noexcept nogil:
+    # The counter of a qtype, as resolver/counters.py lays them out.
+    if qtype < 66:
+        return qtype
+    return 66 if qtype == TYPE_ANY else 67 if qtype == TYPE_CAA else 71
+
+
+cdef int answer_query(Core* core, Query* q) noexcept nogil:
+    """Decide a query and write its reply: REPLY, DROP, WAIT, or PUNT with q.reason.
+
+    q.given: the upstream's answer, where it is there already.
+    """
+    cdef const SnapshotView* s = core.snapshot
+    cdef Answer kept
+    cdef const Answer* answer
+    cdef bint blocked
+    cdef int verdict
+
+    # The packet first: nothing may look at what has not been proven to be there.
+    verdict = wire_parse(q)
+    if verdict != CONTINUE:
+        if q.given == NULL:
+            core.counters[ENGINE_MALFORMED] += 1
+        return reply_error(q) if verdict == VERDICT_REPLY else VERDICT_DROP
+
+    # A flood must cost as little as possible. TC brings a real client back over TCP, which proves its address.
+    if core.limits.buckets != NULL and q.transport == TRANSPORT_UDP and not q.counted:
+        if not limit_pays(&core.limits, q.client, core.forward.now):
+            core.counters[ENGINE_LIMITED] += 1
+            return reply_truncated(q)
+
+    # Then who asks: a stranger must not learn from our answers or timing what is listed or cached.
+    q.policy_class = client_class(&s.clients, q.client)
+    if q.policy_class == CLASS_REFUSED:
+        core.counters[ENGINE_REFUSED] += 1
+        return reply_refused(q, EDE_PROHIBITED)
+
+    # Policy before the cache: a block acts at once on names that are cached. A cell that Python decided stands, but its
+    # data is found by the listset.
+    q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
+    if not q.decided:
+        policy_cell(s, core.overlay, q)
+        if q.cell.flags & CELL_CONDITIONAL:
+            q.reason = REASON_CONDITIONAL
+            return VERDICT_PUNT
+
+    # Blocked: answered here, unless an earlier RPZ list has to see the upstream's answer first. TCP_ONLY lets streams pass.
+    blocked = q.cell.action >= ACTION_ADDRESS and not (q.cell.action == ACTION_TCP_ONLY and q.transport != TRANSPORT_UDP)
+    if blocked and not q.cell.flags & CELL_NEEDS_ANSWER:
+        return reply_blocked(q, s)
+
+    # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before.
+    q.route = suffix_lookup(s.routes, q.name, q.labels, q.labels_count)
+    answer = q.given
+    if answer == NULL and cache_lookup(&core.cache, q, core.now, &kept):
+        answer = &kept
+    if answer != NULL:
+        return reply_blocked(q, s) if blocked else reply_answer(q, answer)
+
+    # Unknown here: only a client that wants recursion gets it (RFC 1035 section 4.1.1).
+    if not q.flags & FLAG_RD:
+        return reply_refused(q, EDE_NONE)
+    return forward_ask(core, q)
+
+
+cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t transport,
+                      uint8_t* reply, uint32_t room) noexcept nogil:
+    """The one reset of a query; the client's address is set by the caller."""
+    q.packet = packet
+    q.size = size
+    q.transport = transport
+    q.reply = reply
+    q.reply_room = room
+    q.fd = -1
+    q.token = 0
+    q.peer = NULL
+    q.control = NULL
+    q.control_size = 0
+    q.may_wait = False
+    q.counted = False
+    q.given = NULL
+    q.decided = False
+    q.question_end = 0
+    q.has_opt = False
+    q.dnssec_ok = False
+    q.edns_version = 0
+    q.limit = UDP_PLAIN
+    q.listset = 0
+    q.route = 0
+    q.cell.action = ACTION_FORWARD
+    q.cell.slot = NO_LIST
+    q.rcode = RCODE_NOERROR
+    q.ede = EDE_NONE
+    q.ede_size = 0
+    q.reply_size = 0
+    q.qtype = 0
+
+
+cdef void query_count(Core* core, const Query* q, int verdict) noexcept nogil:
+    """Count a query that has come to its end: REPLY or DROP."""
+    cdef uint32_t slot = q.cell.slot if q.cell.slot < NO_LIST else NO_LIST
+    if verdict == VERDICT_DROP and q.question_end == 0:
+        return  # not a query
+    core.counters[COUNT_QUERIES + q.transport * TYPE_SLOTS + type_slot(q.qtype)] += 1
+    core.counters[COUNT_ANSWERS + q.cell.action * LIST_SLOTS + slot] += 1
+    if verdict == VERDICT_DROP:
+        core.counters[ENGINE_DROPPED] += 1
+        return
+    core.counters[COUNT_RESPONSES + (q.rcode if q.rcode < 24 else 2)] += 1
+    if q.reply[2] & (FLAG_TC >> 8):
+        core.counters[ENGINE_TRUNCATED] += 1

@@ -1,0 +1,665 @@
+# border: what Python sees of the engine. engine.pyi states it with types; the code here only carries things across.
+
+cdef enum:
+    EPOLL_EVENTS = 64
+
+cdef enum:
+    FROM_UPSTREAM = 0x100000000  # in an epoll event's data: upstream << 16 | its socket, else a client socket's place
+
+
+cdef bytes take_bytes(const uint8_t* at, Py_ssize_t count):
+    return PyBytes_FromStringAndSize(<const char*> at, count)
+
+
+cdef void* copied(bytes octets, Py_ssize_t wanted, str what) except NULL:
+    # A copy of `octets` for the engine to keep, after its length was checked.
+    if PyBytes_GET_SIZE(octets) != wanted:
+        raise ValueError(f"{what}: {len(octets)} octets where {wanted} were expected")
+    cdef void* copy = malloc(wanted if wanted else 1)
+    if copy == NULL:
+        raise MemoryError
+    memcpy(copy, PyBytes_AS_STRING(octets), wanted)
+    return copy
+
+
+cdef int check_cell(const SnapshotView* s, const Cell* cell) except -1:
+    # Counters and profiles are found by what a cell says.
+    if cell.action > ACTION_DATA:
+        raise ValueError(f"a cell has action {cell.action}, the last is {ACTION_DATA}")
+    if cell.action >= ACTION_ADDRESS and cell.profile >= s.profile_count:
+        raise ValueError(f"a cell names profile {cell.profile} of {s.profile_count}")
+    return 0
+
+
+cdef class Snapshot:
+    """One generation as the engine reads it: immutable, freed after its last reader."""
+
+    cdef SnapshotView view
+    cdef readonly Index index
+    cdef SuffixTable routes
+
+    def __cinit__(self):
+        memset(&self.view, 0, sizeof(SnapshotView))
+
+    def __init__(self, Index index not None, policy, number):
+        cdef SnapshotView* s = &self.view
+        cdef Profile* profiles
+        cdef Py_ssize_t i, count
+        self.index = index
+        self.routes = SuffixTable({zone: (route, route) for zone, route in policy.routes.items()})
+        s.index = &self.index.view
+        s.routes = &self.routes.view
+        s.number = number
+        s.class_count = policy.classes
+        s.shape_count = policy.shapes
+        if s.class_count == 0 or s.shape_count < self.index.shapes:
+            raise ValueError(f"policy for {s.shape_count} shapes, the index has {self.index.shapes}")
+        s.cells = <const Cell*> copied(bytes(policy.cells), 8 * <Py_ssize_t> s.class_count * s.shape_count, "cells")
+        count = len(policy.profiles)
+        profiles = <Profile*> calloc(count + 1, sizeof(Profile))
+        if profiles == NULL:
+            raise MemoryError
+        s.profiles = profiles
+        s.profile_count = count
+        for i, profile in enumerate(policy.profiles):
+            self._profile(&profiles[i], profile)
+        for i in range(<Py_ssize_t> s.class_count * s.shape_count):
+            check_cell(s, &s.cells[i])
+        self._clients(policy.clients)
+
+    cdef int _profile(self, Profile* p, profile) except -1:
+        cdef bytes text = profile.text.encode()[:200]
+        cdef bytes soa = bytes(profile.soa)
+        cdef bytes ipv4 = bytes(profile.ipv4)
+        cdef bytes ipv6 = bytes(profile.ipv6)
+        while len(text) and text.decode("utf-8", "ignore").encode() != text:
+            text = text[:-1]
+        if len(soa) > 512 or len(ipv4) != 4 or len(ipv6) != 16:
+            raise ValueError("a profile's SOA or address has the wrong length")
+        p.action = profile.action
+        p.ttl = profile.ttl
+        p.ede = profile.ede
+        p.text_size = <uint16_t> len(text)
+        p.soa_size = <uint16_t> len(soa)
+        memcpy(p.ipv4, PyBytes_AS_STRING(ipv4), 4)
+        memcpy(p.ipv6, PyBytes_AS_STRING(ipv6), 16)
+        memcpy(p.text, PyBytes_AS_STRING(text), len(text))
+        memcpy(p.soa, PyBytes_AS_STRING(soa), len(soa))
+        return 0
+
+    cdef int _clients(self, clients) except -1:
+        cdef Clients* c = &self.view.clients
+        cdef bytes classes4 = bytes(clients.classes4)
+        cdef bytes classes6 = bytes(clients.classes6)
+        cdef uint32_t i
+        c.count4 = len(classes4) // 2
+        c.count6 = len(classes6) // 2
+        if c.count4 == 0 or c.count6 == 0:
+            raise ValueError("the client map has no range")
+        c.starts4 = <const uint32_t*> copied(bytes(clients.starts4), 4 * <Py_ssize_t> c.count4, "client ranges")
+        c.starts6 = <const uint8_t*> copied(bytes(clients.starts6), 16 * <Py_ssize_t> c.count6, "client ranges")
+        c.classes4 = <const uint16_t*> copied(classes4, 2 * <Py_ssize_t> c.count4, "client classes")
+        c.classes6 = <const uint16_t*> copied(classes6, 2 * <Py_ssize_t> c.count6, "client classes")
+        for i in range(c.count4):
+            if c.classes4[i] != CLASS_REFUSED and c.classes4[i] >= self.view.class_count:
+                raise ValueError(f"a client range names class {c.classes4[i]} of {self.view.class_count}")
+            if (c.starts4[i] != 0) if i == 0 else (c.starts4[i] <= c.starts4[i - 1]):
+                raise ValueError("the client ranges do not ascend from zero")
+        for i in range(c.count6):
+            if c.classes6[i] != CLASS_REFUSED and c.classes6[i] >= self.view.class_count:
+                raise ValueError(f"a client range names class {c.classes6[i]} of {self.view.class_count}")
+        if not clients_index(c):
+            raise MemoryError
+        return 0
+
+    def __dealloc__(self):
+        free(<void*> self.view.cells)
+        free(<void*> self.view.profiles)
+        free(<void*> self.view.clients.starts4)
+        free(<void*> self.view.clients.starts6)
+        free(<void*> self.view.clients.classes4)
+        free(<void*> self.view.clients.classes6)
+        free(self.view.clients.first4)
+
+    @property
+    def number(self):
+        return self.view.number
+
+    def decide(self, str name, bytes client):
+        """(class, listset, data reference, the cell's 8 octets) for a name and a client's 16 octets."""
+        cdef Query q
+        cdef uint8_t room[64]
+        cdef bytes wire = wire_name(name)
+        cdef bytes packet = b"\0\0\1\0\0\1\0\0\0\0\0\0" + wire + b"\0\1\0\1"
+        if len(client) != 16:
+            raise ValueError("a client has 16 octets")
+        query_start(&q, <const uint8_t*> PyBytes_AS_STRING(packet), <uint32_t> len(packet), 0, room, 64)
+        if wire_parse(&q) != CONTINUE:
+            raise ValueError(f"{name!r} is no name")
+        q.policy_class = client_class(&self.view.clients, <const uint8_t*> PyBytes_AS_STRING(client))
+        if q.policy_class == CLASS_REFUSED:
+            return CLASS_REFUSED, 0, 0, bytes(8)
+        q.listset = index_lookup(self.view.index, q.name, q.labels, q.labels_count)
+        policy_cell(&self.view, NULL, &q)
+        return (q.policy_class, q.listset, index_data(self.view.index, q.listset, q.cell.member),
+                take_bytes(<const uint8_t*> &q.cell, sizeof(Cell)))
+
+
+cdef bytes wire_name(str name):
+    """`name` in wire form; ValueError if a label is empty or too long, or the name is."""
+    cdef list labels = name.rstrip(".").encode().split(b".") if name.rstrip(".") else []
+    if any(not 0 < len(label) < 64 for label in labels):
+        raise ValueError(f"{name!r} is no name")
+    return b"".join([bytes((len(label),)) + label for label in labels]) + b"\0"
+
+
+cdef class Punt:
+    """A query that Python takes. Give it back with Engine.finish() or Engine.send(), once."""
+
+    cdef readonly bytes packet, client, question, qname
+    cdef readonly int after, upstream
+    cdef readonly int transport, reason, route, qtype, listset, slot, action, member, profile
+    cdef readonly bint do, cd
+    cdef public object token
+    cdef int fd
+    cdef sockaddr_in6 peer
+    cdef uint8_t control[CONTROL_ROOM]
+    cdef size_t control_size
+
+
+cdef class Engine:
+    """Owns a cache and answers for UDP sockets that it was lent. One a worker, for one thread."""
+
+    cdef Core core
+    cdef Snapshot snapshot
+    cdef Batch* batch
+    cdef Socket* sockets
+    cdef uint32_t socket_count
+    cdef int epoll
+    cdef object counters
+    cdef object buckets
+    cdef SuffixTable overlay
+    cdef list punts
+    cdef list stream_answers   # (token, answer) of streams whose question came back
+    cdef dict tokens           # what a stream's waiter in the engine stands for
+    cdef uint32_t next_token
+    cdef Query query           # of answer() and finish(): the batch has its own
+    cdef uint8_t* stream_reply
+
+    def __cinit__(self):
+        memset(&self.core, 0, sizeof(Core))
+        self.epoll = -1
+        self.batch = NULL
+        self.sockets = NULL
+        self.stream_reply = NULL
+
+    def __init__(self, *, counters, cache_bytes, max_ttl=86400, min_ttl=0, negative_ttl=3600):
+        cdef uint8_t[::1] view = counters
+        cdef bytes random = os.urandom(16)
+        if view.shape[0] != COUNT_ALL * 8:
+            raise ValueError(f"counters of {view.shape[0]} octets where {COUNT_ALL * 8} were expected")
+        if self.batch != NULL:
+            raise ValueError("an engine is made once")
+        self.counters = counters
+        self.core.counters = <uint64_t*> &view[0]
+        self.core.cache.counters = self.core.counters
+        self.core.cache.key0 = (<const uint64_t*> PyBytes_AS_STRING(random))[0]
+        self.core.cache.key1 = (<const uint64_t*> PyBytes_AS_STRING(random))[1]
+        self.configure_cache(max_ttl=max_ttl, min_ttl=min_ttl, negative_ttl=negative_ttl)
+        self.punts = []
+        self.stream_answers = []
+        self.tokens = {}
+        self.core.engine = <void*> self
+        self.core.forward = forward_make()
+        self.batch = <Batch*> malloc(sizeof(Batch))
+        self.stream_reply = <uint8_t*> malloc(MAX_TCP)
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self.core.forward == NULL or self.batch == NULL or self.stream_reply == NULL \
+                or not cache_make(&self.core.cache, cache_bytes):
+            raise MemoryError
+        if self.epoll < 0:
+            raise OSError("no epoll descriptor")
+        random = os.urandom(16)
+        self.core.forward.key0 = (<const uint64_t*> PyBytes_AS_STRING(random))[0]
+        self.core.forward.key1 = (<const uint64_t*> PyBytes_AS_STRING(random))[1]
+        self.core.counters[CACHE_ROOM] = self.core.cache.small.room + <uint64_t> self.core.cache.main.room
+        batch_make(self.batch)
+
+    def __dealloc__(self):
+        if self.epoll >= 0:
+            close(self.epoll)
+        cache_free(&self.core.cache)
+        free(self.core.forward)
+        free(self.batch)
+        free(self.sockets)
+        free(self.stream_reply)
+
+    def configure_cache(self, *, max_ttl, min_ttl, negative_ttl):
+        """Limits, in seconds, of what is stored from now on."""
+        self.core.cache.max_ttl = min(max_ttl, 0x7FFFFFFF)
+        self.core.cache.min_ttl = min(min_ttl, max_ttl)
+        self.core.cache.negative_ttl = negative_ttl
+
+    def swap(self, Snapshot snapshot not None):
+        """Every query from the next one on sees `snapshot`."""
+        self.core.snapshot = &snapshot.view
+        self.snapshot = snapshot
+
+    def set_overlay(self, SuffixTable table):
+        """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
+        self.core.overlay = &table.view if table is not None else NULL
+        self.overlay = table
+
+    def set_limit(self, buckets, *, uint32_t per_second, int prefix4, int prefix6, bytes key):
+        """Limit each client prefix to `per_second` queries over UDP (0: no limit).
+
+        `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
+        """
+        cdef uint8_t[::1] view
+        cdef Limits* limits = &self.core.limits
+        if not per_second:
+            limits.buckets = NULL
+            self.buckets = None
+            return
+        view = buckets
+        limits.sets = <uint32_t> (view.shape[0] // (LIMIT_WAYS * sizeof(Bucket)))
+        if limits.sets == 0 or limits.sets & (limits.sets - 1) or per_second > 1000000 \
+                or not 0 <= prefix4 <= 32 or not 0 <= prefix6 <= 128 or len(key) != 16:
+            raise ValueError("a rate limit that cannot be kept")
+        limits.per_second = per_second
+        limits.mask4 = <uint8_t> prefix4
+        limits.mask6 = <uint8_t> prefix6
+        limits.key0 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key))
+        limits.key1 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key) + 8)
+        limits.buckets = <Bucket*> &view[0]
+        self.buckets = buckets
+
+    def add_udp(self, int fd, int family, bint wildcard):
+        """Take a bound UDP socket, which stays the caller's. `wildcard`: bound to 0.0.0.0 or ::, with PKTINFO on."""
+        cdef epoll_event event
+        cdef Socket* sockets = <Socket*> realloc(self.sockets, (self.socket_count + 1) * sizeof(Socket))
+        if sockets == NULL:
+            raise MemoryError
+        self.sockets = sockets
+        sockets[self.socket_count].fd = fd
+        sockets[self.socket_count].wildcard = wildcard
+        event.events = EPOLLIN
+        event.data.u64 = self.socket_count
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event):
+            raise OSError(f"descriptor {fd} cannot be watched")
+        self.socket_count += 1
+
+    def fileno(self):
+        """The epoll descriptor to watch; call drain() when it is readable."""
+        return self.epoll
+
+    cdef void set_clock(self) noexcept nogil:
+        cdef timespec now
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        self.core.now = <uint32_t> now.tv_sec + 1
+        self.core.forward.now = <uint64_t> now.tv_sec * 1000000 + now.tv_nsec // 1000
+
+    def drain(self):
+        """Answer what has come in, a bounded amount; returns how many datagrams. take_punts() has what is left."""
+        cdef epoll_event events[EPOLL_EVENTS]
+        cdef int i, ready, count, total = 0, _round
+        cdef const Socket* s
+        if self.snapshot is None:
+            return 0
+        with nogil:
+            self.set_clock()
+            ready = epoll_wait(self.epoll, events, EPOLL_EVENTS, 0)
+        for i in range(ready):
+            if events[i].data.u64 & FROM_UPSTREAM:
+                with nogil:
+                    for _round in range(ROUNDS):
+                        count = forward_batch(&self.core, &self.batch.query, <uint32_t> events[i].data.u64 >> 16,
+                                              events[i].data.u64 & 0xFFFF)
+                        if count < BATCH:
+                            break
+                continue
+            s = &self.sockets[events[i].data.u64]
+            for _round in range(ROUNDS):
+                with nogil:
+                    count = udp_batch(&self.core, self.batch, s)
+                total += count
+                if count < BATCH:
+                    break
+        if self.core.forward.handed != NONE:
+            self._take_handed()
+        return total
+
+    cdef _take_handed(self):
+        # The waiters that the engine gave up as Punts. A question that is cached by now, or blocked, is answered here.
+        cdef Forward* f = self.core.forward
+        cdef uint32_t at = f.handed, following
+        cdef Waiter* w
+        cdef Punt punt
+        cdef Query* q = &self.query
+        cdef int verdict
+        f.handed = NONE
+        while at != NONE:
+            w = &f.waiters[at]
+            query_start(q, w.packet, w.size, w.transport, self.stream_reply,
+                        OUT_ROOM if w.transport == TRANSPORT_UDP else MAX_TCP)
+            memcpy(q.client, w.client, 16)
+            q.counted = True
+            verdict = answer_query(&self.core, q)
+            punt = self._punt(q, self.tokens.pop(w.token, None) if w.fd < 0 else None, verdict == VERDICT_PUNT)
+            punt.fd = w.fd
+            punt.after = w.why
+            punt.upstream = w.upstream
+            punt.peer = w.peer
+            punt.control_size = w.control_size if w.fd >= 0 else 0
+            memcpy(punt.control, w.control, punt.control_size)
+            if verdict != VERDICT_PUNT:
+                query_count(&self.core, q, verdict)
+                if verdict == VERDICT_REPLY and w.fd >= 0:
+                    self._give(punt, q.reply, q.reply_size)
+                elif w.fd < 0:
+                    self.stream_answers.append((punt.token, take_bytes(q.reply, q.reply_size)
+                                                if verdict == VERDICT_REPLY else None))
+            following = w.next
+            forward_release(f, at)
+            at = following
+
+    cdef void answer_stream(self, Query* q, Waiter* w, const Answer* answer):
+        # A waiter on a stream gets the upstream's answer; see take_answers.
+        cdef object token = self.tokens.pop(w.token, None)
+        cdef int verdict
+        query_start(q, w.packet, w.size, w.transport, self.stream_reply, MAX_TCP)
+        memcpy(q.client, w.client, 16)
+        q.counted = True
+        q.given = answer
+        verdict = answer_query(&self.core, q)
+        if verdict == VERDICT_PUNT:
+            self._punt(q, token, True)
+            return
+        query_count(&self.core, q, verdict)
+        self.stream_answers.append((token, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None))
+
+    def take_answers(self):
+        """(token, answer or None for a drop) of streams that were told to wait."""
+        cdef list answers = self.stream_answers
+        self.stream_answers = []
+        return answers
+
+    def set_upstream(self, uint32_t upstream, list fds, uint32_t slot):
+        """Let questions leave by these connected UDP sockets, which stay the caller's. `slot`: of its counters."""
+        cdef Upstream* u
+        cdef uint32_t i
+        if upstream >= UPSTREAMS or slot >= UPSTREAMS or not 0 < len(fds) <= UPSTREAM_SOCKETS:
+            raise ValueError(f"upstream {upstream} with {len(fds)} sockets")
+        u = &self.core.forward.upstreams[upstream]
+        if u.used:
+            raise ValueError(f"upstream {upstream} is in use")
+        u.used = True
+        u.socket_count = len(fds)
+        u.counters = COUNT_UPSTREAM + slot * 22
+        for i in range(u.socket_count):
+            u.fds[i] = -1
+            u.in_flight[i] = 0
+        for i in range(u.socket_count):
+            self.replace_socket(upstream, i, fds[i])
+
+    def drop_upstream(self, uint32_t upstream):
+        """Forget an upstream; what was under way there is handed over. Its sockets may be closed then."""
+        cdef Forward* f = self.core.forward
+        cdef uint32_t i, at = f.oldest, following
+        if upstream >= UPSTREAMS or not f.upstreams[upstream].used:
+            return
+        for i in range(ROUTES):
+            if f.route_upstream[i] == upstream:
+                f.route_upstream[i] = NONE
+        while at != NONE:
+            following = f.pending[at].newer
+            if f.pending[at].upstream == upstream:
+                forward_hand_over(f, &f.pending[at], WHY_CLOSED)
+            at = following
+        for i in range(f.upstreams[upstream].socket_count):
+            epoll_ctl(self.epoll, EPOLL_CTL_DEL, f.upstreams[upstream].fds[i], NULL)
+        f.upstreams[upstream].used = False
+        self._take_handed()
+
+    def worn_sockets(self, uint32_t upstream):
+        """The sockets that have been used enough and have nothing under way: replace_socket each."""
+        cdef Upstream* u = &self.core.forward.upstreams[upstream if upstream < UPSTREAMS else 0]
+        return [i for i in range(u.socket_count if u.used else 0) if u.uses[i] >= SOCKET_USES and not u.in_flight[i]]
+
+    def replace_socket(self, uint32_t upstream, uint32_t place, int fd):
+        """Put a new connected socket in a place of an upstream; the old one may be closed then."""
+        cdef Upstream* u
+        cdef epoll_event event
+        if upstream >= UPSTREAMS or place >= self.core.forward.upstreams[upstream].socket_count:
+            raise ValueError(f"upstream {upstream} has no socket {place}")
+        u = &self.core.forward.upstreams[upstream]
+        if u.in_flight[place]:
+            raise ValueError(f"socket {place} of upstream {upstream} has questions under way")
+        if u.fds[place] >= 0:
+            epoll_ctl(self.epoll, EPOLL_CTL_DEL, u.fds[place], NULL)
+        event.events = EPOLLIN
+        event.data.u64 = FROM_UPSTREAM | upstream << 16 | place
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event):
+            raise OSError(f"descriptor {fd} cannot be watched")
+        u.fds[place] = fd
+        u.uses[place] = 0
+
+    def set_route(self, uint32_t route, int upstream):
+        """Which upstream a route's questions go to first; -1: Python asks."""
+        if route >= ROUTES or upstream >= UPSTREAMS or (upstream >= 0 and
+                                                        not self.core.forward.upstreams[upstream].used):
+            raise ValueError(f"no route {route} to upstream {upstream}")
+        self.core.forward.route_upstream[route] = <uint32_t> upstream if upstream >= 0 else NONE
+
+    def set_timeout(self, double seconds):
+        """How long a question's first try may take before Python takes it over."""
+        self.core.forward.timeout = <uint64_t> (max(seconds, 0.001) * 1e6)
+
+    def tick(self):
+        """Hand over what has waited too long; call it some ten times a second. Returns how many are under way."""
+        with nogil:
+            self.set_clock()
+            forward_expire(&self.core)
+        if self.core.forward.handed != NONE:
+            self._take_handed()
+        return self.core.forward.pending_count
+
+    cdef void take_datagram(self, const Query* q):
+        # A datagram that Python takes, with where its answer goes.
+        cdef Punt punt = self._punt(q, None, True)
+        punt.fd = q.fd
+        memcpy(&punt.peer, q.peer, sizeof(sockaddr_in6))
+        punt.control_size = q.control_size
+        if q.control_size:
+            memcpy(punt.control, q.control, q.control_size)
+
+    cdef Punt _punt(self, const Query* q, object token, bint queue):
+        # The query as a Punt; `queue`: among the next take_punts().
+        cdef Punt punt = Punt.__new__(Punt)
+        cdef uint8_t key[KEY_ROOM]
+        punt.packet = take_bytes(q.packet, q.size)
+        punt.client = take_bytes(q.client, 16)
+        punt.question = take_bytes(key, cache_key(q, key))
+        punt.qname = take_bytes(q.name, q.name_size)
+        punt.transport = q.transport
+        punt.reason = q.reason
+        punt.route = q.route
+        punt.qtype = q.qtype
+        punt.listset = q.listset
+        punt.slot = q.cell.slot
+        punt.action = q.cell.action
+        punt.member = q.cell.member
+        punt.profile = q.cell.profile
+        punt.do = q.dnssec_ok
+        punt.cd = q.flags & FLAG_CD
+        punt.token = token
+        punt.fd = -1
+        punt.upstream = -1
+        if queue:
+            self.core.counters[ENGINE_PUNTS] += 1
+            self.punts.append(punt)
+        return punt
+
+    def take_punts(self):
+        """The queries that Python has to take, oldest first."""
+        cdef list punts = self.punts
+        self.punts = []
+        return punts
+
+    def answer(self, bytes packet not None, bytes client not None, int transport, object token=None):
+        """One query from a stream: (verdict, answer). A PUNT is among the next take_punts(), with `token` on it."""
+        cdef Query* q = &self.query
+        cdef int verdict
+        if len(client) != 16:
+            raise ValueError("a client has 16 octets")
+        if not 0 <= transport < TRANSPORTS:
+            raise ValueError(f"{transport} is no transport")
+        if self.snapshot is None or len(packet) > MAX_TCP:
+            return VERDICT_DROP, None
+        self.set_clock()
+        query_start(q, <const uint8_t*> PyBytes_AS_STRING(packet), <uint32_t> len(packet), transport,
+                    self.stream_reply, MAX_TCP)
+        memcpy(q.client, PyBytes_AS_STRING(client), 16)
+        q.may_wait = token is not None
+        q.token = self.next_token
+        verdict = answer_query(&self.core, q)
+        if verdict == VERDICT_WAIT:
+            self.tokens[q.token] = token
+            self.next_token += 1
+            forward_flush(&self.core)
+            return verdict, None
+        if verdict == VERDICT_PUNT:
+            self._punt(q, token, True)
+            return verdict, None
+        query_count(&self.core, q, verdict)
+        return verdict, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None
+
+    cdef int _question(self, Query* q, Punt punt) noexcept:
+        # `q` as the punt's question, up to the stage wire; its route as it was asked along.
+        cdef int verdict
+        query_start(q, <const uint8_t*> PyBytes_AS_STRING(punt.packet), <uint32_t> len(punt.packet), punt.transport,
+                    self.stream_reply, MAX_TCP if punt.transport != TRANSPORT_UDP else OUT_ROOM)
+        memcpy(q.client, PyBytes_AS_STRING(punt.client), 16)
+        verdict = wire_parse(q)
+        q.route = punt.route
+        return verdict
+
+    def learn(self, Punt punt not None, bytes answer not None):
+        """Keep an upstream's answer in the cache; False where it is not one to keep. ValueError: not an answer to it."""
+        cdef Query* q = &self.query
+        cdef Answer prepared
+        cdef int result
+        self.set_clock()
+        if self._question(q, punt) != CONTINUE:
+            return False
+        result = cache_prepare(&self.core.cache, q, <const uint8_t*> PyBytes_AS_STRING(answer), <uint32_t> len(answer),
+                               &prepared)
+        if result != PREPARED:
+            raise ValueError("the answer's OPT stands before other records" if result == PREPARED_ODD
+                             else "no sound answer to the question")
+        return cache_store(&self.core.cache, q, &prepared, self.core.now)
+
+    def finish(self, Punt punt not None, bytes answer, int ede=EDE_NONE, str text="", bytes cell=None):
+        """Answer a punt, by the generation in force: (verdict, the answer for a stream).
+
+        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. `cell`: what Python decided, 8 octets. A PUNT
+        (the generation has changed) is among the next take_punts(), with the same token.
+        """
+        cdef Query* q = &self.query
+        cdef Answer prepared
+        cdef bytes words = text.encode()[:200]
+        cdef Punt again
+        cdef int verdict = self._question(q, punt)
+        self.set_clock()
+        if verdict != CONTINUE or self.snapshot is None:
+            return VERDICT_DROP, None
+        if answer is not None and cache_prepare(&self.core.cache, q, <const uint8_t*> PyBytes_AS_STRING(answer),
+                                                <uint32_t> len(answer), &prepared) != PREPARED:
+            answer = None
+        query_start(q, q.packet, q.size, q.transport, q.reply, q.reply_room)
+        q.counted = True
+        if cell is not None:
+            if len(cell) != sizeof(Cell):
+                raise ValueError("a cell has 8 octets")
+            memcpy(&q.cell, PyBytes_AS_STRING(cell), sizeof(Cell))
+            check_cell(&self.snapshot.view, &q.cell)
+            q.decided = True
+        if answer is not None:
+            q.given = &prepared
+        verdict = answer_query(&self.core, q)
+        if verdict == VERDICT_PUNT and q.reason == REASON_FORWARD and answer is None:
+            q.rcode = RCODE_SERVFAIL
+            q.ede = ede
+            q.ede_text = <const uint8_t*> PyBytes_AS_STRING(words)
+            q.ede_size = <uint32_t> len(words)
+            verdict = reply_error(q)
+        if verdict == VERDICT_PUNT:
+            again = self._punt(q, punt.token, True)
+            again.fd = punt.fd
+            again.peer = punt.peer
+            again.control_size = punt.control_size
+            memcpy(again.control, punt.control, CONTROL_ROOM)
+            return verdict, None
+        query_count(&self.core, q, verdict)
+        if verdict == VERDICT_DROP:
+            return verdict, None
+        return verdict, self._give(punt, q.reply, q.reply_size)
+
+    def send(self, Punt punt not None, bytes reply not None):
+        """Send a reply made in Python as it stands; returns it for a stream. Longer than a UDP client takes: ValueError."""
+        cdef Query* q = &self.query
+        if self._question(q, punt) != CONTINUE or not HEADER <= len(reply) <= q.reply_room:
+            raise ValueError("not a reply that can be sent")
+        if punt.transport == TRANSPORT_UDP and len(reply) > q.limit:
+            raise ValueError(f"{len(reply)} octets where the client takes {q.limit}")
+        memcpy(q.reply, PyBytes_AS_STRING(reply), len(reply))
+        q.reply_size = <uint32_t> len(reply)
+        q.rcode = q.reply[3] & 0xF
+        q.cell.action = <uint8_t> punt.action
+        q.cell.slot = <uint16_t> punt.slot
+        query_count(&self.core, q, VERDICT_REPLY)
+        return self._give(punt, q.reply, q.reply_size)
+
+    cdef bytes _give(self, Punt punt, uint8_t* reply, uint32_t size):
+        # To the punt's client: a datagram is sent here, a stream's listener gets the octets.
+        cdef mmsghdr message
+        cdef iovec part
+        if punt.fd < 0:
+            return take_bytes(reply, size)
+        memset(&message, 0, sizeof(mmsghdr))
+        part.iov_base = reply
+        part.iov_len = size
+        message.msg_hdr.msg_name = &punt.peer
+        message.msg_hdr.msg_namelen = sizeof(sockaddr_in6) if punt.peer.sin6_family == AF_INET6 else sizeof(sockaddr_in)
+        message.msg_hdr.msg_iov = &part
+        message.msg_hdr.msg_iovlen = 1
+        if punt.control_size:
+            message.msg_hdr.msg_control = punt.control
+            message.msg_hdr.msg_controllen = punt.control_size
+        udp_send(&self.core, punt.fd, &message, 1)
+        return None
+
+    def flush(self):
+        """Forget every cached answer; returns how many."""
+        cdef uint32_t count = self.core.cache.entry_count
+        cache_flush(&self.core.cache)
+        return count
+
+    def close(self):
+        """Let go of the sockets. What is left to send is left."""
+        cdef uint32_t i
+        for i in range(self.socket_count):
+            epoll_ctl(self.epoll, EPOLL_CTL_DEL, self.sockets[i].fd, NULL)
+        self.socket_count = 0
+        for i in range(UPSTREAMS):
+            self.drop_upstream(i)
+
+
+cdef void stream_answer(Core* core, Query* q, Waiter* w, const Answer* answer) noexcept with gil:
+    # forward.pyx has an upstream's answer for a client on a stream: Python has the connection.
+    (<Engine> core.engine).answer_stream(q, w, answer)
+
+
+cdef void datagram_punt(Core* core, const Query* q) noexcept with gil:
+    # udp.pyx has a query that Python takes.
+    (<Engine> core.engine).take_datagram(q)

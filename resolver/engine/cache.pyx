@@ -1,0 +1,507 @@
+# cache: unmodified upstream answers in a byte budget, one cache a worker, no lock.
+#
+# Two rings of octets hold the entries, oldest at the tail: S3-FIFO (Yang et al., SOSP 2023). A new answer goes into
+# `small`, a tenth of the room. What was asked again before it reaches small's tail moves on to `main`; what was not is
+# forgotten, but for a fingerprint in `ghost`, which sends it straight to main if it comes back. So a scan of names asked
+# once passes through the small ring and leaves main alone. As long as main was never full, everything moves on. At main's
+# tail an entry that was asked again gets another round. Entries never wrap: a filler takes the rest of a ring's end.
+#
+# `slots` is an open-addressed table: the high word of an entry's hash is the tag and, scaled, the home; the low word is the
+# place (ring and offset). Deletion shifts back, so there are no tombstones. The key is qname, qtype, qclass, DO, CD and
+# route; its hash is keyed with random bits of this process, so nobody outside can aim at one slot.
+#
+# An answer is kept as it came but for its OPT record, which is between the upstream and us, and TTLs: config limits them,
+# and a negative answer's SOA gets the time that the answer is good for (RFC 2308 section 3).
+
+cdef enum:
+    KEY_ROOM = 264             # a name, type, class, flags, route
+    ALIGN = 8
+    FREQUENCY_MAX = 3
+    PROMOTIONS_MAX = 128       # entries given another round in one insertion: bounds its time
+    IN_MAIN = 0x80000000u
+    ANSWER_ROOM = 65536
+
+cdef struct Entry:             # octets at the start of each entry in a ring; `octets` must stay the first field
+    uint32_t octets            # of the whole entry, a multiple of ALIGN
+    uint32_t stored            # second in which it came
+    uint64_t hash
+    uint32_t expires           # second from which on it is not used
+    uint32_t packet_size
+    uint32_t ttl_count
+    uint16_t key_size
+    uint8_t frequency          # asked again, saturating
+    uint8_t dead               # a filler, or replaced
+
+cdef struct Ring:
+    uint8_t* data
+    uint32_t room
+    uint32_t head              # where the next entry goes
+    uint32_t tail              # the oldest entry
+    uint32_t used              # octets between them, fillers included
+
+cdef struct Cache:
+    Ring small
+    Ring main
+    uint64_t* slots            # tag << 32 | place; 0 = empty (a place is never 0)
+    uint32_t slot_count
+    uint32_t entry_count
+    uint32_t entry_limit       # three quarters of the slots
+    uint32_t* ghost            # tags of what small forgot, direct-mapped
+    uint32_t ghost_count       # a power of two
+    uint64_t key0, key1        # of the hash
+    uint32_t max_ttl, min_ttl, negative_ttl
+    uint8_t* scratch           # an entry on its way from one place to another
+    uint8_t* answer_packet     # the answer that cache_prepare made ready
+    uint16_t* answer_ttls
+    uint64_t* counters
+
+cdef enum Prepared:
+    PREPARED = 0
+    PREPARED_BAD = 1           # not an answer to this question, or broken
+    PREPARED_ODD = 2           # sound, but its OPT stands where it cannot be cut out: Python writes it anew
+
+
+cdef inline uint32_t aligned(uint32_t octets) noexcept nogil:
+    return (octets + ALIGN - 1) & ~<uint32_t> (ALIGN - 1)
+
+
+cdef inline Entry* entry_at(Cache* c, uint32_t place) noexcept nogil:
+    # A place is (offset / ALIGN + 1), with IN_MAIN set for the main ring.
+    cdef Ring* ring = &c.main if place & IN_MAIN else &c.small
+    return <Entry*> (ring.data + ((place & ~IN_MAIN) - 1) * ALIGN)
+
+
+cdef inline uint8_t* entry_key(Entry* e) noexcept nogil:
+    return <uint8_t*> e + sizeof(Entry)
+
+
+cdef inline uint16_t* entry_ttls(Entry* e) noexcept nogil:
+    return <uint16_t*> (<uint8_t*> e + sizeof(Entry) + ((e.key_size + 1) & ~1))
+
+
+cdef inline uint8_t* entry_packet(Entry* e) noexcept nogil:
+    return <uint8_t*> entry_ttls(e) + 2 * e.ttl_count
+
+
+cdef uint32_t cache_key(const Query* q, uint8_t* key) noexcept nogil:
+    # The key's octets at `key` (KEY_ROOM of them); returns how many.
+    memcpy(key, q.name, q.name_size)
+    put_u16(key + q.name_size, q.qtype)
+    put_u16(key + q.name_size + 2, q.qclass)
+    key[q.name_size + 4] = <uint8_t> ((1 if q.dnssec_ok else 0) | (2 if q.flags & FLAG_CD else 0))
+    put_u16(key + q.name_size + 5, q.route)
+    return q.name_size + 7
+
+
+cdef uint64_t cache_hash(const Cache* c, const uint8_t* key, uint32_t size) noexcept nogil:
+    # SipHash-1-3 over the key's octets, its length in the last word.
+    cdef Sip state
+    cdef uint64_t word = 0
+    cdef uint32_t left = size
+    sip_start(&state, c.key0, c.key1)
+    while left >= 8:
+        memcpy(&word, key, 8)
+        sip_word(&state, word)
+        key += 8
+        left -= 8
+    word = 0
+    memcpy(&word, key, left)
+    sip_word(&state, word | <uint64_t> size << 56)
+    state.v2 ^= 0xff
+    sip_round(&state)
+    sip_round(&state)
+    sip_round(&state)
+    return state.v0 ^ state.v1 ^ state.v2 ^ state.v3
+
+
+cdef inline uint32_t slot_home(const Cache* c, uint64_t slot) noexcept nogil:
+    return <uint32_t> ((slot >> 32) * c.slot_count >> 32)
+
+
+cdef inline uint32_t slot_after(const Cache* c, uint32_t at) noexcept nogil:
+    return at + 1 if at + 1 < c.slot_count else 0
+
+
+cdef inline uint32_t slot_steps(const Cache* c, uint32_t start, uint32_t end) noexcept nogil:
+    # How far the search goes from `start` to `end`.
+    return end - start if end >= start else end + c.slot_count - start
+
+
+cdef uint32_t slot_of_place(const Cache* c, uint64_t hash, uint32_t place) noexcept nogil:
+    # The slot that holds `place`; it is there.
+    cdef uint64_t wanted = (hash & 0xFFFFFFFF00000000u) | place
+    cdef uint32_t at = slot_home(c, wanted)
+    while c.slots[at] != wanted:
+        at = slot_after(c, at)
+    return at
+
+
+cdef void slot_insert(Cache* c, uint64_t hash, uint32_t place) noexcept nogil:
+    cdef uint64_t slot = (hash & 0xFFFFFFFF00000000u) | place
+    cdef uint32_t at = slot_home(c, slot)
+    while c.slots[at]:
+        at = slot_after(c, at)
+    c.slots[at] = slot
+    c.entry_count += 1
+
+
+cdef void slot_remove(Cache* c, uint32_t at) noexcept nogil:
+    cdef uint32_t hole = at, scan = slot_after(c, at)
+    c.entry_count -= 1
+    while c.slots[scan]:
+        # Its home is not between the hole and itself: move it back.
+        if slot_steps(c, slot_home(c, c.slots[scan]), scan) >= slot_steps(c, hole, scan):
+            c.slots[hole] = c.slots[scan]
+            hole = scan
+        scan = slot_after(c, scan)
+    c.slots[hole] = 0
+
+
+cdef void entry_forget(Cache* c, Entry* e, uint32_t place) noexcept nogil:
+    # Out of the table; its octets stay in the ring as dead until the tail passes.
+    slot_remove(c, slot_of_place(c, e.hash, place))
+    e.dead = 1
+
+
+cdef void ring_pop(Ring* ring) noexcept nogil:
+    cdef uint32_t octets = (<Entry*> (ring.data + ring.tail)).octets
+    ring.tail += octets
+    ring.used -= octets
+    if ring.tail == ring.room:
+        ring.tail = 0
+
+
+cdef bint ring_has_room(Ring* ring, uint32_t octets) noexcept nogil:
+    # Whether `octets` fit at the head; the rest of the ring's end becomes a filler where they do not fit before it.
+    cdef uint32_t rest
+    cdef Entry* filler
+    if ring.used == 0:
+        ring.head = ring.tail = 0
+    if ring.head >= ring.tail and (ring.used == 0 or ring.head > ring.tail):
+        rest = ring.room - ring.head
+        if rest >= octets:
+            return True
+        if rest:
+            filler = <Entry*> (ring.data + ring.head)
+            filler.octets = rest
+            if rest >= sizeof(Entry):  # a shorter rest is known as a filler by its length
+                filler.dead = 1
+            ring.used += rest
+        ring.head = 0
+    return ring.tail - ring.head >= octets and ring.head != ring.tail
+
+
+cdef uint32_t ring_push(Ring* ring, const uint8_t* entry, uint32_t octets) noexcept nogil:
+    # Copy an entry to the head, where ring_has_room just said that it fits; returns its place without the ring's bit.
+    cdef uint32_t place = ring.head // ALIGN + 1
+    memcpy(ring.data + ring.head, entry, octets)
+    ring.head += octets
+    ring.used += octets
+    if ring.head == ring.room:
+        ring.head = 0
+    return place
+
+
+cdef inline bint entry_is_dead(const Entry* e) noexcept nogil:
+    return e.octets < sizeof(Entry) or e.dead
+
+
+cdef bint main_evict(Cache* c, bint again) noexcept nogil:
+    # main's tail: out, but what was asked again gets another round if `again`. Whether it got one.
+    cdef Entry* oldest = <Entry*> (c.main.data + c.main.tail)
+    cdef Entry* moved = <Entry*> (c.scratch + ANSWER_ROOM * 2)
+    cdef uint32_t octets = oldest.octets
+    if entry_is_dead(oldest):
+        ring_pop(&c.main)
+        return False
+    again = again and oldest.frequency
+    if again:
+        memcpy(moved, oldest, octets)
+        moved.frequency -= 1
+    entry_forget(c, oldest, (c.main.tail // ALIGN + 1) | IN_MAIN)
+    ring_pop(&c.main)
+    if again and ring_has_room(&c.main, octets):
+        slot_insert(c, moved.hash, ring_push(&c.main, <uint8_t*> moved, octets) | IN_MAIN)
+    else:
+        c.counters[CACHE_EVICTIONS] += 1
+    return again
+
+
+cdef void main_insert(Cache* c, uint8_t* entry, uint32_t octets) noexcept nogil:
+    # `entry` (outside the rings) into main; the tail gives way.
+    cdef uint32_t rounds = 0
+    while not ring_has_room(&c.main, octets):
+        rounds += main_evict(c, rounds < PROMOTIONS_MAX)
+    slot_insert(c, (<Entry*> entry).hash, ring_push(&c.main, entry, octets) | IN_MAIN)
+
+
+cdef void table_make_room(Cache* c) noexcept nogil:
+    # A table full of small answers before the rings are: an entry gives way, from the ring that has more than its share.
+    cdef uint32_t rounds = 0
+    while c.entry_count >= c.entry_limit:
+        if c.small.used > c.main.used // 9:
+            small_evict(c)
+        else:
+            rounds += main_evict(c, rounds < PROMOTIONS_MAX)
+
+
+cdef void small_evict(Cache* c) noexcept nogil:
+    # small's tail: on to main if it was asked again, or if main has room yet; else out, its fingerprint kept in ghost.
+    cdef Entry* oldest = <Entry*> (c.small.data + c.small.tail)
+    cdef Entry* moved = <Entry*> (c.scratch + ANSWER_ROOM)
+    cdef uint32_t octets = oldest.octets, tag
+    if entry_is_dead(oldest):
+        ring_pop(&c.small)
+        return
+    if oldest.frequency or (c.main.room - c.main.used >= octets and c.entry_count < c.entry_limit):
+        memcpy(moved, oldest, octets)
+        moved.frequency = 0
+    else:
+        tag = <uint32_t> (oldest.hash >> 32)
+        c.ghost[tag & (c.ghost_count - 1)] = tag
+        moved = NULL
+        c.counters[CACHE_EVICTIONS] += 1
+    entry_forget(c, oldest, c.small.tail // ALIGN + 1)
+    ring_pop(&c.small)
+    if moved != NULL:
+        main_insert(c, <uint8_t*> moved, octets)
+
+
+cdef Entry* cache_find(Cache* c, const Query* q, const uint8_t* key, uint32_t key_size, uint64_t hash,
+                       uint32_t* place) noexcept nogil:
+    # The entry under `key`, fresh or not, or NULL.
+    cdef uint32_t at = slot_home(c, hash)
+    cdef uint32_t tag = <uint32_t> (hash >> 32)
+    cdef Entry* e
+    while c.slots[at]:
+        if <uint32_t> (c.slots[at] >> 32) == tag:
+            e = entry_at(c, <uint32_t> c.slots[at])
+            if e.hash == hash and e.key_size == key_size and memcmp(entry_key(e), key, key_size) == 0:
+                place[0] = <uint32_t> c.slots[at]
+                return e
+        at = slot_after(c, at)
+    return NULL
+
+
+cdef bint cache_lookup(Cache* c, const Query* q, uint32_t now, Answer* answer) noexcept nogil:
+    """Whether a fresh answer to the question is kept; `answer` then points at it, until the next cache_store."""
+    cdef uint8_t key[KEY_ROOM]
+    cdef uint32_t key_size = cache_key(q, key), place = 0
+    cdef Entry* e = cache_find(c, q, key, key_size, cache_hash(c, key, key_size), &place)
+    if e == NULL or now >= e.expires:
+        c.counters[CACHE_MISSES] += 1
+        return False
+    c.counters[CACHE_HITS] += 1
+    if e.frequency < FREQUENCY_MAX:
+        e.frequency += 1
+    answer.packet = entry_packet(e)
+    answer.ttls = entry_ttls(e)
+    answer.size = e.packet_size
+    answer.ttl_count = e.ttl_count
+    answer.age = now - e.stored
+    answer.lifetime = e.expires - now
+    return True
+
+
+cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t now) noexcept nogil:
+    """Keep a prepared answer under the question `q`; False where it is not one to keep (no lifetime, too large)."""
+    cdef uint8_t key[KEY_ROOM]
+    cdef uint32_t key_size = cache_key(q, key), place = 0, octets, tag
+    cdef uint64_t hash = cache_hash(c, key, key_size)
+    cdef Entry* old = cache_find(c, q, key, key_size, hash, &place)
+    cdef Entry* e = <Entry*> c.scratch
+    if old != NULL:
+        entry_forget(c, old, place)
+        c.counters[CACHE_ENTRIES] = c.entry_count
+    octets = aligned(<uint32_t> sizeof(Entry) + ((key_size + 1) & ~1u) + 2 * answer.ttl_count + answer.size)
+    if answer.lifetime == 0 or octets > ANSWER_ROOM or octets > c.small.room // 4:
+        return False
+    e.octets = octets
+    e.hash = hash
+    e.stored = now
+    e.expires = now + answer.lifetime
+    e.packet_size = answer.size
+    e.ttl_count = answer.ttl_count
+    e.key_size = <uint16_t> key_size
+    e.frequency = 0
+    e.dead = 0
+    memcpy(entry_key(e), key, key_size)
+    memcpy(entry_ttls(e), answer.ttls, 2 * answer.ttl_count)
+    memcpy(entry_packet(e), answer.packet, answer.size)
+    table_make_room(c)
+    tag = <uint32_t> (hash >> 32)
+    if c.ghost[tag & (c.ghost_count - 1)] == tag:
+        c.ghost[tag & (c.ghost_count - 1)] = 0
+        main_insert(c, c.scratch, octets)
+    else:
+        while not ring_has_room(&c.small, octets):
+            small_evict(c)
+        place = ring_push(&c.small, c.scratch, octets)
+        slot_insert(c, hash, place)
+    c.counters[CACHE_STORES] += 1
+    c.counters[CACHE_ENTRIES] = c.entry_count
+    c.counters[CACHE_OCTETS] = c.small.used + <uint64_t> c.main.used
+    return True
+
+
+cdef void cache_flush(Cache* c) noexcept nogil:
+    """Forget everything."""
+    c.small.head = c.small.tail = c.small.used = 0
+    c.main.head = c.main.tail = c.main.used = 0
+    c.entry_count = 0
+    memset(c.slots, 0, 8 * <size_t> c.slot_count)
+    memset(c.ghost, 0, 4 * <size_t> c.ghost_count)
+    c.counters[CACHE_ENTRIES] = c.counters[CACHE_OCTETS] = 0
+
+
+cdef bint read_question_again(Reader* r, const Query* q) noexcept nogil:
+    # Whether the answer's question is the query's, whatever its case.
+    cdef uint32_t i
+    if q.name_size > r.size - r.at:
+        return False
+    for i in range(q.name_size):
+        if lower(r.data[r.at + i]) != q.name[i]:  # length octets are below 64: lower() leaves them
+            return False
+    r.at += q.name_size
+    return read_u16(r) == q.qtype and read_u16(r) == q.qclass and not r.failed
+
+
+cdef bint read_past_sound_name(Reader* r) noexcept nogil:
+    # Past a name of an answer; a pointer must point backwards, behind the header (RFC 1035 section 4.1.4).
+    cdef uint32_t octet, target, start = r.at
+    while not r.failed:
+        octet = read_u8(r)
+        if octet == 0:
+            return not r.failed
+        if octet & POINTER == POINTER:
+            target = (octet & 0x3F) << 8 | read_u8(r)
+            return not r.failed and HEADER <= target < start
+        if octet & POINTER:
+            return False
+        read_skip(r, octet)
+    return False
+
+
+cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t size, Answer* answer) noexcept nogil:
+    """Check an upstream's message as an answer to `q` and make it ready for reply_answer and cache_store.
+
+    The result lies in the cache's own buffer until the next call. Lifetime by RFC 2181 section 8 and RFC 2308 section 5:
+    the smallest TTL; for a negative answer also the SOA's MINIMUM, and nothing without an SOA.
+    """
+    cdef Reader r
+    cdef uint32_t counts[3]
+    cdef uint32_t i, start, rtype, ttl, rdlength, records, count = 0, lifetime = c.max_ttl, minimum = 0
+    cdef uint32_t cut = 0, section = 0, negative_ttl = 0, end, soa_ttl = 0
+    cdef bint has_type = False, has_soa = False
+    cdef uint32_t flags
+    if size < HEADER or size > MAX_TCP:
+        return PREPARED_BAD
+    memcpy(c.answer_packet, packet, size)
+    reader_start(&r, c.answer_packet, size)
+    read_u16(&r)
+    flags = read_u16(&r)
+    if not flags & FLAG_QR or flags & OPCODE_MASK or read_u16(&r) != 1:
+        return PREPARED_BAD
+    for i in range(3):
+        counts[i] = read_u16(&r)
+    if not read_question_again(&r, q):
+        return PREPARED_BAD
+    end = r.at
+    for section in range(3):
+        records = counts[section]
+        while records:
+            records -= 1
+            start = r.at
+            if not read_past_sound_name(&r):
+                return PREPARED_BAD
+            rtype = read_u16(&r)
+            read_u16(&r)
+            ttl = read_u32(&r)
+            rdlength = read_u16(&r)
+            read_skip(&r, rdlength)
+            if r.failed:
+                return PREPARED_BAD
+            if rtype == TYPE_OPT:
+                if section != 2 or cut or c.answer_packet[start]:
+                    return PREPARED_BAD
+                if ttl >> 24:  # BADVERS and the like: no answer to the question (RFC 6891 section 6.1.3)
+                    return PREPARED_BAD
+                cut = start
+                counts[2] -= 1
+                continue
+            if cut:
+                return PREPARED_ODD
+            end = r.at
+            if ttl & 0x80000000u:
+                ttl = 0
+            if ttl > c.max_ttl:
+                ttl = c.max_ttl
+            if ttl < c.min_ttl:
+                ttl = c.min_ttl
+            put_u32(c.answer_packet + r.at - rdlength - 6, ttl)
+            c.answer_ttls[count] = <uint16_t> (r.at - rdlength - 6)
+            count += 1
+            if ttl < lifetime:
+                lifetime = ttl
+            if section == 0 and (rtype == q.qtype or q.qtype == TYPE_ANY):
+                has_type = True
+            if section == 1 and rtype == TYPE_SOA and rdlength >= 22:
+                has_soa = True
+                soa_ttl = r.at - rdlength - 6
+                minimum = get_u32(c.answer_packet + r.at - 4)
+                negative_ttl = minimum if minimum < ttl else ttl
+    put_u16(c.answer_packet + 10, counts[2])
+    if not has_type:
+        if not has_soa:
+            negative_ttl = 0
+        if negative_ttl > c.negative_ttl:
+            negative_ttl = c.negative_ttl
+        if has_soa:  # nobody behind us is to remember it longer than we do
+            put_u32(c.answer_packet + soa_ttl, negative_ttl)
+        if negative_ttl < lifetime:
+            lifetime = negative_ttl
+    if flags & FLAG_TC or (flags & 0xF != RCODE_NOERROR and flags & 0xF != RCODE_NXDOMAIN):
+        lifetime = 0
+    answer.packet = c.answer_packet
+    answer.ttls = c.answer_ttls
+    answer.size = end
+    answer.ttl_count = count
+    answer.age = 0
+    answer.lifetime = lifetime
+    return PREPARED
+
+
+cdef void cache_free(Cache* c) noexcept nogil:
+    free(c.small.data)
+    free(c.main.data)
+    free(c.slots)
+    free(c.ghost)
+    free(c.scratch)
+    free(c.answer_packet)
+    free(c.answer_ttls)
+
+
+cdef bint cache_make(Cache* c, uint64_t octets) noexcept nogil:
+    """Give an empty cache its memory, `octets` in all (at least 1 MiB, at most 4 GiB); False where there is none."""
+    cdef uint64_t room
+    if octets < 1 << 20:
+        octets = 1 << 20
+    if octets > <uint64_t> 4 << 30:
+        octets = <uint64_t> 4 << 30
+    c.slot_count = <uint32_t> (octets // 96)  # so the rings are full first if an entry takes more than some 117 octets
+    c.entry_limit = c.slot_count // 4 * 3
+    c.ghost_count = 1024
+    while c.ghost_count * 2 <= c.slot_count:
+        c.ghost_count *= 2
+    room = octets - 8 * <uint64_t> c.slot_count - 4 * <uint64_t> c.ghost_count
+    c.small.room = <uint32_t> (room // 10) & ~<uint32_t> (ALIGN - 1)
+    c.main.room = <uint32_t> (room - room // 10) & ~<uint32_t> (ALIGN - 1)
+    c.small.data = <uint8_t*> malloc(c.small.room)
+    c.main.data = <uint8_t*> malloc(c.main.room)
+    c.slots = <uint64_t*> calloc(c.slot_count, 8)
+    c.ghost = <uint32_t*> calloc(c.ghost_count, 4)
+    c.scratch = <uint8_t*> malloc(3 * ANSWER_ROOM)
+    c.answer_packet = <uint8_t*> malloc(ANSWER_ROOM)
+    c.answer_ttls = <uint16_t*> malloc(2 * ANSWER_ROOM // 11 + 2)
+    return c.small.data != NULL and c.main.data != NULL and c.slots != NULL and c.ghost != NULL \
+        and c.scratch != NULL and c.answer_packet != NULL and c.answer_ttls != NULL

@@ -1,0 +1,30 @@
+# policy: (class, shape) → cell. Python worked the matrix out once for this generation; here it is only read.
+
+cdef struct SnapshotView:      # one generation as the stages see it; Snapshot owns what it points at
+    const IndexView* index
+    const Cell* cells          # [class][shape]
+    uint32_t class_count
+    uint32_t shape_count
+    const Profile* profiles
+    uint32_t profile_count
+    Clients clients
+    const SuffixView* routes
+    uint64_t number
+
+
+cdef void policy_cell(const SnapshotView* s, const SuffixView* overlay, Query* q) noexcept nogil:
+    """What speaks for the name of `q` to its class: an operator's word (rank 0), else the matrix for its listset."""
+    cdef uint32_t word = 0
+    if overlay != NULL and s.profile_count > PROFILE_OVERLAY:
+        word = suffix_lookup(overlay, q.name, q.labels, q.labels_count)
+    if q.listset == 0 or word:
+        memset(&q.cell, 0, sizeof(Cell))
+        q.cell.rank = RANK_OVERLAY if word else RANK_NOBODY
+        q.cell.slot = OVERLAY_SLOT if word else NO_LIST
+        if word == OVERLAY_ALLOW:
+            q.cell.action = ACTION_ALLOW
+        elif word == OVERLAY_BLOCK:
+            q.cell.action = s.profiles[PROFILE_OVERLAY].action
+            q.cell.profile = PROFILE_OVERLAY
+    else:
+        q.cell = s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, q.listset)]

@@ -1,0 +1,209 @@
+# One query on its way through the engine, and what the stages read. Read this first.
+#
+# A Query is reset once (query_start) and then filled stage by stage; each stage reads only what an earlier one filled.
+# Numbers that Python also knows (actions, codes, counters) are proven equal by tests/unit/test_vocabulary.py.
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    HEADER = 12                # octets of a message header (RFC 1035 section 4.1.1)
+    MAX_NAME = 255             # octets of a name in wire form (RFC 1035 section 3.1)
+    MAX_LABELS = 127
+    MAX_TCP = 65535
+    UDP_PLAIN = 512            # what a client without EDNS takes (RFC 1035 section 4.2.1)
+    UDP_EDNS = 1232            # what we send at most over UDP (DNS flag day 2020)
+    FLAG_QR = 0x8000
+    FLAG_AA = 0x0400
+    FLAG_TC = 0x0200
+    FLAG_RD = 0x0100
+    FLAG_RA = 0x0080
+    FLAG_AD = 0x0020
+    FLAG_CD = 0x0010
+    OPCODE_MASK = 0x7800
+    POINTER = 0xC0             # the two high bits of a compression pointer
+    NAME_OF_QUESTION = 0xC00C  # a pointer to the question's name
+
+cdef enum:
+    BATCH = 64                 # datagrams a system call
+    ROUNDS = 4                 # batches a socket may take before the loop gets its turn
+    IN_ROOM = 2048             # a longer query is cut and so FORMERR
+    OUT_ROOM = 1280            # more than UDP_EDNS
+    CONTROL_ROOM = 64          # octets of a control message
+
+cdef enum Verdict:
+    CONTINUE = -1              # the stage has nothing to say: go on to the next
+    VERDICT_REPLY = 0
+    VERDICT_DROP = 1
+    VERDICT_WAIT = 2
+    VERDICT_PUNT = 3
+
+cdef enum PuntReason:
+    REASON_FORWARD = 0
+    REASON_CONDITIONAL = 1
+    REASON_LOCAL = 2
+
+cdef enum:
+    TYPE_A = 1
+    TYPE_CNAME = 5
+    TYPE_SOA = 6
+    TYPE_AAAA = 28
+    TYPE_OPT = 41
+    TYPE_TKEY = 249
+    TYPE_TSIG = 250
+    TYPE_IXFR = 251
+    TYPE_AXFR = 252
+    TYPE_ANY = 255
+    TYPE_CAA = 257
+    CLASS_IN = 1
+    RCODE_NOERROR = 0
+    RCODE_FORMERR = 1
+    RCODE_SERVFAIL = 2
+    RCODE_NXDOMAIN = 3
+    RCODE_NOTIMP = 4
+    RCODE_REFUSED = 5
+    RCODE_BADVERS = 16
+    OPTION_COOKIE = 10
+    OPTION_EDE = 15
+    EDE_NONE = -1
+    EDE_PROHIBITED = 18
+    EDE_NETWORK_ERROR = 23
+
+cdef enum:
+    ACTION_FORWARD = 0
+    ACTION_ALLOW = 1
+    ACTION_ADDRESS = 2
+    ACTION_ZERO = 3
+    ACTION_NXDOMAIN = 4
+    ACTION_NODATA = 5
+    ACTION_REFUSED = 6
+    ACTION_DROP = 7
+    ACTION_TCP_ONLY = 8
+    ACTION_CNAME = 9
+    ACTION_DATA = 10
+    RANK_OVERLAY = 0
+    RANK_NOBODY = 255
+    OVERLAY_ALLOW = 1          # values of the overlay's table
+    OVERLAY_BLOCK = 2
+    PROFILE_OVERLAY = 2        # how an operator's block is answered: matrix.py puts it there
+    CELL_NEEDS_ANSWER = 1
+    CELL_CONDITIONAL = 2
+    CLASS_REFUSED = 0xFFFF
+    TRANSPORT_UDP = 0
+
+# The sections of resolver/counters.py: index of the first counter of each.
+cdef enum:
+    TRANSPORTS = 5
+    TYPE_SLOTS = 72
+    LIST_SLOTS = 1024
+    NO_LIST = 1023
+    OVERLAY_SLOT = 1022
+    COUNT_QUERIES = 0                                      # [transport][type slot]
+    COUNT_RESPONSES = 360                                  # [rcode]
+    COUNT_ANSWERS = 384                                    # [action][list slot]
+    COUNT_CACHE = 16768
+    COUNT_ENGINE = 16776
+    COUNT_UPSTREAM = 16784
+    COUNT_ALL = 18192
+    CACHE_HITS = COUNT_CACHE
+    CACHE_MISSES = COUNT_CACHE + 1
+    CACHE_STORES = COUNT_CACHE + 2
+    CACHE_EVICTIONS = COUNT_CACHE + 3
+    CACHE_ENTRIES = COUNT_CACHE + 4
+    CACHE_OCTETS = COUNT_CACHE + 5
+    CACHE_ROOM = COUNT_CACHE + 6
+    ENGINE_MALFORMED = COUNT_ENGINE
+    ENGINE_REFUSED = COUNT_ENGINE + 1
+    ENGINE_TRUNCATED = COUNT_ENGINE + 2
+    ENGINE_PUNTS = COUNT_ENGINE + 3
+    ENGINE_SEND_FAILURES = COUNT_ENGINE + 4
+    ENGINE_ROUNDS = COUNT_ENGINE + 5
+    ENGINE_DROPPED = COUNT_ENGINE + 6
+    ENGINE_LIMITED = COUNT_ENGINE + 7
+
+# A message under inspection. `failed` sticks: check it once after a run of reads.
+cdef struct Reader:
+    const uint8_t* data
+    uint32_t size
+    uint32_t at
+    bint failed
+
+# A message being written. `full` sticks: nothing is written past `room`.
+cdef struct Writer:
+    uint8_t* data
+    uint32_t room
+    uint32_t at
+    bint full
+
+# What policy says of (class, shape): one cell of the matrix, eight octets, computed by resolver/lists/matrix.py.
+cdef packed struct Cell:
+    uint8_t rank               # vocabulary.Rank
+    uint8_t action             # vocabulary.Action
+    uint8_t flags              # CELL_…
+    uint8_t member             # which member of the shape won: finds its data
+    uint16_t slot              # counters' slot of the list that won, 0xFFFF for none
+    uint16_t profile           # how a block is answered
+
+# How a block is answered.
+cdef struct Profile:
+    uint32_t action            # ACTION_…
+    uint32_t ttl               # seconds
+    int32_t ede                # INFO-CODE or EDE_NONE
+    uint16_t text_size
+    uint16_t soa_size
+    uint8_t ipv4[4]
+    uint8_t ipv6[16]
+    uint8_t text[200]          # EXTRA-TEXT, UTF-8
+    uint8_t soa[512]           # MNAME and RNAME in wire form
+
+# An upstream's answer, made ready by cache_prepare: checked, without OPT, with the places of its TTLs.
+cdef struct Answer:
+    const uint8_t* packet      # header, question, sections
+    const uint16_t* ttls       # offset of each TTL in packet
+    uint32_t size              # octets of packet
+    uint32_t ttl_count
+    uint32_t age               # seconds since it was stored
+    uint32_t lifetime          # seconds it may be kept (0: not at all)
+
+cdef struct Query:
+    # in: set by the socket's edge
+    const uint8_t* packet
+    uint32_t size
+    uint32_t transport         # vocabulary.Transport
+    uint8_t client[16]         # IPv4 as ::ffff:a.b.c.d
+    uint8_t* reply
+    uint32_t reply_room        # octets at `reply`
+    int fd                     # the socket to answer by, -1 for a stream
+    uint32_t token             # a stream's: which client waits
+    const void* peer           # sockaddr of a datagram's client
+    const uint8_t* control     # the control message to answer with
+    uint64_t control_size      # its octets
+    bint may_wait              # the engine may ask upstream itself
+    const Answer* given        # finish(): the upstream's answer to use instead of the cache
+    # wire
+    uint16_t id
+    uint16_t flags             # as received
+    uint16_t qtype
+    uint16_t qclass
+    uint32_t question_end      # offset behind the question, 0 if there is none to echo
+    uint32_t name_size         # octets of name, the root's included
+    uint32_t labels_count      # without the root
+    uint8_t labels[128]        # offset of each label in name, from the left
+    uint8_t name[256]          # lower-case, wire form
+    bint has_opt
+    bint dnssec_ok
+    uint8_t edns_version
+    uint32_t limit             # octets that the reply may have
+    # client, index, policy
+    uint32_t policy_class
+    uint32_t listset
+    uint32_t route
+    bint counted               # its client's bucket has paid for it
+    bint decided               # the cell was set by Python: index and matrix are not asked
+    Cell cell
+    # out
+    uint16_t rcode             # with the extended bits
+    int32_t ede                # INFO-CODE to send or EDE_NONE
+    const uint8_t* ede_text
+    uint32_t ede_size
+    uint32_t reply_size
+    uint32_t reason            # PuntReason

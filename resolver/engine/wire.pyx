@@ -1,0 +1,164 @@
+# wire: a client's packet is read once, here, and every read goes through one bounds-checked reader.
+#
+# Nothing behind this stage looks at the packet again but to copy the question, whose end this stage has proven.
+# RFC 1035 section 4.1, RFC 6891, RFC 8906.
+
+
+cdef inline void reader_start(Reader* r, const uint8_t* data, uint32_t size) noexcept nogil:
+    r.data = data
+    r.size = size
+    r.at = 0
+    r.failed = False
+
+
+cdef inline uint32_t read_u8(Reader* r) noexcept nogil:
+    if r.at >= r.size:
+        r.failed = True
+        return 0
+    r.at += 1
+    return r.data[r.at - 1]
+
+
+cdef inline uint32_t read_u16(Reader* r) noexcept nogil:
+    if r.size < 2 or r.at > r.size - 2:
+        r.failed = True
+        return 0
+    r.at += 2
+    return (<uint32_t> r.data[r.at - 2] << 8) | r.data[r.at - 1]
+
+
+cdef inline uint32_t read_u32(Reader* r) noexcept nogil:
+    cdef uint32_t high = read_u16(r)
+    return (high << 16) | read_u16(r)
+
+
+cdef inline void read_skip(Reader* r, uint32_t octets) noexcept nogil:
+    if octets > r.size or r.at > r.size - octets:
+        r.failed = True
+    else:
+        r.at += octets
+
+
+cdef void read_past_name(Reader* r) noexcept nogil:
+    # Past a name that may end in a compression pointer, without following it (RFC 1035 section 4.1.4).
+    cdef uint32_t octet
+    while not r.failed:
+        octet = read_u8(r)
+        if octet == 0:
+            return
+        if octet & POINTER == POINTER:
+            read_skip(r, 1)
+            return
+        if octet & POINTER:
+            r.failed = True
+            return
+        read_skip(r, octet)
+
+
+cdef inline uint32_t lower(uint32_t octet) noexcept nogil:
+    return octet | 0x20 if 65 <= octet <= 90 else octet
+
+
+cdef bint read_question_name(Reader* r, Query* q) noexcept nogil:
+    # The qname into q.name, lower-case; no compression there (nothing stands before it to point at).
+    cdef uint32_t octet, i, at = 0
+    q.labels_count = 0
+    while True:
+        octet = read_u8(r)
+        if r.failed or octet & POINTER or at + octet + 1 > MAX_NAME:
+            return False
+        q.name[at] = <uint8_t> octet
+        if octet == 0:
+            q.name_size = at + 1
+            return True
+        if q.labels_count >= MAX_LABELS or r.size - r.at < octet:
+            return False
+        q.labels[q.labels_count] = <uint8_t> at
+        q.labels_count += 1
+        at += 1
+        for i in range(octet):
+            q.name[at + i] = <uint8_t> lower(r.data[r.at + i])
+        at += octet
+        r.at += octet
+
+
+cdef bint read_options(Reader* r, uint32_t octets) noexcept nogil:
+    # Walks the OPT record's options; only their form matters here (RFC 6891 section 6.1.2, RFC 7873 section 5.2.2).
+    cdef uint32_t code, length, end = r.at + octets
+    while r.at < end:
+        code = read_u16(r)
+        length = read_u16(r)
+        if code == OPTION_COOKIE and length != 8 and (length < 16 or length > 40):
+            return False
+        read_skip(r, length)
+        if r.failed or r.at > end:
+            return False
+    return True
+
+
+cdef bint read_additional(Reader* r, Query* q, uint32_t records, uint32_t additional) noexcept nogil:
+    # Past `records` records, of which the last `additional` stand in the additional section: there OPT may be, once.
+    cdef uint32_t i, start, rtype, size, ttl, rdlength
+    for i in range(records):
+        start = r.at
+        read_past_name(r)
+        rtype = read_u16(r)
+        size = read_u16(r)
+        ttl = read_u32(r)
+        rdlength = read_u16(r)
+        if r.failed or rdlength > r.size - r.at:
+            return False
+        if rtype != TYPE_OPT:
+            read_skip(r, rdlength)
+            continue
+        if q.has_opt or i < records - additional or r.data[start] != 0:
+            return False
+        q.has_opt = True
+        q.edns_version = <uint8_t> (ttl >> 16 & 0xFF)
+        q.dnssec_ok = ttl >> 15 & 1
+        q.limit = size
+        if not read_options(r, rdlength):
+            return False
+    return True
+
+
+cdef int wire_parse(Query* q) noexcept nogil:
+    """Read header, question and EDNS into `q`; CONTINUE, DROP, or REPLY with q.rcode set to the error."""
+    cdef Reader r
+    cdef uint32_t questions, records, additional
+    cdef bint sound
+    reader_start(&r, q.packet, q.size)
+    q.id = <uint16_t> read_u16(&r)
+    q.flags = <uint16_t> read_u16(&r)
+    questions = read_u16(&r)
+    records = read_u16(&r) + read_u16(&r)
+    additional = read_u16(&r)
+    if r.failed or q.flags & FLAG_QR:  # no header to answer to, or an answer: answering those makes loops
+        return VERDICT_DROP
+    if q.flags & OPCODE_MASK:
+        q.rcode = RCODE_NOTIMP
+        return VERDICT_REPLY
+    q.rcode = RCODE_FORMERR
+    if questions != 1 or not read_question_name(&r, q):
+        return VERDICT_REPLY
+    q.qtype = <uint16_t> read_u16(&r)
+    q.qclass = <uint16_t> read_u16(&r)
+    if r.failed:
+        return VERDICT_REPLY
+    q.question_end = r.at
+    q.limit = UDP_PLAIN
+    sound = read_additional(&r, q, records + additional, additional)
+    if q.limit < UDP_PLAIN:
+        q.limit = UDP_PLAIN
+    elif q.limit > UDP_EDNS:
+        q.limit = UDP_EDNS
+    if not sound or q.qtype == TYPE_OPT:  # with OPT if we have come as far as that (RFC 6891 section 7)
+        return VERDICT_REPLY
+    if q.edns_version:
+        q.rcode = RCODE_BADVERS
+        return VERDICT_REPLY
+    if q.qclass != CLASS_IN or TYPE_TKEY <= q.qtype <= TYPE_AXFR:  # transfers and keys are no matter of a forwarder
+        q.rcode = RCODE_REFUSED
+        return VERDICT_REPLY
+    q.rcode = RCODE_NOERROR
+    return CONTINUE

@@ -1,0 +1,265 @@
+"""What `tampah explain` and `tampah lists` say: the generation in force, read from state_dir.
+
+Nothing here works out a verdict of its own: which rules cover a name is read from the lists' runs, what is decided from
+the same index and policy files that the workers have, and the answer is made by an engine of its own that is asked the
+question. So it says the same whether the server runs or not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+
+from resolver import counters, overlay, snapshot
+from resolver.config.model import Config
+from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
+from resolver.lists import names
+from resolver.lists.explain import Match, matches
+from resolver.lists.matrix import OVERLAY_PROFILE
+from resolver.lists.report import Report, duration
+from resolver.lists.runs import Run
+from resolver.local import Aliases
+from resolver.metrics import action_name
+from resolver.snapshot import CELL, Generation
+from resolver.vocabulary import Action, Rank, Scope, Transport, Verb
+
+_SCOPES = {Scope.SELF: "itself", Scope.BELOW: "what is below it", Scope.BOTH: "itself and what is below it"}
+_EXPLAINED_CACHE = 1 << 20  # octets: the engine wants one, nothing is kept in it
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """One rule that covers the name: where it stands, the name it is about, and what it says."""
+
+    list: str
+    file: str
+    line: int
+    name: str
+    covers: str
+    says: str
+    wins: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What happens to a question and why. `group` "" and `policy_class` 0: every list applies."""
+
+    name: str
+    type: str
+    client: str
+    generation: int
+    group: str
+    policy_class: int
+    listset: int
+    action: str
+    rank: str
+    list: str
+    category: str
+    matches: tuple[Spoken, ...]
+    answer: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return dataclasses.asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        where = f"group {self.group}" if self.group else "no group: every list applies"
+        yield f"{self.name} {self.type} asked by {self.client} ({where}), generation {self.generation}"
+        for match in self.matches:
+            line = f":{match.line}" if match.line else ""
+            place = f"{match.file}{line}" if match.file else f"line {match.line}"
+            verb = "decides" if match.wins else "speaks"
+            yield f"  {match.list} {verb}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
+        if not self.matches:
+            yield "  no list speaks of it"
+        by = f" by list {self.list}" if self.list else ""
+        category = f", category {self.category}" if self.category else ""
+        where = f"rank {self.rank}, class {self.policy_class}, listset {self.listset}"
+        yield f"  action: {self.action}{by}{category} ({where})"
+        yield "  answer:"
+        for line in self.answer:
+            yield f"    {line}"
+
+
+def generation_of(state_dir: Path) -> Generation:
+    """The generation in force, or where no server ran yet the newest one. ValueError if there is none."""
+    generation = snapshot.last_good(state_dir)
+    if generation is None:
+        built = (found for found in snapshot.generations(state_dir) if found.is_complete(state_dir))
+        generation = next(built, None)
+    if generation is None:
+        raise ValueError(f"{state_dir}: no generation there yet; 'tampah run' or 'tampah compile' makes one")
+    return generation
+
+
+def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanation:
+    """Explain a question. ValueError says what of name, client or type is none."""
+    asked = _name(name)
+    address = ipaddress.ip_address(client)
+    octets = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
+    rtype = _type(qtype)
+    state_dir = config.state_path
+    generation = generation_of(state_dir)
+    index = Index(generation.index_path(state_dir))
+    policy = snapshot.read_policy(generation.policy_path(state_dir))
+    decided = Snapshot(index, policy, generation.number)
+    policy_class, listset, _, cell = decided.decide(asked, octets)
+    rank, action, _, _, slot, _ = CELL.unpack(cell)
+    refused = policy_class == snapshot.REFUSED_CLASS
+    winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
+    paths = [(state.name, state_dir / "runs" / state.run) for state in generation.lists if state.run]
+    entries = overlay.read(state_dir)
+    words = overlay.covering(entries, asked)
+    if words and not refused:
+        rank, action, winner = Rank.OVERLAY, Action.ALLOW, ""
+        if words[0].word == overlay.BLOCK:
+            action = Action(policy.profiles[OVERLAY_PROFILE].action)
+    spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
+    spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action) for match in matches(paths, asked))
+    return Explanation(
+        name=asked or ".",
+        type=dns.rdatatype.to_text(rtype),
+        client=str(address),
+        generation=generation.number,
+        group=next((group for group, number in policy.groups.items() if number == policy_class), "")
+        if policy_class
+        else "",
+        policy_class=policy_class,
+        listset=listset,
+        action="refused" if refused else action_name(action),
+        rank="allow_from" if refused else Rank(rank).name.lower().replace("_", "-"),
+        list="overlay" if rank == Rank.OVERLAY and words else winner,
+        category=next((listed.category for listed in config.lists if listed.name == winner), ""),
+        matches=spoken,
+        answer=tuple(_answer(decided, index, policy, entries, asked, rtype, octets)),
+    )
+
+
+def _name(text: str) -> str:
+    """A name as the index has it; the root is the empty one."""
+    if text == ".":
+        return ""
+    return names.normalise(text, allow_tld=True)
+
+
+def _type(text: str) -> dns.rdatatype.RdataType:
+    try:
+        return dns.rdatatype.from_text(text)
+    except Exception:
+        raise ValueError(f"{text!r} is no record type") from None
+
+
+def _by_hand(entry: overlay.Entry, state_dir: Path, *, wins: bool) -> Spoken:
+    """An operator's word, which outranks every list."""
+    word, made, until = overlay.said(entry)
+    says = f"{word}, since {made}" + (f", until {until}" if until else "")
+    path = str(state_dir / overlay.FILE)
+    return Spoken("overlay", path, 0, entry.name, _SCOPES[Scope.BOTH], says, wins)
+
+
+def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
+    with Run(run_path) as run:
+        files = run.header.report.get("files", ())
+    file, first = next(((part[0], part[1]) for part in reversed(files) if match.line >= part[1]), ("", 1))
+    outcome = match.outcome
+    says = outcome.verb.name.lower()
+    if outcome.important:
+        says += ", important"
+    if outcome.action is not None:
+        says += f" by {action_name(outcome.action)}"
+    if outcome.data:
+        says += f" {'; '.join(outcome.data)}"
+    decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
+    return Spoken(match.list, str(file), match.line - first + 1, match.name, _SCOPES[match.scope], says, decides)
+
+
+def _answer(
+    decided: Snapshot,
+    index: Index,
+    policy: snapshot.Policy,
+    entries: Sequence[overlay.Entry],
+    name: str,
+    rtype: dns.rdatatype.RdataType,
+    client: bytes,
+) -> Iterator[str]:
+    """What an engine of its own says to the question: the answer's records, or where it would ask."""
+    engine = Engine(counters=memoryview(bytearray(counters.SIZE)), cache_bytes=_EXPLAINED_CACHE)
+    engine.swap(decided)
+    engine.set_overlay(SuffixTable(overlay.words(entries, time.time())))
+    query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
+    verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
+    if verdict == REPLY and reply is not None:
+        message = dns.message.from_wire(reply)
+        yield f"rcode {dns.rcode.to_text(message.rcode())}"
+        for option in message.options:
+            yield option.to_text()
+        for section in (message.answer, message.authority):
+            for rrset in section:
+                yield from rrset.to_text().splitlines()
+    elif verdict == DROP:
+        yield "none: the query is dropped"
+    else:
+        [punt] = engine.take_punts()
+        if punt.reason == PUNT_LOCAL:
+            alias = Aliases(index, policy).describe(punt)
+            yield f"{name}. {alias.ttl} IN CNAME {dns.name.from_wire(alias.target, 0)[0]} and what that resolves to"
+        else:
+            yield f"asked upstream{f' along route {punt.route}' if punt.route else ''}, or from the cache"
+
+
+@dataclass(frozen=True, slots=True)
+class ListView:
+    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs."""
+
+    list: str
+    state: str
+    names: int | None
+    refused: int | None
+    format: str
+    age: str
+    hits: int | None
+    error: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return dataclasses.asdict(self)
+
+
+def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListView]:
+    """The state of every list of the config, with the hits of the server that runs, if one does."""
+    generation = generation_of(config.state_path)
+    reports = {report.name: report for report in Report.from_json(generation.report).lists}
+    states = {state.name: state for state in generation.lists}
+    hits = server["hits"] if server else None
+    found = []
+    for listed in config.lists:
+        state, report = states.get(listed.name), reports.get(listed.name)
+        if listed.enabled == "no" or state is None or report is None:
+            found.append(
+                ListView(listed.name, "off" if listed.enabled == "no" else "new", None, None, "", "", None, "")
+            )
+            continue
+        found.append(
+            ListView(
+                list=listed.name,
+                state="shadow" if listed.enabled == "shadow" else str(report.outcome),
+                names=state.names,
+                refused=report.refused,
+                format=report.format,
+                age=duration(max(0.0, time.time() - state.seen)),
+                hits=hits.get(listed.name, 0) if hits is not None else None,
+                error=report.error,
+            )
+        )
+    return found

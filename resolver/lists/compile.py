@@ -1,0 +1,415 @@
+"""Builds a generation: lists → runs → index, config → matrix and client map → policy file, and the record of it all.
+
+    lock ─ take each list ─ index (only if a run or the order of lists changed) ─ policy file ─ record ─ delete the old
+
+Runs as a process of its own at low priority (`python -m resolver.lists.compile`), so that reading ten million names
+does not disturb the workers. Nothing that is in use is touched: every file is new, and the record comes last. A build
+that dies at any point leaves the generations as they were, and litter that the next build removes.
+
+The generation is not in force by that: the supervisor swaps the workers and then calls `snapshot.put_in_force`.
+
+A list's slot in shared memory belongs to its name for a supervisor's life (`session`): counters of a list that went
+must not show under another's name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from resolver import counters
+from resolver.config.load import load
+from resolver.config.model import Config, Group, ListConfig
+from resolver.config.problem import ConfigError
+from resolver.config.types import Override as OverrideRule
+from resolver.engine.engine import Index
+from resolver.lists.clients import build_clients, outside
+from resolver.lists.matrix import (
+    CategoryPolicy,
+    GroupPolicy,
+    ListPolicy,
+    Override,
+    PolicyRules,
+    Sinkhole,
+    build_matrix,
+)
+from resolver.lists.merge import ListRun, read_header, write_index
+from resolver.lists.reading import RUNS, Reading, check_list, describe, mend_list, take_list
+from resolver.lists.report import ListOutcome, ListReport, Report
+from resolver.snapshot import (
+    NO_EDE,
+    NO_SLOT,
+    TEMPORARY,
+    Generation,
+    ListState,
+    Policy,
+    generations,
+    in_force,
+    number_routes,
+    write_generation,
+    write_json,
+    write_policy,
+)
+from resolver.vocabulary import Action
+
+KEEP = 3  # the newest generations whose files are kept, besides the one in force
+LOCK_WAIT = 60.0  # seconds that a build waits for another to end
+NICENESS = 10
+_FOLDERS = {RUNS: ".run", "index": ".index", "policy": ".policy", "generations": ".json"}
+_OVERRIDES = {
+    "nxdomain": Action.NXDOMAIN,
+    "nodata": Action.NODATA,
+    "passthru": Action.ALLOW,
+    "drop": Action.DROP,
+    "tcp-only": Action.TCP_ONLY,
+    "cname": Action.CNAME,
+}
+
+
+class BuildError(ValueError):
+    """No generation came of a build; the text says why. What was in force stays so."""
+
+
+def build_generation(
+    config: Config, state_dir: Path | None = None, *, force: bool = False, session: str = ""
+) -> Generation:
+    """Build the next generation from the config and its lists as they are now; its `report` is a Report as JSON.
+
+    `state_dir` is the config's if it is not given. `force` reads every list and writes a new index even where nothing
+    seems to have changed. `session` names the life of a supervisor: within one, no list gets a slot that another had.
+    BuildError says why nothing came of it.
+    """
+    started = time.perf_counter()
+    state_dir = state_dir or config.state_path
+    try:
+        for folder in _FOLDERS:
+            (state_dir / folder).mkdir(mode=0o750, parents=True, exist_ok=True)
+        with _locked(state_dir):
+            _remove_litter(state_dir)
+            return _build(config, state_dir, force, session, started)
+    except BuildError:
+        raise
+    except (OSError, ValueError) as error:
+        raise BuildError(describe(error)) from error
+
+
+def check_lists(config: Config) -> list[ListReport]:
+    """What reading each list of the config would come to; nothing is written, and no lock is needed."""
+    return [check_list(listed) for listed in config.lists if listed.enabled != "no"]
+
+
+def _build(config: Config, state_dir: Path, force: bool, session: str, started: float) -> Generation:
+    recorded = generations(state_dir)
+    current = in_force(state_dir)
+    parent = next((known for known in recorded if known.number == current), recorded[0] if recorded else None)
+    number = _next_number(state_dir)
+    before = {state.name: state for state in parent.lists} if parent else {}
+    served = [listed for listed in config.lists if listed.enabled != "no"]
+    slots = _assign_slots(state_dir, [listed.name for listed in served], session, recorded)
+
+    readings = [
+        take_list(listed, state_dir, before.get(listed.name), slots[listed.name], force=force) for listed in served
+    ]
+    index = None if force else _known_index(state_dir, recorded, readings)
+    is_new = index is None
+    if index is None:
+        index = f"index/{number}.index"
+        readings = _write_index(state_dir, index, served, before, readings)
+    states = tuple(reading.state for reading in readings)
+
+    policy = make_policy(config, state_dir / index, states)
+    name = f"policy/{number}.policy"
+    write_policy(state_dir / name, policy)
+    report = _report(number, parent, "built" if is_new else "reused", readings, before, _warnings(config, states))
+    report = replace(report, seconds=time.perf_counter() - started)
+    generation = Generation(
+        number=number,
+        parent=parent.number if parent else 0,
+        created=time.time(),
+        config=hashlib.sha256(config.to_json().encode()).hexdigest(),
+        index=index,
+        policy=name,
+        lists=states,
+        report=report.to_json(),
+    )
+    write_generation(state_dir, generation)
+    _remove_old(state_dir)
+    return generation
+
+
+def _next_number(state_dir: Path) -> int:
+    """One more than the highest ever recorded, damaged records included."""
+    numbers = [int(path.stem) for path in (state_dir / "generations").glob("*.json") if path.stem.isdecimal()]
+    return max([*numbers, in_force(state_dir)], default=0) + 1
+
+
+# -- the index --------------------------------------------------------------------------------------------------------
+def _indexed(states: Sequence[ListState]) -> list[tuple[str, str]]:
+    """What an index is made of, in its order; a list that is missing is not in it."""
+    return [(state.name, state.run) for state in states if state.run]
+
+
+def _known_index(state_dir: Path, recorded: Sequence[Generation], readings: Sequence[Reading]) -> str | None:
+    """The index of an earlier generation that was made of the same runs and is whole, if there is one."""
+    wanted = _indexed([reading.state for reading in readings])
+    for index in dict.fromkeys(known.index for known in recorded if _indexed(known.lists) == wanted):
+        with contextlib.suppress(OSError, ValueError):
+            Index(str(state_dir / index))
+            return index
+    return None
+
+
+def _write_index(
+    state_dir: Path, index: str, served: Sequence[ListConfig], before: dict[str, ListState], readings: list[Reading]
+) -> list[Reading]:
+    """Merge the runs; a list whose run turns out to be damaged is read again, or left out, and the others serve."""
+    try:
+        _merge(state_dir, index, readings)
+    except ValueError:
+        mended = [
+            mend_list(listed, state_dir, before.get(listed.name), reading)
+            for listed, reading in zip(served, readings, strict=True)
+        ]
+        if mended == readings:
+            raise
+        _merge(state_dir, index, mended)
+        return mended
+    return readings
+
+
+def _merge(state_dir: Path, index: str, readings: Sequence[Reading]) -> None:
+    states = [reading.state for reading in readings if reading.state.run]
+    write_index(
+        state_dir / index, [ListRun(state.name, state_dir / RUNS / state.run, state.replaces) for state in states]
+    )
+
+
+# -- the policy -------------------------------------------------------------------------------------------------------
+def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Policy:
+    """What decides, from the config and the shapes of an index that was made of these lists."""
+    header = read_header(index)
+    matrix = build_matrix(policy_rules(config, states), header.shapes)
+    groups = zip(config.groups, matrix.group_classes, strict=True)
+    classes = {group.name: policy_class for group, policy_class in groups}
+    return Policy(
+        classes=matrix.classes,
+        shapes=matrix.shapes,
+        cells=matrix.cells,
+        profiles=matrix.profiles,
+        clients=build_clients(config.allow_from, [(group.networks, classes[group.name]) for group in config.groups]),
+        routes=number_routes([route.zones for route in config.upstream.routes]),
+        groups=classes,
+    )
+
+
+def policy_rules(config: Config, states: Sequence[ListState]) -> PolicyRules:
+    """What of the config decides between lists; lists that are missing have no place in the index and none here."""
+    listed = {item.name: item for item in config.lists}
+    return PolicyRules(
+        lists=[_list_policy(listed[state.name], state) for state in states if state.run],
+        categories={
+            name: CategoryPolicy(
+                action=category.action,
+                ttl=category.ttl,
+                ede=NO_EDE if category.ede is None else category.ede,
+                organisation=category.organisation,
+                justification=category.justification,
+                contact=category.contact,
+                law=category.law,
+            )
+            for name, category in config.categories.items()
+        },
+        groups=[group_policy(group) for group in config.groups],
+        sinkhole=Sinkhole(
+            action=config.sinkhole.action,
+            ipv4=config.sinkhole.ipv4.packed,
+            ipv6=config.sinkhole.ipv6.packed,
+            ttl=config.sinkhole.ttl,
+        ),
+    )
+
+
+def _list_policy(listed: ListConfig, state: ListState) -> ListPolicy:
+    return ListPolicy(
+        name=listed.name,
+        category=listed.category,
+        slot=state.slot,
+        shadow=listed.enabled == "shadow",
+        rpz=state.rpz,
+        answer_triggers=state.answer_triggers,
+        override=_override(listed.override),
+    )
+
+
+def _override(rule: OverrideRule) -> Override | None:
+    if rule.word == "given":
+        return None
+    if rule.word == "disabled":
+        return Override(disabled=True)
+    return Override(_OVERRIDES[rule.word], rule.target)
+
+
+def group_policy(group: Group) -> GroupPolicy:
+    """What of a group's config decides between lists."""
+    return GroupPolicy(
+        name=group.name,
+        categories=None if group.categories == "all" else frozenset(group.categories),
+        lists=None if group.lists == "all" else frozenset(group.lists),
+        actions=group.actions,
+    )
+
+
+def _warnings(config: Config, states: Sequence[ListState]) -> tuple[str, ...]:
+    """What the config says that will not do what it seems to."""
+    warnings = [
+        f"groups.{group.name}: some of its clients are not in allow_from, so their queries are refused"
+        for group in config.groups
+        if outside(config.allow_from, group.networks)
+    ]
+    warnings += [
+        f"lists.{state.name}: all {counters.NO_LIST} counters of lists are taken until a restart; it is not counted"
+        for state in states
+        if state.slot == NO_SLOT
+    ]
+    return tuple(warnings)
+
+
+# -- slots of counters ------------------------------------------------------------------------------------------------
+def _assign_slots(
+    state_dir: Path, names: Sequence[str], session: str, recorded: Sequence[Generation]
+) -> dict[str, int]:
+    """A slot for each list, the one it had; NO_SLOT where there are none left. Only a new session takes slots back.
+
+    A build that no supervisor asked for has no session: one may run beside it, whose slots stay as they are.
+    """
+    path = state_dir / "slots.json"
+    try:
+        known = json.loads(path.read_bytes())
+        slots = {str(name): int(slot) for name, slot in known["slots"].items()}
+        last_session = str(known["session"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        slots = {name: slot for known in reversed(recorded) for name, slot in known.slots.items() if slot != NO_SLOT}
+        last_session = ""
+    session = session or last_session
+    fresh = dict(slots) if session == last_session else {name: slots[name] for name in names if name in slots}
+    free = iter(sorted(set(range(counters.OVERLAY_SLOT)) - set(fresh.values())))
+    for name in names:
+        if name not in fresh and (slot := next(free, None)) is not None:
+            fresh[name] = slot
+    write_json(path, {"session": session, "slots": fresh})
+    return {name: fresh.get(name, NO_SLOT) for name in names}
+
+
+# -- the report -------------------------------------------------------------------------------------------------------
+def _report(
+    number: int,
+    parent: Generation | None,
+    index: str,
+    readings: Sequence[Reading],
+    before: dict[str, ListState],
+    warnings: tuple[str, ...],
+) -> Report:
+    present = {reading.state.name for reading in readings}
+    lists = [reading.report for reading in readings]
+    lists += [
+        ListReport(name=name, outcome=ListOutcome.GONE, removed=state.names)
+        for name, state in before.items()
+        if name not in present
+    ]
+    return Report(
+        generation=number,
+        parent=parent.number if parent else 0,
+        index=index,
+        names=sum(report.names for report in lists),
+        added=sum(report.added for report in lists),
+        removed=sum(report.removed for report in lists),
+        refused=sum(report.refused for report in lists),
+        seconds=0.0,
+        lists=tuple(lists),
+        warnings=warnings,
+    )
+
+
+# -- the state folder -------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _locked(state_dir: Path) -> Iterator[None]:
+    """Keep other builds out; BuildError if one does not end within LOCK_WAIT seconds."""
+    with (state_dir / "build.lock").open("w") as lock:
+        give_up = time.monotonic() + LOCK_WAIT
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= give_up:
+                    raise BuildError(f"{state_dir}: another build has been under way for {LOCK_WAIT:.0f} s") from None
+                time.sleep(0.05)
+        yield  # closing the file lets go of the lock
+
+
+def _remove_litter(state_dir: Path) -> None:
+    """Remove what builds that died left half written; under the lock nobody else writes there."""
+    for folder in _FOLDERS:
+        for path in (state_dir / folder).iterdir():
+            if path.name.startswith(".") or path.name.endswith(TEMPORARY):
+                path.unlink(missing_ok=True)
+    for path in state_dir.glob(f"slots.json.*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def _remove_old(state_dir: Path) -> None:
+    """Remove what belongs to none of the last KEEP generations nor to the one in force."""
+    recorded = generations(state_dir)
+    current = in_force(state_dir)
+    kept = [known for place, known in enumerate(recorded) if place < KEEP or known.number == current]
+    needed = {file for known in kept for file in known.files()}
+    needed |= {f"generations/{known.number}.json" for known in kept}
+    for folder, suffix in _FOLDERS.items():
+        for path in (state_dir / folder).iterdir():
+            if path.suffix == suffix and f"{folder}/{path.name}" not in needed:
+                path.unlink(missing_ok=True)
+
+
+# -- as a process -----------------------------------------------------------------------------------------------------
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build a generation and say what came of it; the last line on standard output is JSON if --json asks for it.
+
+    That is the Report, or {"error": text} after which the process ends with 1. --stdin takes the config from the
+    supervisor (Config.to_json) instead of reading it again.
+    """
+    parser = argparse.ArgumentParser(prog="resolver.lists.compile", description="Build a generation from the lists.")
+    parser.add_argument("-c", "--config", help="the config file")
+    parser.add_argument("--stdin", action="store_true", help="take the config as JSON from standard input")
+    parser.add_argument("--json", action="store_true", help="the report as one line of JSON")
+    parser.add_argument("--force", action="store_true", help="read every list again")
+    parser.add_argument("--session", default="", help="name of the supervisor's life, for the slots of counters")
+    options = parser.parse_args(arguments)
+    os.nice(NICENESS)
+    try:
+        if options.stdin:
+            Config()  # what takes time before a config can be read, while none is there yet
+        config = Config.from_json(sys.stdin.read()) if options.stdin else load(options.config)
+        generation = build_generation(config, force=options.force, session=options.session)
+    except (ConfigError, BuildError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        if options.json:
+            print(json.dumps({"error": str(error)}))
+        return 1
+    if options.json:
+        print(json.dumps(generation.report, ensure_ascii=False))
+    else:
+        print("\n".join(Report.from_json(generation.report).lines()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

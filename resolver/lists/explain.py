@@ -1,0 +1,47 @@
+"""Which lists speak about a name, and by which lines: read from the runs, so the server need not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from resolver.lists.rules import Outcome
+from resolver.lists.runs import Run
+from resolver.vocabulary import Scope
+
+
+class Match(NamedTuple):
+    """A rule that covers the name asked for: its list and line, the name it stands at, whom it covers, what it says."""
+
+    list: str
+    line: int
+    name: str
+    scope: Scope
+    outcome: Outcome
+
+
+def matches(lists: Iterable[tuple[str, Path]], name: str) -> list[Match]:
+    """Every rule that covers `name` in lists given as (name, run): list by list, from the root down to the name.
+
+    In a list in which the most specific rule replaces its parents' the last one speaks; elsewhere all of them do.
+    """
+    asked = name.lower().removesuffix(".")
+    return [match for label, path in lists for match in _matches(label, path, asked)]
+
+
+def _matches(label: str, path: Path, asked: str) -> Iterator[Match]:
+    with Run(path) as run:
+        for suffix in _suffixes(asked):
+            wanted = Scope.SELF if suffix == asked else Scope.BELOW
+            for rule in run.find(suffix):
+                if rule.scope & wanted:
+                    yield Match(label, rule.line, suffix, rule.scope, rule.outcome)
+
+
+def _suffixes(name: str) -> Iterator[str]:
+    """The root, the TLD and so on down to the name."""
+    yield ""
+    labels = name.split(".") if name else []
+    for start in range(len(labels) - 1, -1, -1):
+        yield ".".join(labels[start:])

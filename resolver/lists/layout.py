@@ -1,0 +1,185 @@
+"""The bytes of the run file and the index file: the only Python description of them (C: engine/index.pxd).
+
+All numbers are little-endian; offsets count from the file's start; sections start at multiples of 64 octets.
+
+Both files begin alike:
+
+    0      8       12        16       24
+    +-------+-------+---------+--------+-------+--------------------+----------+
+    | magic |version|sections | length | facts | a line a section:  | checksum |
+    |  8    |  u32  |   u32   |  u64   |       | offset length sum  |   u64    |
+    +-------+-------+---------+--------+-------+--------------------+----------+
+
+`length` is the whole file's, in octets. `checksum` is XXH64 (seed 0) of all octets before it; a section's sum likewise.
+
+**Index file**, facts: hash key 16, buckets u32, reach u32, entries u64, listsets of the root and below it 2 x u32.
+
+    BUCKETS   64 octets each; all of it is mapped and verified at load, and so is every section but TEXT
+        0                                   49                    63
+        +----+----+----+----+----+----+----+--+--+--+--+--+--+--+-+
+        | f0 | f1 | f2 | f3 | f4 | f5 | f6 |v0|v1|v2|v3|v4|v5|v6|F|
+        +----+----+----+----+----+----+----+--+--+--+--+--+--+--+-+
+        f: fingerprint, 7 octets, 0 = free. v: u16, bit 15 = longer names are listed below this one, bits 0-14 = pair
+        id, or all ones: see SIDE. F: a bit for every entry that found this bucket full and went on to the next
+    SIDE      open-addressed cells {u32 bucket * 7 + slot + 1, u32 pair}, 0 = free; for pair ids of 32767 and more
+    PAIRS     {u32 listset of the name, u32 listset of what is below it}
+    LISTSETS  {u32 shape, u32 index in REFS or 0}; listset 0 is "nobody speaks"
+    SHAPES    u32 a shape: how many members; shape 0 has none
+    REFS      u32: offset in DATA of a member's records, 0 = it has none; a listset's follow each other
+    DATA      {u32 ttl or all ones, u16 flags, u16 count} and count times {u16 type, u16 rdlength, rdata}
+    TEXT      JSON: lists, kinds, shapes (merge.py); never mapped
+
+A name's hash has 128 bits. The upper half of its first word, times the number of buckets, picks the bucket; of the
+second word the lower 56 bits are the fingerprint (0 counts as 1) and the upper 3 the filter bit.
+
+**How often a name that is not listed is taken for one that is.** Its walk ends at the first suffix that is not in the
+buckets, so one suffix a name can be mistaken. That suffix is compared with the fingerprints of one bucket, 5.6 of them
+on average, and in about one of eight cases with those of a second or third: fewer than 8, each equal by chance once in
+2**56. So 8 / 2**56 = 1.1e-16 a name, and 1.1e-7 a year at a billion distinct names. The key is drawn at random for each
+index and leaves the machine with no answer, so nobody can search for such a name. Listed names are compared when the
+index is built: two that share a fingerprint where one could be found for the other make it draw another key.
+
+**Run file**, no facts. Sections: BLOCKS (its sum is 0: each block has its own), INDEX, TEXT (JSON: RunHeader, runs.py).
+
+    INDEX     a line a block: {u64 offset, u32 octets, u32 keys, u64 XXH64 of its octets, u8 key length, first key}
+    block     raw DEFLATE (RFC 1951) of
+        +------+-------+--------------------+--------+---------+------------+------------+------+-------+
+        | keys | rules | octets of the next | shared |  own    | own octets | tags       | lines|
+        | u32  |  u32  |    three: 3 x u32  | keys   |  keys   |            |            |      |
+        +------+-------+--------------------+--------+---------+------------+------------+------+-------+
+        key = the first `shared` octets of the key before it, then `own` octets. tag: varint outcome << 3 | scope << 1
+        | another rule of this key follows. line: varint, zigzag difference from the line before it in the block.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import NamedTuple
+
+ALIGN = 64
+PROLOGUE = struct.Struct("<8sIIQ")
+SECTION = struct.Struct("<QQQ")
+CHECKSUM = struct.Struct("<Q")
+INDEX_FACTS = struct.Struct("<16sIIQII")
+RUN_FACTS = struct.Struct("")
+
+BUCKET = 64
+SLOTS = 7
+VALUES = 49
+FILTER = 63
+CHILDREN = 0x8000
+PAIR_MASK = 0x7FFF
+FINGERPRINT_BITS = 56
+MAX_REACH = 1024
+MAX_KEY = 254
+MAX_LABELS = 127
+SIDE_CELL = struct.Struct("<II")
+PAIR = struct.Struct("<II")
+LISTSET = struct.Struct("<II")
+RECORDS = struct.Struct("<IHH")
+RECORD = struct.Struct("<HH")
+NO_TTL = 0xFFFFFFFF
+
+BLOCK_KEYS = 4096
+BLOCK_LINE = struct.Struct("<QIIQB")
+
+
+class RecordsFlag(IntFlag):
+    """What else is true of a rule's own records."""
+
+    WILDCARD = 1  # one CNAME, and the qname goes before its target
+
+
+class IndexSection(IntEnum):
+    """Sections of an index file, in the file's order."""
+
+    BUCKETS = 0
+    SIDE = 1
+    PAIRS = 2
+    LISTSETS = 3
+    SHAPES = 4
+    REFS = 5
+    DATA = 6
+    TEXT = 7
+
+
+class RunSection(IntEnum):
+    """Sections of a run file, in the file's order."""
+
+    BLOCKS = 0
+    INDEX = 1
+    TEXT = 2
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What tells the two files apart: `word` names it in messages."""
+
+    word: str
+    magic: bytes
+    version: int
+    facts: struct.Struct
+    sections: int
+
+    @property
+    def header(self) -> int:
+        """Octets of the header, its checksum included."""
+        return PROLOGUE.size + self.facts.size + SECTION.size * self.sections + CHECKSUM.size
+
+    @property
+    def start(self) -> int:
+        """Where the first section begins."""
+        return -(-self.header // ALIGN) * ALIGN
+
+
+INDEX = FileKind("index", b"TAMPAHIX", 1, INDEX_FACTS, len(IndexSection))
+RUN = FileKind("run", b"TAMPAHRN", 1, RUN_FACTS, len(RunSection))
+
+
+class Section(NamedTuple):
+    """Where a section is, in octets, and its XXH64."""
+
+    offset: int
+    length: int
+    checksum: int
+
+
+class Block(NamedTuple):
+    """A block of a run: where its octets are, their XXH64, and the first of its keys."""
+
+    offset: int
+    length: int
+    keys: int
+    checksum: int
+    first: bytes
+
+
+def pack_blocks(blocks: list[Block]) -> bytes:
+    """The INDEX section of a run."""
+    return b"".join(
+        BLOCK_LINE.pack(block.offset, block.length, block.keys, block.checksum, len(block.first)) + block.first
+        for block in blocks
+    )
+
+
+def unpack_blocks(octets: bytes) -> list[Block]:
+    """The lines of a run's INDEX section; struct.error if the last is cut off."""
+    blocks = []
+    at = 0
+    while at < len(octets):
+        offset, length, keys, checksum, size = BLOCK_LINE.unpack_from(octets, at)
+        at += BLOCK_LINE.size
+        first = octets[at : at + size]
+        if len(first) != size:
+            raise struct.error("the last line is cut off")
+        blocks.append(Block(offset, length, keys, checksum, first))
+        at += size
+    return blocks
+
+
+def key_of(name: bytes | str) -> bytes:
+    """The key of a lower-case name: its labels from the TLD downward, each followed by a zero octet."""
+    text = name.encode("ascii") if isinstance(name, str) else name
+    return b"".join(label + b"\0" for label in reversed(text.split(b"."))) if text else b""

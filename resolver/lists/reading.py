@@ -1,0 +1,257 @@
+"""One list of the config: its source becomes a run, or an earlier run serves on.
+
+A source is looked at in three steps, each of which may end it: stat (the same files as last time, and old enough for
+that to prove anything), digest (the same octets, read with the same options, are a run already), reading. Files that
+change while they are read are read again.
+
+Whatever goes wrong with one list is this list's alone: its last good run serves on and the report says so, or, where
+there is none, it is missing and the others serve. Only a lack of memory ends the build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from resolver.config.model import ListConfig
+from resolver.engine.engine import RunBuilder
+from resolver.lists.layout import BLOCK_KEYS
+from resolver.lists.parse import Options, read_files
+from resolver.lists.records import encode_records
+from resolver.lists.report import REFUSED_SHOWN, ListOutcome, ListReport, RefusedLine
+from resolver.lists.runs import Refused, Run, RunHeader, diff, run_digest, run_path, write_run
+from resolver.lists.source import SourceStat, files_of, open_source, sha256_of, stat_of
+from resolver.snapshot import ListState
+
+RUNS = "runs"  # folder below state_dir
+MAX_READINGS = 3  # of a source that changes while it is read
+YOUNG = 2.0  # seconds: a file changed so shortly before it was looked at may change again without its stat showing it
+# Triggers of RPZ lists that upstream's answers are held against; those that nobody looks for cannot outrank a name's.
+ENFORCED_TRIGGERS: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of a list: its state for the generation's record, and its report."""
+
+    state: ListState
+    report: ListReport
+
+
+def take_list(
+    listed: ListConfig, state_dir: Path, before: ListState | None, slot: int, *, force: bool = False
+) -> Reading:
+    """The run of a list of the config, and what is to be said about it.
+
+    `before` is the list as the generation before had it. `force` reads the source even if it looks unchanged.
+    """
+    started = time.perf_counter()
+    options = options_of(listed)
+    fresh = ListState(listed.name, "", slot, options=options.fingerprint(), kind=listed.kind, seen=time.time())
+    error = ""
+    header: RunHeader | None
+    try:
+        outcome, state, header = _take(listed, state_dir / RUNS, options, fresh, before, force)
+    except MemoryError:
+        raise
+    except Exception as fault:  # a list may hold anything, and no list may harm another
+        error = describe(fault)
+        outcome, state, header = _serve_on(state_dir / RUNS, fresh, before)
+    added, removed = _changes(state_dir / RUNS, before, state)
+    report = _report(listed, outcome, header, error)
+    age, seconds = max(0.0, time.time() - state.seen), time.perf_counter() - started
+    return Reading(state, replace(report, added=added, removed=removed, age=age, seconds=seconds))
+
+
+def mend_list(listed: ListConfig, state_dir: Path, before: ListState | None, reading: Reading) -> Reading:
+    """The same reading if its run can be merged; else the source read anew, or what there is without it.
+
+    For a merge that failed: until then a run's header is all that was looked at.
+    """
+    runs = state_dir / RUNS
+    if _fault_of(runs, reading.state) is None:
+        return reading
+    (runs / reading.state.run).unlink(missing_ok=True)
+    again = take_list(listed, state_dir, before, reading.state.slot, force=True)
+    fault = _fault_of(runs, again.state)
+    if fault is None:
+        return again
+    (runs / again.state.run).unlink(missing_ok=True)
+    outcome, state, header = _serve_on(runs, replace(again.state, run="", names=0), before)
+    return Reading(state, _report(listed, outcome, header, fault))
+
+
+def check_list(listed: ListConfig) -> ListReport:
+    """What reading a list would come to; nothing is written."""
+    started = time.perf_counter()
+    try:
+        stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
+        builder, header = _parse(stats, options_of(listed))
+        builder.sort()
+        while builder.take_block(BLOCK_KEYS):
+            pass
+        header = replace(header, names=builder.names, duplicates=builder.duplicates)
+        report = _report(listed, ListOutcome.READ, header, "")
+    except MemoryError:
+        raise
+    except Exception as fault:  # as in take_list
+        report = _report(listed, ListOutcome.MISSING, None, describe(fault))
+    return replace(report, seconds=time.perf_counter() - started)
+
+
+def options_of(listed: ListConfig) -> Options:
+    """What of a list's config shapes how its lines are read."""
+    return Options(format=listed.format, kind=listed.kind, subdomains=listed.subdomains)
+
+
+def describe(fault: BaseException) -> str:
+    """An exception in words: what it says, after its kind where that is not one of ours."""
+    if isinstance(fault, OSError) and fault.strerror:
+        return f"{fault.filename}: {fault.strerror}" if fault.filename else fault.strerror
+    if isinstance(fault, ValueError | OSError) and str(fault):
+        return str(fault)
+    return f"{type(fault).__name__}: {fault}"
+
+
+# -- from source to run -----------------------------------------------------------------------------------------------
+def _take(
+    listed: ListConfig, runs: Path, options: Options, fresh: ListState, before: ListState | None, force: bool
+) -> tuple[ListOutcome, ListState, RunHeader]:
+    for _ in range(MAX_READINGS):
+        stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
+        state = replace(fresh, source=tuple((stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats))
+        if before and not force and _is_unchanged(state, before) and (header := _header_of(runs, before.run)):
+            return ListOutcome.REUSED, _filled(state, before.run, header), header
+        digest = _digest(stats)
+        path = run_path(runs, run_digest(digest, {"options": state.options}))
+        header = None if force else _header_of(runs, path.name)
+        outcome, builder = ListOutcome.REUSED, None
+        if header is None:
+            outcome, (builder, header) = ListOutcome.READ, _parse(stats, options)
+        if [stat_of(Path(stat.path)) for stat in stats] != stats:
+            continue  # what was read may not be what the digest is of
+        if builder is not None:
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            header = write_run(path, builder, replace(header, source={"digest": digest}))
+        return outcome, _filled(state, path.name, header), header
+    raise ValueError(f"{listed.path}: changes while it is read; it is taken once it stands still")
+
+
+def _is_unchanged(state: ListState, before: ListState) -> bool:
+    """Whether stat alone proves that a source is the one its run was read from."""
+    youngest = max(mtime_ns for _, _, mtime_ns, _ in state.source) / 1e9
+    return (state.source, state.options) == (before.source, before.options) and youngest < before.seen - YOUNG
+
+
+def _digest(stats: Sequence[SourceStat]) -> str:
+    """A digest of all files of a source, and of where one ends and the next begins."""
+    if len(stats) == 1:
+        return sha256_of(Path(stats[0].path))
+    return hashlib.sha256("".join(sha256_of(Path(stat.path)) for stat in stats).encode()).hexdigest()
+
+
+def _parse(stats: Sequence[SourceStat], options: Options) -> tuple[RunBuilder, RunHeader]:
+    """Read a source's files; the header still lacks what sorting counts."""
+    builder = RunBuilder()
+    report = read_files(((stat.path, open_source(Path(stat.path))) for stat in stats), options, builder)
+    builder.replaces = report.replaces
+    facts = report.as_json()
+    del facts["refused_lines"]
+    header = RunHeader(
+        outcomes=tuple(report.outcomes),
+        replaces=report.replaces,
+        lines=report.lines,
+        refused_count=report.refused,
+        refused=tuple(Refused(*refused) for refused in report.refused_lines),
+        report=facts,
+    )
+    return builder, header
+
+
+def _header_of(runs: Path, name: str) -> RunHeader | None:
+    """The header of a run that is there and whole, as far as its header tells."""
+    try:
+        with Run(runs / name) as run:
+            return run.header
+    except (OSError, ValueError):
+        return None
+
+
+def _filled(state: ListState, run: str, header: RunHeader) -> ListState:
+    triggers = header.report.get("answer_triggers", {})
+    return replace(
+        state,
+        run=run,
+        names=header.names,
+        replaces=header.replaces,
+        rpz=header.report.get("format") == "rpz",
+        answer_triggers=not ENFORCED_TRIGGERS.isdisjoint(triggers),
+    )
+
+
+def _fault_of(runs: Path, state: ListState) -> str | None:
+    """What keeps a list's run from being merged: a damaged block, or data that is no record; None if nothing does."""
+    if not state.run:
+        return None
+    try:
+        with Run(runs / state.run) as run:
+            for _ in run.reader():
+                pass
+            for outcome in run.header.outcomes:
+                if outcome.data:
+                    encode_records(outcome)
+    except (OSError, ValueError) as error:
+        return describe(error)
+    return None
+
+
+def _serve_on(
+    runs: Path, fresh: ListState, before: ListState | None
+) -> tuple[ListOutcome, ListState, RunHeader | None]:
+    """The last good run, unless what was blocked in it is now to be allowed or the other way round."""
+    if before and before.run and before.kind == fresh.kind and (header := _header_of(runs, before.run)):
+        return ListOutcome.KEPT, replace(before, slot=fresh.slot), header
+    return ListOutcome.MISSING, fresh, None
+
+
+# -- what is to be said -----------------------------------------------------------------------------------------------
+def _report(listed: ListConfig, outcome: ListOutcome, header: RunHeader | None, error: str) -> ListReport:
+    """What a run's header tells, and how it came to serve."""
+    report = ListReport(listed.name, outcome, shadow=listed.enabled == "shadow", error=error)
+    if header is None:
+        return report
+    return replace(
+        report,
+        format=str(header.report.get("format", "")),
+        names=header.names,
+        duplicates=header.duplicates,
+        refused=header.refused_count,
+        refused_lines=_first_refused(header),
+    )
+
+
+def _changes(runs: Path, before: ListState | None, state: ListState) -> tuple[int, int]:
+    """How many names were added and removed since the generation before."""
+    old, new = (before.run if before else ""), state.run
+    if old == new:
+        return 0, 0
+    if old and new:
+        try:
+            (added, _), (removed, _), _ = diff(runs / old, runs / new)
+        except (OSError, ValueError):  # the old one is damaged: what serves is not
+            return state.names, before.names if before else 0
+        return added, removed
+    return state.names, before.names if before else 0
+
+
+def _first_refused(header: RunHeader) -> tuple[RefusedLine, ...]:
+    files: Sequence[Sequence[Any]] = header.report.get("files", ())
+    shown = []
+    for line, text, reason in header.refused[:REFUSED_SHOWN]:
+        path, first = next(((file[0], file[1]) for file in reversed(files) if line >= file[1]), ("", 1))
+        shown.append(RefusedLine(path, line - first + 1, text, reason))
+    return tuple(shown)

@@ -1,0 +1,43 @@
+"""Turns a rule's own records from text into the octets of the index's DATA section (the bytes: layout.py)."""
+
+from __future__ import annotations
+
+import struct
+
+import dns.exception
+import dns.name
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+
+from resolver.lists.layout import NO_TTL, RECORD, RECORDS, RecordsFlag
+from resolver.lists.rules import Outcome
+from resolver.vocabulary import Action, RRType
+
+
+def encode_records(outcome: Outcome) -> bytes:
+    """The records of an outcome with data. ValueError names the text that is no record.
+
+    Action.CNAME: one target; `*.garden.` means that the qname goes before `garden.` (rpz.md 9). Otherwise each item is
+    `TYPE RDATA` as in a zone file.
+    """
+    flags = RecordsFlag(0)
+    records: list[tuple[int, bytes]] = []
+    for text in outcome.data:
+        try:
+            if outcome.action is Action.CNAME:
+                target = dns.name.from_text(text)
+                if target.is_wild():
+                    flags |= RecordsFlag.WILDCARD
+                    target = target.parent()
+                records.append((RRType.CNAME, target.to_wire() or b""))
+            else:
+                word, _, rest = text.partition(" ")
+                rrtype = dns.rdatatype.from_text(word)
+                rdata = dns.rdata.from_text(dns.rdataclass.IN, rrtype, rest, origin=dns.name.root, relativize=False)
+                records.append((rrtype, rdata.to_wire() or b""))
+        except (dns.exception.DNSException, ValueError, struct.error) as error:
+            raise ValueError(f"not a record: {text!r}: {error}") from error
+    ttl = NO_TTL if outcome.ttl is None else outcome.ttl
+    octets = RECORDS.pack(ttl, flags, len(records))
+    return octets + b"".join(RECORD.pack(rrtype, len(rdata)) + rdata for rrtype, rdata in records)

@@ -1,0 +1,219 @@
+"""Run files: one list, parsed, sorted and without duplicates; the cold part of what is known (the bytes: layout.py).
+
+A run's name is a digest of the source's octets and of all that influences how they are read, so a run that is there is
+the right one and is not written again; it never changes. Merge, explain and diff read runs; the workers do not.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import struct
+import zlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from resolver.engine.engine import RunBuilder, RunReader, checksum, diff_runs
+from resolver.lists.container import Damaged, SectionReader, SectionWriter, replacing
+from resolver.lists.layout import BLOCK_KEYS, RUN, Block, RunSection, key_of, pack_blocks, unpack_blocks
+from resolver.lists.rules import Outcome
+from resolver.vocabulary import Action, Scope, Verb
+
+COMPRESS_LEVEL = 1  # level 6 saves 3 % and takes twice the time
+COMPRESS_THREADS = 2
+COMPRESS_AHEAD = 8  # blocks under way
+
+
+class Refused(NamedTuple):
+    """A line that was not taken; `reason` is for the list's maintainer."""
+
+    line: int
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """What a run says of itself. The counts `names`, `rules` and `duplicates` are filled in by write_run().
+
+    `source` says what was read (digest, stat, as its reader wishes), `report` is the dialect's: passed through as JSON.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    replaces: bool = False
+    lines: int = 0
+    names: int = 0
+    rules: int = 0
+    duplicates: int = 0
+    refused_count: int = 0
+    refused: tuple[Refused, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RunRule(NamedTuple):
+    """One rule as a run keeps it: which names, what, and the line it came from."""
+
+    scope: Scope
+    outcome: Outcome
+    line: int
+
+
+class Change(NamedTuple):
+    """How many names, and the first thousand of them."""
+
+    total: int
+    names: tuple[str, ...]
+
+
+class RunDiff(NamedTuple):
+    """Names that only the new run has, that only the old one has, and that both have with other rules."""
+
+    added: Change
+    removed: Change
+    changed: Change
+
+
+def run_digest(source_digest: str, options: Mapping[str, Any]) -> str:
+    """The name of the run of a source with this digest, read with these options (JSON values)."""
+    text = json.dumps({"run": RUN.version, "source": source_digest, "options": options}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def run_path(folder: Path, digest: str) -> Path:
+    """Where in a folder of runs the run with this digest is."""
+    return folder / f"{digest}.run"
+
+
+def write_run(path: Path, builder: RunBuilder, header: RunHeader) -> RunHeader:
+    """Sort what `builder` took and write it to `path`; returns the header with its counts."""
+    builder.sort()
+    blocks: list[Block] = []
+    waiting: deque[tuple[bytes, int, Future[bytes]]] = deque()
+    with replacing(path) as file, ThreadPoolExecutor(COMPRESS_THREADS) as pool:
+        writer = SectionWriter(file, RUN)
+        writer.begin()
+        block = builder.take_block(BLOCK_KEYS)
+        while block or waiting:
+            if block:
+                waiting.append((block[0], block[1], pool.submit(_deflate, block[2])))
+                block = builder.take_block(BLOCK_KEYS)
+            if len(waiting) > COMPRESS_AHEAD or not block:
+                first, keys, future = waiting.popleft()
+                octets = future.result()
+                blocks.append(Block(writer.tell(), len(octets), keys, checksum(octets), first))
+                writer.write(octets)
+        header = replace(header, names=builder.names, rules=builder.rules, duplicates=builder.duplicates)
+        writer.add(pack_blocks(blocks))
+        writer.add(_pack_header(header))
+        writer.finish()
+    return header
+
+
+class Run:
+    """An open run file, its header and block index verified; a block is verified when it is read. Damaged if not."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = SectionReader(path, RUN)
+        try:
+            self.header = _unpack_header(self._file.read(RunSection.TEXT))
+            self._blocks = unpack_blocks(self._file.read(RunSection.INDEX))
+        except (struct.error, KeyError, TypeError, ValueError) as error:
+            self._file.close()
+            raise error if isinstance(error, Damaged) else self._file.damaged(error) from error
+        self._first_keys = [block.first for block in self._blocks]
+
+    def reader(self, first: int = 0) -> RunReader:
+        """A cursor over the keys from block `first` on."""
+        return RunReader(self._load, len(self._blocks), first)
+
+    def find(self, name: str) -> list[RunRule]:
+        """The rules of exactly this name, in the order of their lines."""
+        key = key_of(name)
+        return sorted((self._rule(*rule) for rule in self._reader_at(key).find(key)), key=lambda rule: rule.line)
+
+    def below(self, name: str) -> Iterator[tuple[str, list[RunRule]]]:
+        """`name` and every name below it that the list has, in the order of their keys."""
+        key = key_of(name)
+        for found, rules in self._reader_at(key).below(key):
+            yield found.decode(), [self._rule(*rule) for rule in rules]
+
+    def names(self) -> Iterator[tuple[str, list[RunRule]]]:
+        """Everything the list has, in the order of the keys."""
+        return self.below("")
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _reader_at(self, key: bytes) -> RunReader:
+        return self.reader(max(0, bisect.bisect_right(self._first_keys, key) - 1))
+
+    def _rule(self, scope: int, outcome: int, line: int) -> RunRule:
+        try:
+            return RunRule(Scope(scope), self.header.outcomes[outcome], line)
+        except IndexError:
+            raise self._file.damaged(f"a rule has outcome {outcome}, which is not in the table") from None
+
+    def _load(self, number: int) -> bytes:
+        block = self._blocks[number]
+        octets = self._file.read_at(block.offset, block.length, block.checksum)
+        try:
+            return zlib.decompress(octets, -zlib.MAX_WBITS)
+        except zlib.error as error:
+            raise self._file.damaged(error) from error
+
+
+def diff(old: Path, new: Path) -> RunDiff:
+    """What changed from one run of a list to the next; reads both, keeps no more than the names it gives out."""
+    with Run(old) as before, Run(new) as after:
+        ids = {outcome: number for number, outcome in enumerate(after.header.outcomes)}
+        outcomes = [ids.get(outcome) for outcome in before.header.outcomes]
+        changes = diff_runs(before.reader(), after.reader(), outcomes)
+    added, removed, changed = (Change(count, tuple(name.decode() for name in names)) for count, names in changes)
+    return RunDiff(added, removed, changed)
+
+
+def _deflate(octets: bytes) -> bytes:
+    packer = zlib.compressobj(COMPRESS_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL + 1)
+    return packer.compress(octets) + packer.flush()
+
+
+def outcome_to_json(outcome: Outcome) -> list[Any]:
+    """An outcome as JSON."""
+    return list(asdict(outcome).values())
+
+
+def outcome_from_json(values: list[Any]) -> Outcome:
+    """The outcome that outcome_to_json() was given."""
+    verb, important, action, ttl, data, condition = values
+    return Outcome(
+        Verb(verb), bool(important), None if action is None else Action(action), ttl, tuple(data), str(condition)
+    )
+
+
+def _pack_header(header: RunHeader) -> bytes:
+    values = asdict(header)
+    values["outcomes"] = [outcome_to_json(outcome) for outcome in header.outcomes]
+    return json.dumps(values, separators=(",", ":")).encode()
+
+
+def _unpack_header(octets: bytes) -> RunHeader:
+    values = json.loads(octets)
+    values["outcomes"] = tuple(outcome_from_json(outcome) for outcome in values["outcomes"])
+    values["refused"] = tuple(Refused(*line) for line in values["refused"])
+    return RunHeader(**values)

@@ -1,0 +1,304 @@
+"""What the server counts, as Prometheus metrics and as the plain data of `tampah stats`.
+
+Workers count in shared memory (counters.py states the layout) and the supervisor knows the rest; nothing is kept here.
+A scrape sums all workers, so a counter goes on where a worker that died left it. Label values come from enums, from the
+config and from lists' names alone, never from a query: the number of series is bounded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dns.rcode
+import dns.rdatatype
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from resolver import counters as layout
+from resolver.vocabulary import Action, Transport
+
+_CACHE_COUNTERS = ((0, "hits"), (1, "misses"), (2, "stores"), (3, "evictions"), (7, "stale_answers"))
+_CACHE_ENTRIES, _CACHE_BYTES, _CACHE_SIZE = 4, 5, 6
+CACHE_GAUGES = (_CACHE_ENTRIES, _CACHE_BYTES)  # what a new worker begins at zero
+_ENGINE = (
+    ("malformed_queries", "Packets that were no query."),
+    ("refused_queries", "Queries of clients outside of allow_from."),
+    ("truncated_answers", "Answers over UDP that were cut short with TC."),
+    ("punts", "Queries that the engine handed up."),
+    ("send_failures", "Answers that the kernel did not take."),
+    ("receive_rounds", "Rounds of receiving; queries by rounds is the batch size."),
+    ("dropped_queries", "Queries left without an answer on purpose."),
+    ("rate_limited_queries", "Queries beyond their client's rate limit."),
+)
+_UPSTREAM = (
+    ("queries", "Questions sent."),
+    ("failures", "Questions that got no usable answer."),
+    ("timeouts", "Questions that got no answer in time."),
+    ("bad_answers", "Answers that did not fit their question."),
+    ("tcp_queries", "Questions sent over TCP."),
+)
+_LATENCY_SUM = 7
+_LATENCY_FIRST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ListFacts:
+    """What is known of a list beside its counters; `slot` is where it is counted."""
+
+    name: str
+    category: str
+    slot: int
+    names: int
+    refused: int
+
+
+@dataclass(slots=True)
+class Facts:
+    """What the supervisor knows beside the counters. Times in seconds, `last_success` since the epoch (0: none yet).
+
+    `servers`: names of the upstream servers by slot. `processes`: name → pid.
+    """
+
+    generation: int = 0
+    lists: Sequence[ListFacts] = ()
+    servers: Sequence[str] = ()
+    processes: Mapping[str, int] = field(default_factory=dict)
+    worker_restarts: int = 0
+    reloads: int = 0
+    reload_failures: int = 0
+    reload_duration: float = 0.0
+    last_success: float = 0.0
+
+
+class Source:
+    """Where the numbers come from: the workers' counters and the supervisor's facts."""
+
+    def __init__(self, counters: Sequence[memoryview], facts: Facts) -> None:
+        self._counters = [memory.cast("B").cast("Q") for memory in counters]
+        self.facts = facts
+
+    def totals(self) -> dict[str, list[int]]:
+        """Every section of counters.py, summed over the workers."""
+        workers = [memory.tolist() for memory in self._counters]
+        summed = list(map(sum, zip(*workers, strict=True))) if workers else [0] * layout.COUNT
+        return {name: list(section.of(summed)) for name, section in layout.SECTIONS.items()}
+
+
+def type_name(slot: int) -> str:
+    """The query type of a slot, as the zone-file word for it."""
+    special = {layout.TYPE_ANY: "ANY", layout.TYPE_CAA: "CAA"}
+    return special.get(slot) or (dns.rdatatype.to_text(dns.rdatatype.RdataType.make(slot)) if slot < 66 else "other")
+
+
+def action_name(action: int) -> str:
+    """An action in the config's spelling."""
+    return Action(action).name.lower().replace("_", "-") if action in set(Action) else f"action-{action}"
+
+
+def rcode_name(rcode: int) -> str:
+    """A response code in its registered spelling."""
+    return dns.rcode.to_text(dns.rcode.Rcode.make(rcode)) if rcode < layout.RCODES else str(rcode)
+
+
+def queries(totals: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str, int]]:
+    """(transport, type, count) of every query type that was asked."""
+    for at, count in enumerate(totals["queries"]):
+        if count:
+            transport, slot = divmod(at, layout.TYPE_SLOTS)
+            yield Transport(transport).name.lower(), type_name(slot), count
+
+
+def answers(totals: Mapping[str, Sequence[int]], lists: Iterable[ListFacts]) -> Iterator[tuple[str, str, str, int]]:
+    """(action, category, list, count); the list is "" where none decided or it has left the config."""
+    by_slot = {facts.slot: facts for facts in lists}
+    by_slot[layout.OVERLAY_SLOT] = ListFacts("overlay", "", layout.OVERLAY_SLOT, 0, 0)
+    merged: dict[tuple[str, str, str], int] = {}
+    for at, count in enumerate(totals["answers"]):
+        if count:
+            action, slot = divmod(at, layout.LIST_SLOTS)
+            facts = by_slot.get(slot)
+            labels = (action_name(action), facts.category if facts else "", facts.name if facts else "")
+            merged[labels] = merged.get(labels, 0) + count
+    for (action_label, category, name), count in sorted(merged.items()):
+        yield action_label, category, name, count
+
+
+class TampahCollector(Collector):
+    """Yields every metric at a scrape."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics of this moment."""
+        totals, facts = self._source.totals(), self._source.facts
+        yield from _traffic(totals, facts)
+        yield from _cache(totals["cache"])
+        yield from _upstream(totals["upstream"], facts.servers)
+        yield from _lists(facts)
+        yield from _server(facts)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"tampah_{name}", text, value=value)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"tampah_{name}", text, value=value)
+
+
+def _traffic(totals: Mapping[str, Sequence[int]], facts: Facts) -> Iterator[Metric]:
+    asked = CounterMetricFamily("tampah_queries", "Queries received.", labels=("transport", "type"))
+    for transport, kind, count in queries(totals):
+        asked.add_metric((transport, kind), count)
+    yield asked
+    decided = CounterMetricFamily(
+        "tampah_answers", "Queries by what was done and the list that won.", labels=("action", "category", "list")
+    )
+    for action, category, name, count in answers(totals, facts.lists):
+        decided.add_metric((action, category, name), count)
+    yield decided
+    responses = CounterMetricFamily("tampah_responses", "Answers sent, by response code.", labels=("rcode",))
+    for rcode, count in enumerate(totals["responses"]):
+        if count:
+            responses.add_metric((rcode_name(rcode),), count)
+    yield responses
+    for (name, text), count in zip(_ENGINE, totals["engine"], strict=False):
+        yield _counter(name, text, count)
+
+
+def _cache(section: Sequence[int]) -> Iterator[Metric]:
+    for at, name in _CACHE_COUNTERS:
+        yield _counter(f"cache_{name}", f"Cache: {name.replace('_', ' ')}.", section[at])
+    yield _gauge("cache_entries", "Answers in the cache.", section[_CACHE_ENTRIES])
+    yield _gauge("cache_bytes", "Octets of the cache in use.", section[_CACHE_BYTES])
+    yield _gauge("cache_size_bytes", "Octets that the cache may use.", section[_CACHE_SIZE])
+
+
+def _upstream(section: Sequence[int], servers: Sequence[str]) -> Iterator[Metric]:
+    families = [CounterMetricFamily(f"tampah_upstream_{name}", text, labels=("server",)) for name, text in _UPSTREAM]
+    latency = HistogramMetricFamily(
+        "tampah_upstream_latency_seconds", "Time from a question to its answer.", labels=("server",)
+    )
+    for number, server in enumerate(servers[: layout.SERVERS]):
+        values = section[number * layout.UPSTREAM_STRIDE : (number + 1) * layout.UPSTREAM_STRIDE]
+        for family, value in zip(families, values, strict=False):
+            family.add_metric((server,), value)
+        bounds = [*(str(bound) for bound in layout.LATENCY_BOUNDS), "+Inf"]
+        below, buckets = 0, []
+        for bound, count in zip(bounds, values[_LATENCY_FIRST:], strict=True):
+            below += count
+            buckets.append((bound, below))
+        latency.add_metric((server,), buckets, values[_LATENCY_SUM] / 1e6)
+    yield from families
+    yield latency
+
+
+def _lists(facts: Facts) -> Iterator[Metric]:
+    names = GaugeMetricFamily("tampah_list_names", "Names in force.", labels=("list",))
+    refused = GaugeMetricFamily("tampah_list_refused_lines", "Lines that were no rule.", labels=("list",))
+    for item in facts.lists:
+        names.add_metric((item.name,), item.names)
+        refused.add_metric((item.name,), item.refused)
+    yield names
+    yield refused
+
+
+def _server(facts: Facts) -> Iterator[Metric]:
+    yield _gauge("generation", "Number of the generation in force.", facts.generation)
+    yield _counter("reloads", "Generations put in force.", facts.reloads)
+    yield _counter(
+        "reload_failures",
+        "Reloads in which config or a list was broken, so that it serves as before.",
+        facts.reload_failures,
+    )
+    yield _gauge("reload_duration_seconds", "How long the last successful reload took.", facts.reload_duration)
+    yield _gauge("reload_last_success_timestamp_seconds", "When the last reload succeeded.", facts.last_success)
+    yield _counter("worker_restarts", "Workers that died and were replaced.", facts.worker_restarts)
+    memory = GaugeMetricFamily(
+        "tampah_process_resident_memory_bytes",
+        "Resident memory; file: pages of mapped files, which all processes share.",
+        labels=("process", "kind"),
+    )
+    cpu = CounterMetricFamily("tampah_process_cpu_seconds", "CPU time, user and system.", labels=("process",))
+    for name, pid in facts.processes.items():
+        for kind, octets in _resident(pid).items():
+            memory.add_metric((name, kind), octets)
+        if (seconds := _cpu(pid)) is not None:
+            cpu.add_metric((name,), seconds)
+    yield memory
+    yield cpu
+
+
+def _resident(pid: int) -> dict[str, int]:
+    """Resident octets of a process by kind; empty if it is gone."""
+    found: dict[str, int] = {}
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return found
+    for line in status.splitlines():
+        for field_name, kind in (("RssAnon:", "anonymous"), ("RssFile:", "file"), ("RssShmem:", "shared")):
+            if line.startswith(field_name):
+                found[kind] = int(line.split()[1]) * 1024
+    return found
+
+
+def _cpu(pid: int) -> float | None:
+    """Seconds of CPU time that a process has used; None if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def summary(source: Source) -> dict[str, Any]:
+    """The data of `tampah stats`."""
+    totals, facts = source.totals(), source.facts
+    cache, asked = totals["cache"], sum(totals["queries"])
+    per_server = []
+    for number, server in enumerate(facts.servers[: layout.SERVERS]):
+        values = totals["upstream"][number * layout.UPSTREAM_STRIDE : (number + 1) * layout.UPSTREAM_STRIDE]
+        answered = sum(values[_LATENCY_FIRST:])
+        mean = values[_LATENCY_SUM] / 1e6 / answered if answered else None
+        per_server.append({"server": server, "queries": values[0], "failures": values[1], "mean_latency": mean})
+    by_transport: dict[str, int] = {}
+    by_type: dict[str, int] = {}
+    for transport, kind, count in queries(totals):
+        by_transport[transport] = by_transport.get(transport, 0) + count
+        by_type[kind] = by_type.get(kind, 0) + count
+    return {
+        "generation": facts.generation,
+        "queries": asked,
+        "by_transport": by_transport,
+        "by_type": by_type,
+        "answers": [
+            {"action": action, "category": category, "list": name, "count": count}
+            for action, category, name, count in answers(totals, facts.lists)
+        ],
+        "responses": {rcode_name(rcode): count for rcode, count in enumerate(totals["responses"]) if count},
+        "cache": {
+            **{name: cache[at] for at, name in _CACHE_COUNTERS},
+            "entries": cache[_CACHE_ENTRIES],
+            "bytes": cache[_CACHE_BYTES],
+            "size_bytes": cache[_CACHE_SIZE],
+        },
+        "engine": {name: count for (name, _), count in zip(_ENGINE, totals["engine"], strict=False)},
+        "upstream": per_server,
+        "worker_restarts": facts.worker_restarts,
+        "reloads": facts.reloads,
+        "reload_failures": facts.reload_failures,
+    }
+
+
+def hits(source: Source) -> dict[str, int]:
+    """List name → queries that it decided, allows included."""
+    found: dict[str, int] = {}
+    for _, _, name, count in answers(source.totals(), source.facts.lists):
+        found[name] = found.get(name, 0) + count
+    return found

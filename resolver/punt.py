@@ -1,0 +1,284 @@
+"""Python's pass over what the engine hands up: forwards, aliases, and decisions that need more than the index.
+
+`run` takes the engine's punts and starts each on its way; nothing here waits. Identical questions in flight share one
+exchange: the first asks, the rest are appended to its waiters. When the answer comes the engine learns it once, then
+finishes each waiter by itself, since each has its own id, case, size and policy. What the engine asked upstream itself
+and gave up says so (`punt.after`): the exchange then begins where the engine's try ended.
+
+A query from a stream carries in `punt.token` a callable that takes the reply's octets, or None where nothing is to be
+sent; a query from UDP carries None, and the engine sends by itself.
+
+Invariants: every punt is given back to the engine, whatever fails on its way; the waiters of one question and of all
+are bounded, and those beyond the bound get SERVFAIL at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from resolver.engine.engine import AFTER_NOTHING, AFTER_TRUNCATED, PUNT, PUNT_CONDITIONAL, PUNT_LOCAL
+from resolver.upstream.health import Server
+from resolver.upstream.message import HEADER, PAYLOAD_SIZE, Question, walk
+from resolver.upstream.pool import Pool, Result
+from resolver.vocabulary import EDE, Action, Rcode, RRType, Transport
+
+if TYPE_CHECKING:
+    from resolver.engine.engine import Engine, Punt
+
+MAX_WAITERS = 1000  # for one question
+MAX_ALL_WAITERS = 20_000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Answer with `qname CNAME target` and what `target` resolves to.
+
+    `target`: lower-case wire form. `ttl` in seconds, of the CNAME. `ede` (or -1) and `text` go to clients with EDNS.
+    `route`: where to ask for the target.
+    """
+
+    target: bytes
+    ttl: int
+    ede: int = -1
+    text: str = ""
+    route: int = 0
+
+
+Describe = Callable[["Punt"], Alias | bytes]  # what to answer to a PUNT_LOCAL; bytes: a whole reply, sent as it stands
+Decide = Callable[["Punt"], bytes]  # a PUNT_CONDITIONAL's cell (engine/query.pxd), 8 octets
+Asked = Callable[["Punt"], Server | None]  # which server the engine asked before it gave the question up
+_Waiter = Callable[[Result], None]
+
+
+class Punts:
+    """Runs the engine's punts along the pool, and gives streams the answers that the engine had them wait for.
+
+    Call `run` after every Engine.drain(), Engine.tick() and after Engine.answer() with a PUNT or a WAIT.
+    """
+
+    def __init__(
+        self, engine: Engine, pool: Pool, *, describe: Describe, decide: Decide, asked: Asked = lambda _: None
+    ) -> None:
+        self._engine = engine
+        self._pool = pool
+        self._describe = describe
+        self._decide = decide
+        self._asked = asked
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[Hashable, list[tuple[Punt, _Waiter]]] = {}
+        self._waiters = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Punts that are not answered yet."""
+        return self._waiters
+
+    def run(self) -> None:
+        """Start whatever the engine has handed up."""
+        for token, reply in self._engine.take_answers():
+            if token is not None:
+                token(reply)  # type: ignore[operator]  # the border says object: see above
+        for punt in self._engine.take_punts():
+            try:
+                self._start(punt)
+            except Exception:
+                self._fail(punt)
+
+    async def drain(self, grace: float) -> bool:
+        """Wait until all that is in flight is answered, at most `grace` seconds; whether it is."""
+        try:
+            async with asyncio.timeout(grace):
+                await self._is_idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # -- one punt ---------------------------------------------------------------------------------------------------
+
+    def _start(self, punt: Punt) -> None:
+        if punt.reason == PUNT_LOCAL:
+            local = self._describe(punt)
+            if isinstance(local, bytes):
+                self._deliver(punt, self._engine.send(punt, local))
+            else:
+                self._chase(punt, local)
+        elif punt.reason == PUNT_CONDITIONAL:
+            cell = self._decide(punt)
+            is_stream = punt.transport != Transport.UDP
+            if cell[1] in (Action.FORWARD, Action.ALLOW) or (cell[1] == Action.TCP_ONLY and is_stream):
+                self._forward(punt, cell)
+            else:
+                self._finish(punt, Result(None), cell)
+        else:
+            self._forward(punt)
+
+    def _forward(self, punt: Punt, cell: bytes | None = None) -> None:
+        key = punt.question
+        if not self._join(key, punt, partial(self._finish, punt, cell=cell)):
+            return
+        asked = self._asked(punt) if punt.after != AFTER_NOTHING else None
+        is_truncated = punt.after == AFTER_TRUNCATED
+        self._pool.start(
+            Question(punt.qname, punt.qtype, _qclass(punt), punt.do, punt.cd),
+            punt.route,
+            partial(self._learn, key, punt),
+            # ANY is large and of use to reflection attacks: over TCP only (RFC 8482 section 4.4).
+            tcp_only=is_truncated or punt.qtype == RRType.ANY,
+            first=asked if is_truncated else None,
+            last=None if is_truncated else asked,
+        )
+
+    def _chase(self, punt: Punt, alias: Alias) -> None:
+        waiter = partial(self._send_alias, punt, alias)
+        if punt.qtype in (RRType.CNAME, RRType.ANY):
+            waiter(Result(None))
+            return
+        # Without DO: a made-up answer has no signatures.
+        target = Question(alias.target, punt.qtype, _qclass(punt), False, punt.cd)
+        key = (target, alias.route)
+        if self._join(key, punt, waiter):
+            self._pool.start(target, alias.route, partial(self._answered, key))
+
+    def _join(self, key: Hashable, punt: Punt, waiter: _Waiter) -> bool:
+        """Wait for the exchange of `key`; whether it is still to be started."""
+        waiting = self._waiting.get(key)
+        if self._waiters >= MAX_ALL_WAITERS or (waiting is not None and len(waiting) >= MAX_WAITERS):
+            waiter(Result(None, EDE.NETWORK_ERROR, "too many queries in flight"))
+            return False
+        self._waiters += 1
+        self._is_idle.clear()
+        if waiting is not None:
+            waiting.append((punt, waiter))
+            return False
+        self._waiting[key] = [(punt, waiter)]
+        return True
+
+    # -- answers ----------------------------------------------------------------------------------------------------
+
+    def _learn(self, key: Hashable, punt: Punt, result: Result) -> None:
+        if result.answer is not None:
+            try:
+                self._engine.learn(punt, result.answer)
+            except ValueError as error:
+                _log.debug("an answer from %s is not sound: %s", result.server, error)
+                result = Result(None, EDE.NETWORK_ERROR, "no upstream server gave a usable answer")
+        self._answered(key, result)
+
+    def _answered(self, key: Hashable, result: Result) -> None:
+        waiting = self._waiting.pop(key)
+        self._waiters -= len(waiting)
+        for punt, waiter in waiting:
+            try:
+                waiter(result)
+            except Exception:
+                self._fail(punt)
+        if not self._waiters:
+            self._is_idle.set()
+
+    def _finish(self, punt: Punt, result: Result, cell: bytes | None = None) -> None:
+        verdict, reply = self._engine.finish(punt, result.answer, int(result.ede), result.text, cell)
+        if verdict == PUNT:  # the policy has changed, or a decided block needs more: it is up again, with its token
+            self._loop.call_soon(self.run)
+        else:
+            self._deliver(punt, reply)
+
+    def _send_alias(self, punt: Punt, alias: Alias, result: Result) -> None:
+        limit = PAYLOAD_SIZE if punt.transport == Transport.UDP else None
+        reply = alias_reply(punt.packet, len(punt.qname), alias, result.answer, limit)
+        self._deliver(punt, self._engine.send(punt, reply))
+
+    def _fail(self, punt: Punt) -> None:
+        """SERVFAIL after an error of our own. Not by Engine.finish(), which would hand a local answer up again."""
+        _log.exception("a query could not be handled")
+        self._deliver(punt, self._engine.send(punt, error_reply(punt.packet, len(punt.qname), Rcode.SERVFAIL)))
+
+    def _deliver(self, punt: Punt, reply: bytes | None) -> None:
+        if punt.token is not None:
+            punt.token(reply)  # type: ignore[operator]  # the border says object: see above
+
+
+def _qclass(punt: Punt) -> int:
+    at = HEADER + len(punt.qname) + 2  # a client's question is not compressed: the engine has seen to that
+    return int.from_bytes(punt.packet[at : at + 2], "big")
+
+
+# -- replies -----------------------------------------------------------------------------------------------------------
+
+
+def error_reply(packet: bytes, name_length: int, rcode: int) -> bytes:
+    """A reply to `packet` (whose qname has `name_length` octets) with nothing but an rcode."""
+    question_end = HEADER + name_length + 4
+    ident, flags = struct.unpack_from(">HH", packet)
+    opt = walk(packet, question_end)
+    head = struct.pack(">HHHHHH", ident, 0x8080 | (flags & 0x0110) | rcode, 1, 0, 0, 1 if opt > 0 else 0)
+    do = packet[opt + 7] & 0x80 if opt > 0 else 0
+    tail = struct.pack(">BHHIH", 0, RRType.OPT, PAYLOAD_SIZE, do << 8, 0) if opt > 0 else b""
+    return head + packet[HEADER:question_end] + tail
+
+
+def alias_reply(packet: bytes, name_length: int, alias: Alias, answer: bytes | None, limit: int | None) -> bytes:
+    """The reply to `packet` (whose qname has `name_length` octets) that sends the client to `alias`.
+
+    `answer` is the upstream's to the question for the target, None if there is none: then the CNAME stands alone. The
+    rcode is that of the last name (RFC 6604), AD and AA are 0. `limit`: the most octets over UDP; the client's own size
+    counts as well, and beyond it TC is set and the answer empty.
+    """
+    import dnslib  # only here: most workers never need it
+
+    question_end = HEADER + name_length + 4
+    ident, flags = struct.unpack_from(">HH", packet)
+    qtype, qclass = struct.unpack_from(">HH", packet, question_end - 4)
+    opt = walk(packet, question_end)
+    label = dnslib.DNSLabel(_labels(packet[HEADER : HEADER + name_length]))
+    header = dnslib.DNSHeader(id=ident, qr=1, ra=1, rd=flags >> 8 & 1, cd=flags >> 4 & 1)
+
+    def message() -> dnslib.DNSRecord:
+        record = dnslib.DNSRecord(header, q=dnslib.DNSQuestion(label, qtype, qclass))
+        if opt > 0:
+            options = []
+            if alias.ede >= 0:
+                text = alias.text.encode()[:200].decode(errors="ignore").encode()
+                options.append(dnslib.EDNSOption(15, struct.pack(">H", alias.ede) + text))
+            do = "do" if packet[opt + 7] & 0x80 else ""
+            record.add_ar(dnslib.EDNS0(flags=do, udp_len=PAYLOAD_SIZE, opts=options))
+        return record
+
+    reply = message()
+    target = dnslib.DNSLabel(_labels(alias.target))
+    reply.add_answer(dnslib.RR(label, RRType.CNAME, qclass, alias.ttl, dnslib.CNAME(target)))
+    if answer is not None:
+        try:
+            resolved = dnslib.DNSRecord.parse(answer)
+        except Exception:  # dnslib raises many kinds on octets that only look like a record's data
+            _log.debug("the answer for an alias's target could not be read")
+        else:
+            reply.add_answer(*(record for record in resolved.rr if record.rtype in (RRType.CNAME, qtype)))
+            header.rcode = resolved.header.rcode if resolved.header.rcode == Rcode.NXDOMAIN else Rcode.NOERROR
+            reply.add_auth(*(record for record in resolved.auth if record.rtype == RRType.SOA))
+    wire = bytes(reply.pack())
+    if limit is not None and len(wire) > min(limit, max(512, _size(packet, opt))):
+        header.tc, header.rcode = 1, Rcode.NOERROR
+        wire = bytes(message().pack())
+    return wire
+
+
+def _size(packet: bytes, opt: int) -> int:
+    return int.from_bytes(packet[opt + 3 : opt + 5], "big") if opt > 0 else 512
+
+
+def _labels(wire: bytes) -> list[bytes]:
+    labels, offset = [], 0
+    while wire[offset]:
+        labels.append(wire[offset + 1 : offset + 1 + wire[offset]])
+        offset += wire[offset] + 1
+    return labels

@@ -1,0 +1,377 @@
+"""A generation: what the engine decides by, and which files of the state folder belong together.
+
+`Policy` is the part that a reload without a change of lists renews: the matrix of cells, the profiles, the client map
+and the routes. The build writes it to a file of its own, workers read it: nothing here imports the config or the lists,
+as a worker holds neither.
+
+    policy file, little-endian
+    ┌────────┬─────────┬───────────────┬───────────┬──────────┬───────────────┬────────────────────────────────────┐
+    │ magic  │ version │ length of the │ length of │ checksum │ header (JSON) │ cells, starts4, classes4, starts6, │
+    │ 8      │ u32     │ header, u32   │ file, u64 │ 16       │               │ classes6, each on a multiple of 8  │
+    └────────┴─────────┴───────────────┴───────────┴──────────┴───────────────┴────────────────────────────────────┘
+
+The checksum (BLAKE2b, 128 bits) covers everything after itself. A file that is cut, altered or of another version is a
+ValueError that names file and fault; what passes is whole and its sections fit each other. Files are written beside,
+synced and renamed, and never written again: one is either there and whole or not there at all.
+
+    state_dir/runs/<digest>.run            a list as it was read         (lists/runs.py)
+    state_dir/index/<n>.index              names → listsets              (lists/runs.py)
+    state_dir/policy/<n>.policy            this module's file
+    state_dir/generations/<n>.json         which of them make generation n: `Generation`
+    state_dir/current.json                 the generation in force
+
+`current.json` is written by the supervisor once every worker has swapped, so that a start goes on with what was proved
+to work; `last_good` falls back on older generations if that one's files are gone or damaged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REFUSED_CLASS = 0xFFFF  # a client that is not in allow_from
+NO_SLOT = 0xFFFF  # no list won, or there was no slot left for it
+MAX_PROFILES = 0xFFFF
+NO_EDE = -1
+MAX_TEXT = 200  # octets of EXTRA-TEXT
+
+MAGIC = b"TAMPAHPL"
+VERSION = 1
+_PREAMBLE = struct.Struct("<8sIIQ16s")  # magic, version, header's length, file's length, checksum
+assert _PREAMBLE.size == 40
+CELL = struct.Struct("<BBBBHH")  # rank, action, flags, member, list slot, profile; see lists/matrix.py
+assert CELL.size == 8
+_SECTIONS = ("cells", "starts4", "classes4", "starts6", "classes6")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How a query is answered once a cell has decided.
+
+    `action` is a vocabulary.Action, `ttl` seconds; `ipv4` and `ipv6` the sinkhole's 4 and 16 octets (zeros unless the
+    action is ADDRESS); `ede` an INFO-CODE (RFC 8914) or NO_EDE, `text` its EXTRA-TEXT of at most MAX_TEXT octets; `soa`
+    MNAME and RNAME in wire form; `target` the name that an `override: cname:` points at ("": the rule's own data).
+    """
+
+    action: int
+    ttl: int
+    ipv4: bytes
+    ipv6: bytes
+    ede: int
+    text: str
+    soa: bytes
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Client address → policy class as ascending ranges: a range begins at its start and ends before the next one's.
+
+    `starts4`: u32 little-endian, the first is 0. `starts6`: 16 octets each in network order, the first is ::.
+    `classes4` and `classes6`: u16 little-endian, parallel; REFUSED_CLASS for clients that are not served.
+    """
+
+    starts4: bytes
+    classes4: bytes
+    starts6: bytes
+    classes6: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the engine decides by, next to an index with the same `shapes`.
+
+    `cells`: row after row, one a class, CELL.size octets a shape. `routes`: zone (lower-case, no trailing dot) → route,
+    0 being the default one. `groups`: name → class, in the config's order, for `explain`.
+    """
+
+    classes: int
+    shapes: int
+    cells: bytes
+    profiles: tuple[Profile, ...]
+    clients: Clients
+    routes: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
+
+    def cell(self, policy_class: int, shape: int) -> tuple[int, int, int, int, int, int]:
+        """(rank, action, flags, member, list slot, profile) for a class and a shape."""
+        rank, action, flags, member, slot, profile = CELL.unpack_from(
+            self.cells, (policy_class * self.shapes + shape) * CELL.size
+        )
+        return rank, action, flags, member, slot, profile
+
+
+# -- the policy file --------------------------------------------------------------------------------------------------
+def write_policy(path: Path, policy: Policy) -> None:
+    """Write `policy` beside `path`, sync it and rename it into place."""
+    header: dict[str, Any] = {
+        "classes": policy.classes,
+        "shapes": policy.shapes,
+        "profiles": [_profile_to_json(profile) for profile in policy.profiles],
+        "routes": dict(policy.routes),
+        "groups": dict(policy.groups),
+        "sections": {},
+    }
+    sections = (policy.cells, *(getattr(policy.clients, name) for name in _SECTIONS[1:]))
+    offset, body = 0, []
+    for name, section in zip(_SECTIONS, sections, strict=True):
+        header["sections"][name] = [offset, len(section)]
+        padding = -len(section) % 8
+        body += [section, bytes(padding)]
+        offset += len(section) + padding
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    rest = head + b"".join(body)
+    length = _PREAMBLE.size + len(rest)
+    write_whole(path, _PREAMBLE.pack(MAGIC, VERSION, len(head), length, _checksum(rest)) + rest)
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy of a file, verified; ValueError names file and fault, OSError if it is not there."""
+    octets = memoryview(path.read_bytes())
+    if len(octets) < _PREAMBLE.size:
+        raise ValueError(f"{path}: cut off after {len(octets)} octets")
+    magic, version, head_length, length, checksum = _PREAMBLE.unpack_from(octets)
+    if magic != MAGIC:
+        raise ValueError(f"{path}: not a policy file")
+    if version != VERSION:
+        raise ValueError(f"{path}: version {version} of the policy file, this program reads {VERSION}")
+    if length != len(octets):
+        raise ValueError(f"{path}: {len(octets)} octets long where {length} were written")
+    rest = octets[_PREAMBLE.size :]
+    if _checksum(rest) != checksum:
+        raise ValueError(f"{path}: damaged, its checksum is not the one it was written with")
+    try:
+        policy = _policy_from(json.loads(bytes(rest[:head_length])), rest[head_length:])
+        _check(policy)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"{path}: its header and sections do not fit: {error!r}") from None
+    return policy
+
+
+def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
+    def section(name: str) -> bytes:
+        start, length = header["sections"][name]
+        if not 0 <= start <= start + length <= len(body):
+            raise ValueError(f"section {name} is outside of the file")
+        return bytes(body[start : start + length])
+
+    return Policy(
+        classes=header["classes"],
+        shapes=header["shapes"],
+        cells=section("cells"),
+        profiles=tuple(_profile_from_json(item) for item in header["profiles"]),
+        clients=Clients(*(section(name) for name in _SECTIONS[1:])),
+        routes=header["routes"],
+        groups=header["groups"],
+    )
+
+
+def _check(policy: Policy) -> None:
+    """That the sections fit each other; ValueError says which do not. What cells and ranges name the engine checks."""
+    if len(policy.cells) != policy.classes * policy.shapes * CELL.size:
+        raise ValueError("the matrix has another size than classes and shapes say")
+    if not policy.profiles or any(len(profile.ipv4) != 4 or len(profile.ipv6) != 16 for profile in policy.profiles):
+        raise ValueError("a profile without its addresses")
+    clients = policy.clients
+    for starts, classes, width in (
+        (clients.starts4, clients.classes4, 4),
+        (clients.starts6, clients.classes6, 16),
+    ):
+        if not classes or len(starts) * 2 != len(classes) * width or any(starts[:width]):
+            raise ValueError(f"the client map of {width}-octet addresses is not whole")
+
+
+def _profile_to_json(profile: Profile) -> dict[str, Any]:
+    return {
+        name: value.hex() if isinstance(value, bytes) else value
+        for name, value in ((spec.name, getattr(profile, spec.name)) for spec in dataclasses.fields(profile))
+    }
+
+
+def _profile_from_json(item: dict[str, Any]) -> Profile:
+    octets = {name: bytes.fromhex(item[name]) for name in ("ipv4", "ipv6", "soa")}
+    return Profile(**{**item, **octets})
+
+
+def _checksum(octets: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(octets, digest_size=16).digest()
+
+
+# -- routes -----------------------------------------------------------------------------------------------------------
+def number_routes(zones_of_routes: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Zone → route: the n-th route of `upstream.routes` has number n, counted from 1, as 0 is `upstream.servers`.
+
+    A zone that several routes name keeps the first.
+    """
+    routes: dict[str, int] = {}
+    for number, zones in enumerate(zones_of_routes, start=1):
+        for zone in zones:
+            routes.setdefault(zone.rstrip(".").lower(), number)
+    return routes
+
+
+# -- generations ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class ListState:
+    """A list as a generation serves it.
+
+    `run`: file name below state_dir/runs, "" when the list could not be read and no good copy was left. `source`: path,
+    size, mtime in ns and inode of each file of its source, `options` what else influenced the reading, `seen` when the
+    source was last found good, in seconds since the epoch. `slot` counts it in shared memory (counters.LIST_SLOTS).
+    `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too.
+    """
+
+    name: str
+    run: str
+    slot: int
+    source: tuple[tuple[str, int, int, int], ...] = ()
+    options: str = ""
+    kind: str = "block"
+    seen: float = 0.0
+    names: int = 0
+    replaces: bool = False
+    rpz: bool = False
+    answer_triggers: bool = False
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> ListState:
+        """What dataclasses.asdict gave, once it has been through JSON."""
+        return cls(**{**body, "source": tuple((str(path), *numbers) for path, *numbers in body["source"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One immutable state of everything that decides; `number` grows by one a build, `parent` is what it followed.
+
+    `index` and `policy` are file names below state_dir, `created` is in seconds since the epoch, `config` a digest of
+    the config as read, `report` what the build had to say (see lists/compile.py).
+    """
+
+    number: int
+    parent: int
+    created: float
+    config: str
+    index: str
+    policy: str
+    lists: tuple[ListState, ...]
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> dict[str, int]:
+        """List name → slot of its counters."""
+        return {state.name: state.slot for state in self.lists}
+
+    def index_path(self, state_dir: Path) -> Path:
+        """Where the index file is."""
+        return state_dir / self.index
+
+    def policy_path(self, state_dir: Path) -> Path:
+        """Where the policy file is."""
+        return state_dir / self.policy
+
+    def files(self) -> set[str]:
+        """Every file below state_dir that must be kept as long as this generation is."""
+        return {self.index, self.policy, *(f"runs/{state.run}" for state in self.lists if state.run)}
+
+    def is_complete(self, state_dir: Path) -> bool:
+        """Whether its files are there and the policy is whole (the index is verified by the engine)."""
+        try:
+            read_policy(self.policy_path(state_dir))
+        except (OSError, ValueError):
+            return False
+        return self.index_path(state_dir).is_file()
+
+
+def write_generation(state_dir: Path, generation: Generation) -> None:
+    """Record which files make up a generation."""
+    write_json(_record(state_dir, generation.number), dataclasses.asdict(generation))
+
+
+def read_generation(state_dir: Path, number: int) -> Generation:
+    """The generation of a number; ValueError names its record if that is damaged, OSError if it is not there."""
+    return _read_record(_record(state_dir, number))
+
+
+def generations(state_dir: Path) -> list[Generation]:
+    """All recorded generations, the newest first; damaged records are left out."""
+    found = []
+    for path in (state_dir / "generations").glob("*.json"):
+        try:
+            found.append(_read_record(path))
+        except (OSError, ValueError):
+            continue
+    return sorted(found, key=lambda generation: generation.number, reverse=True)
+
+
+def put_in_force(state_dir: Path, number: int) -> None:
+    """Record that every worker enforces generation `number`: the next start begins with it."""
+    write_json(state_dir / "current.json", {"generation": number})
+
+
+def in_force(state_dir: Path) -> int:
+    """The number of the generation in force; 0 if there was none yet or the record is damaged."""
+    try:
+        number = json.loads((state_dir / "current.json").read_bytes())["generation"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return number if isinstance(number, int) else 0
+
+
+def last_good(state_dir: Path) -> Generation | None:
+    """The generation to serve before anything is built: the one in force, else the newest older one that is complete.
+
+    None if there is none. A newer generation that never was in force is not taken: nobody proved it.
+    """
+    current = in_force(state_dir)
+    candidates = [generation for generation in generations(state_dir) if generation.number <= current]
+    return next((generation for generation in candidates if generation.is_complete(state_dir)), None)
+
+
+def _record(state_dir: Path, number: int) -> Path:
+    return state_dir / "generations" / f"{number}.json"
+
+
+def _read_record(path: Path) -> Generation:
+    try:
+        body = json.loads(path.read_bytes())
+        lists = tuple(ListState.from_json(state) for state in body.pop("lists"))
+        return Generation(lists=lists, **body)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: not a generation's record: {error!r}") from None
+
+
+# -- files that are there and whole, or not there ---------------------------------------------------------------------
+TEMPORARY = ".tmp"  # ends the name of a file that is still being written
+
+
+def write_json(path: Path, body: dict[str, Any]) -> None:
+    """Write JSON as write_whole does."""
+    write_whole(path, json.dumps(body, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def write_whole(path: Path, octets: bytes) -> None:
+    """Write a file beside `path`, sync it, rename it into place and sync the folder."""
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        with beside.open("wb") as file:
+            file.write(octets)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,316 @@
+"""`tampah run`: desired against actual, from the first lock to the last worker.
+
+The order of a start is its safety: the state is locked before anything in it is read, ports are taken before
+privileges go, privileges go before any list is read, and no query is read before every worker enforces the first
+generation. The first build and the workers' start run side by side.
+
+An end is a drain: no new datagram is taken, what is queued and what waits for an upstream is answered, for GRACE
+seconds at most. A second signal ends everything at once. If this process dies, its workers serve on (worker.py); the
+next supervisor then finds the ports occupied and says by whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import mmap
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from resolver import control, counters, logs, metrics
+from resolver.admin.app import AdminError, AdminServer, make_app
+from resolver.channel import Channel
+from resolver.config.load import load
+from resolver.config.model import Config
+from resolver.control import ControlError
+from resolver.metrics import Facts, Source
+from resolver.overlay import Entry, Overlay, OverlayError
+from resolver.privilege import PrivilegeError, drop_to
+from resolver.reload import Reloader, ReloadError
+from resolver.sockets import SocketError, Sockets
+from resolver.watch import Watch
+from resolver.workers import Workers, WorkersError, make_counters
+
+GRACE = 5.0  # seconds to answer what is in flight
+
+_log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The server cannot start; the text says why and what to do."""
+
+
+class StateLock:
+    """state_dir belongs to one server: an flock, so that a crash leaves nothing to clean up."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Make the folder if need be and lock it; StartError names the server that has it."""
+        try:
+            state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise StartError(f"state_dir: {state_dir}: {error.strerror or error}") from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._fd, 20).decode(errors="replace").strip()
+            os.close(self._fd)
+            raise StartError(
+                f"state_dir: {state_dir} is in use by the server with pid {holder or '?'}. Stop that one, or give this "
+                "one a state_dir of its own"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let another server have it."""
+        os.close(self._fd)
+
+
+class Supervisor:
+    """One server. `path` is its config file, absolute."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self._path = path
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._facts = Facts()
+        self._signals = 0
+        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        state_dir = config.state_path
+        with contextlib.ExitStack() as undo:
+            lock = StateLock(state_dir)
+            undo.callback(lock.release)
+            self._sockets = Sockets(config.listen.dns, config.worker_count)
+            undo.callback(self._sockets.close)
+            self._admin = AdminServer(config.admin.listen) if config.admin.listen else None
+            if self._admin:
+                undo.callback(self._admin.close)
+            self._commands = _command_socket(state_dir / control.SOCKET)
+            undo.callback(self._commands.close)
+            if config.user:
+                drop_to(config.user, state_dir)
+            self._overlay = Overlay(state_dir)
+            fds = make_counters(config.worker_count)
+            self._source = Source([memoryview(mmap.mmap(fd, counters.SIZE)) for fd in fds], self._facts)
+            self._workers = Workers(self._sockets, fds, config.cache.size, self._facts)
+            self._watch = Watch(state_dir)
+            self._reloader = Reloader(path, config, self._workers, self._facts, self._watch)
+            self._undo = undo.pop_all()
+
+    async def run(self) -> None:
+        """Serve until a signal. StartError if that cannot begin."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop)
+        self._loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_quietly("SIGHUP")))
+        for warning in self._sockets.warnings:
+            _log.warning("%s", warning)
+        commands = await asyncio.start_unix_server(self._converse, sock=self._commands)
+        if self._admin:
+            self._admin.start(make_app(self._source, self._why_not_ready))
+        try:
+            serving = asyncio.ensure_future(self._serve())
+            stopping = asyncio.ensure_future(self._stopping.wait())
+            await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                serving.result()  # StartError
+                await stopping
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+            await self._end()
+        finally:
+            self._workers.kill()
+            self._reloader.builder.stop()
+            for task in self._tasks:
+                task.cancel()
+            commands.close()
+            (self._config.state_path / control.SOCKET).unlink(missing_ok=True)
+            await asyncio.to_thread(self._undo.close)
+
+    async def _serve(self) -> None:
+        """Bring everything up; returns when the first generation is in force."""
+        began = time.monotonic()
+        await self._workers.lay_over(self._overlay.entries)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._workers.start())
+                first = group.create_task(self._reloader.reload())
+        except ExceptionGroup as group_error:
+            known = group_error.subgroup((WorkersError, ReloadError))
+            if known is None:
+                raise
+            raise StartError(str(known.exceptions[0])) from None
+        self._spawn(self._follow_files())
+        self._spawn(self._reloader.builder.prepare())
+        _log.info(
+            "ready after %.2f s: generation %d, %d workers, DNS on %s, admin on %s",
+            time.monotonic() - began,
+            first.result().report.generation,
+            len(self._workers.pids),
+            ", ".join(map(str, self._sockets.addresses)) or "no address",
+            self._admin.address if self._admin else "no address",
+        )
+
+    async def _end(self) -> None:
+        """Answer what is in flight, then end the workers."""
+        _log.info("stopping: answering what is in flight, for %g s at most", GRACE)
+        self._sockets.refuse_new()
+        await self._workers.stop(GRACE)
+        _log.info("stopped")
+
+    def _stop(self) -> None:
+        self._signals += 1
+        self._stopping.set()
+        if self._signals > 1:
+            _log.warning("second signal: ending at once")
+            self._workers.kill()
+
+    def _spawn(self, work: Awaitable[Any]) -> None:
+        """Run something beside; a task is kept until it is done, or Python would forget it."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("internal error", exc_info=error)
+
+    # -- reload -------------------------------------------------------------------------------------------------------
+    async def _reload_quietly(self, why: str) -> None:
+        """A reload that nobody waits for; the reloader has logged how it ended."""
+        _log.info("reloading: %s", why)
+        with contextlib.suppress(ReloadError):
+            await self._reloader.request()
+
+    async def _follow_files(self) -> None:
+        try:
+            async with contextlib.aclosing(self._watch.changes()) as changes:
+                async for changed in changes:
+                    await self._reload_quietly(f"changed: {', '.join(changed)}")
+        except OSError as error:
+            _log.error("files are not watched: %s; use 'tampah reload' after a change", error)
+
+    # -- commands and admin -------------------------------------------------------------------------------------------
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One command: one message, one answer."""
+        async with Channel(reader, writer) as channel:
+            try:
+                async with asyncio.timeout(10):
+                    message = await channel.receive()
+                if message:
+                    channel.send(await self._answer(message))
+            except (ControlError, TimeoutError) as error:
+                channel.send(control.Failed(str(error) or "no message within 10 s"))
+            await channel.flush()
+
+    async def _answer(self, message: control.Message) -> control.Message:
+        match message:
+            case control.Reload():
+                try:
+                    return control.Report((await self._reloader.request()).to_json())
+                except ReloadError as error:
+                    return control.Failed(str(error))
+            case control.Status():
+                return control.Report(await self._status())
+            case control.Override(name, word, seconds):
+                return await self._change_overlay(lambda: self._overlay.put(name, word, seconds))
+            case control.TakeBack(name):
+                return await self._change_overlay(lambda: self._overlay.take_back(name))
+            case control.Statistics():
+                return control.Report(metrics.summary(self._source))
+        return control.Failed(f"{type(message).__name__} is not for the supervisor")
+
+    async def _change_overlay(self, change: Callable[[], Entry]) -> control.Message:
+        """An operator's word: kept first, then enforced on every worker, then answered."""
+        try:
+            entry = change()
+            await self._workers.lay_over(self._overlay.entries)
+        except (OverlayError, WorkersError) as error:
+            return control.Failed(str(error))
+        _log.info("overlay: %s", entry)
+        return control.Report(dataclasses.asdict(entry))
+
+    async def _status(self) -> dict[str, Any]:
+        states = await self._workers.inspect()
+        pids = self._workers.pids
+        return {
+            "pid": os.getpid(),
+            "generation": self._facts.generation,
+            "last_error": self._reloader.last_error,
+            "hits": metrics.hits(self._source),
+            "workers": [
+                {
+                    "worker": number,
+                    "pid": pids.get(number, 0),
+                    "generation": state.generation if state else 0,
+                    "in_flight": state.in_flight if state else 0,
+                    "connections": state.connections if state else 0,
+                    "answers": state is not None,
+                }
+                for number, state in states.items()
+            ],
+        }
+
+    def _why_not_ready(self) -> str:
+        """For /readyz, from one of the admin server's threads: "" if lists are loaded and every worker answers."""
+        try:
+            return asyncio.run_coroutine_threadsafe(self._find_fault(), self._loop).result(5)
+        except (TimeoutError, RuntimeError):
+            return "the supervisor does not answer"
+
+    async def _find_fault(self) -> str:
+        if self._stopping.is_set():
+            return "stopping"
+        if not self._facts.generation:
+            return "no generation is in force yet"
+        for number, state in (await self._workers.inspect()).items():
+            if state is None:
+                return f"worker {number} does not answer"
+            if state.generation != self._facts.generation:
+                return f"worker {number} serves generation {state.generation}, not {self._facts.generation}"
+        return ""
+
+
+def _command_socket(path: Path) -> socket.socket:
+    """The socket that commands talk to, for the server's own user alone."""
+    path.unlink(missing_ok=True)  # of a server that crashed: the lock says that none runs
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise StartError(f"state_dir: {path}: {error.strerror or error}") from None
+    return listener
+
+
+def run(path: Path) -> None:
+    """Serve by the config file at `path` until a signal. ConfigError or StartError if that cannot begin."""
+    logs.set_up("supervisor")
+    config = load(path)
+    for problem in config.warnings:
+        _log.warning("%s", problem)
+
+    async def main() -> None:
+        try:
+            supervisor = Supervisor(path.absolute(), config)
+        except (SocketError, AdminError, PrivilegeError, OverlayError) as error:
+            raise StartError(str(error)) from None
+        await supervisor.run()
+
+    asyncio.run(main())

@@ -1,0 +1,252 @@
+"""One worker: an engine on an asyncio loop (uvloop), told what to do by the supervisor over one socket.
+
+The loop watches the engine's descriptor and lets it work in bounded batches; what the engine cannot answer alone goes
+to `Punts`. A generation is loaded in a thread, since that reads the whole index, and swapped between two batches. Until
+the first one is in force no socket is read: queries wait in the kernel.
+
+If the supervisor dies, the worker serves on by the generation it has: DNS must not end because its manager did. It has
+no parent-death signal for that reason; it ends by SIGTERM, or by Drain. SIGINT is the supervisor's: a terminal sends it
+to both.
+
+A worker imports only what it uses: no pydantic, click, rich or prometheus-client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import mmap
+import resource
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+
+from resolver import control, counters, logs, overlay
+from resolver.channel import Channel
+from resolver.control import ControlError
+from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
+from resolver.listeners.stream import StreamServer
+from resolver.local import Aliases
+from resolver.punt import Alias, Punts
+from resolver.snapshot import read_policy
+from resolver.upstream.health import Server, Strategy
+from resolver.upstream.native import Native
+from resolver.upstream.pool import Pool, PoolConfig
+
+SWITCH_INTERVAL = 0.0005  # seconds: a thread that loads a generation yields to queries at once
+GC_THRESHOLD = (20_000, 20, 100)  # young objects die by reference count; cycles are few
+LOOK = 0.01  # seconds between looks whether a drain is done
+OVERLAY_LOOK = 60.0  # seconds between looks at timed words, at most
+ROUNDS_AT_END = 1000  # batches that a drain may find waiting
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """What a worker holds for its lifetime, made once its Configure came in."""
+
+    def __init__(self, configure: control.Configure) -> None:
+        self.generation = 0
+        memory = memoryview(mmap.mmap(configure.counters_fd, counters.SIZE))
+        self.engine = Engine(counters=memory, cache_bytes=configure.cache_bytes)
+        words = memory.cast("Q")
+        self.pool = Pool(PoolConfig(routes={}), counters=words)
+        self.native = Native(self.engine, self.pool, words, on_punts=lambda: self.punts.run())
+        self._buckets = memoryview(mmap.mmap(configure.buckets_fd, 0))
+        self._buckets_key = bytes.fromhex(configure.buckets_key)
+        self._overlay: list[overlay.Entry] = []
+        self._overlay_timer: asyncio.TimerHandle | None = None
+        self.punts = Punts(
+            self.engine, self.pool, describe=self._describe, decide=self._decide, asked=self.native.asked
+        )
+        self.streams = StreamServer(self.engine, self.punts.run)
+        self._sockets = [
+            (
+                bound,
+                socket.socket(bound.family, socket.SOCK_STREAM if bound.stream else socket.SOCK_DGRAM, fileno=bound.fd),
+            )
+            for bound in configure.sockets
+        ]
+
+    async def swap(self, order: control.Swap) -> None:
+        """Load a generation and enforce it; ValueError or OSError says why not, and then nothing has changed."""
+        snapshot, self._aliases = await asyncio.to_thread(_load, order)
+        limits = order.cache
+        self.pool.reconfigure(_pool_config(order.upstream))
+        self.native.reconfigure()
+        rate = order.rate_limit
+        self.engine.set_limit(
+            self._buckets,
+            per_second=rate.per_second,
+            prefix4=rate.prefix4,
+            prefix6=rate.prefix6,
+            key=self._buckets_key,
+        )
+        self.engine.configure_cache(max_ttl=limits.max_ttl, min_ttl=limits.min_ttl, negative_ttl=limits.negative_ttl)
+        self.engine.swap(snapshot)
+        is_first, self.generation = self.generation == 0, order.number
+        if is_first:
+            await self._open()
+            gc.collect()
+            gc.freeze()  # what is here now stays: the collector need not look at it again
+
+    def lay_over(self, order: control.Overlay) -> None:
+        """Let the operators' words speak, and end those with a time limit when their time comes."""
+        self._overlay = [overlay.Entry(entry.name, entry.word, entry.made, entry.until) for entry in order.entries]
+        self._refresh_overlay()
+
+    def _refresh_overlay(self) -> None:
+        if self._overlay_timer is not None:
+            self._overlay_timer.cancel()
+        now = time.time()
+        words = overlay.words(self._overlay, now)
+        self.engine.set_overlay(SuffixTable(words) if words else None)
+        ends_in = overlay.next_end(self._overlay, now)
+        self._overlay_timer = None
+        if ends_in is not None:  # a step of the clock is noticed within a minute
+            wait = min(ends_in, OVERLAY_LOOK)
+            self._overlay_timer = asyncio.get_running_loop().call_later(wait, self._refresh_overlay)
+
+    async def _open(self) -> None:
+        for bound, sock in self._sockets:
+            if bound.stream:
+                await self.streams.listen(sock)
+            else:
+                self.engine.add_udp(bound.fd, bound.family, bound.wildcard)
+        asyncio.get_running_loop().add_reader(self.engine.fileno(), self._drain)
+
+    def _describe(self, punt: Punt) -> Alias:
+        return self._aliases.describe(punt)
+
+    def _decide(self, punt: Punt) -> bytes:
+        raise NotImplementedError("no dialect makes conditions yet")
+
+    def _drain(self) -> int:
+        count = self.engine.drain()
+        self.punts.run()
+        return count
+
+    def inspect(self) -> control.Inspected:
+        """The state that the supervisor asks for."""
+        return control.Inspected(self.generation, self.punts.in_flight, self.streams.connections)
+
+    async def drain(self, seconds: float) -> None:
+        """Answer what has come in and what waits for an upstream, for at most `seconds`; then close everything."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        streams = asyncio.ensure_future(self.streams.drain(seconds))
+        if self.generation:
+            for _ in range(ROUNDS_AT_END):
+                if not self._drain():
+                    break
+        while self.engine.tick() and loop.time() < end:  # noqa: ASYNC110  the engine has no event to wait for
+            await asyncio.sleep(LOOK)
+        await self.punts.drain(max(0.0, end - loop.time()))
+        await streams
+        self.native.close()
+        self.pool.close()
+        self.engine.close()
+
+
+def _load(order: control.Swap) -> tuple[Snapshot, Aliases]:
+    index, policy = Index(order.index), read_policy(Path(order.policy))
+    return Snapshot(index, policy, order.number), Aliases(index, policy)
+
+
+def _pool_config(upstream: control.Upstream) -> PoolConfig:
+    return PoolConfig(
+        routes={number: [Server.parse(text) for text in servers] for number, servers in enumerate(upstream.routes)},
+        strategy=Strategy(upstream.strategy),
+        timeout=upstream.timeout,
+        slots=upstream.slots,
+    )
+
+
+async def _obey(worker: Worker, channel: Channel, ended: asyncio.Event, seconds: list[float]) -> None:
+    """Do what the supervisor says, until it says Drain or is gone."""
+    while message := await channel.receive():
+        match message:
+            case control.Swap():
+                try:
+                    await worker.swap(message)
+                except (OSError, ValueError, MemoryError) as error:
+                    channel.send(control.Failed(str(error) or type(error).__name__, message.number))
+                    await channel.flush()
+                    if not worker.generation:
+                        raise WorkerError(str(error)) from None
+                else:
+                    channel.send(control.Swapped(message.number))
+            case control.Overlay():
+                worker.lay_over(message)
+                channel.send(control.Overlaid(message.serial))
+            case control.Inspect():
+                channel.send(worker.inspect())
+            case control.Drain():
+                seconds[0] = message.seconds
+                ended.set()
+                return
+            case _:
+                raise ControlError(f"{type(message).__name__} is not for a worker")
+    _log.warning("the supervisor is gone; serving on by generation %d until SIGTERM", worker.generation)
+
+
+class WorkerError(Exception):
+    """The worker cannot serve; the text says why."""
+
+
+async def _main(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    channel = await Channel.over(socket.socket(fileno=fd))
+    configure = await channel.receive()
+    if not isinstance(configure, control.Configure):
+        raise ControlError("the first message must be Configure")
+    logs.set_up(f"worker {configure.worker}")
+    ended = asyncio.Event()
+    seconds = [5.0]
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    try:
+        worker = Worker(configure)
+    except (OSError, ValueError, MemoryError) as error:
+        channel.send(control.Failed(str(error)))
+        await channel.flush()
+        raise WorkerError(str(error)) from None
+    channel.send(control.Ready())
+    obeying = asyncio.ensure_future(_obey(worker, channel, ended, seconds))
+    obeying.add_done_callback(lambda task: ended.set() if task.exception() else None)
+    await ended.wait()
+    if obeying.done():
+        obeying.result()
+    await worker.drain(seconds[0])
+    obeying.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await obeying
+    channel.close()
+
+
+def main() -> None:
+    """The process: `python -m resolver.worker FD`, FD being the supervisor's socket."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # upstream sockets and TCP clients
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.set_threshold(*GC_THRESHOLD)
+    logs.set_up("worker")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_main(int(sys.argv[1])))
+    except (WorkerError, ControlError) as error:
+        _log.error("%s", error)
+        sys.exit(1)
+    except Exception:
+        _log.exception("internal error")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""The supervisor's end of its workers: as many as desired, each alive, all on the newest generation.
+
+Each worker has a keeper, a task that starts its process, hands it the sockets and counters that belong to its number,
+and starts it again when it ends: at once the first time, then after 0.1 s, doubled up to 10 s, until one has lived for
+`STEADY`. The sockets stay open here meanwhile, so what arrives waits for the next worker.
+
+`_desired` is the newest generation that the workers were told to enforce; a worker that comes up later is told so as
+its first order. A swap is done when every worker that is up has said so; if one refuses or stays silent all go back,
+so that they never disagree for longer than a swap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Iterable
+
+from resolver import control, counters, overlay, spawn
+from resolver.channel import Channel
+from resolver.control import ControlError
+from resolver.metrics import CACHE_GAUGES, Facts
+from resolver.sockets import Sockets
+
+SWAP_PATIENCE = 10.0  # seconds for a worker to enforce a generation
+FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0  # seconds before a restart
+BUCKETS = 1 << 20  # octets for clients' token buckets: 65,536 prefixes of late
+STEADY = 30.0  # seconds of life after which a death counts as the first again
+
+_log = logging.getLogger(__name__)
+
+
+class WorkersError(Exception):
+    """Workers did not do what was asked; the text says which and why."""
+
+
+class _Keeper:
+    """One worker's process and the conversation with it."""
+
+    def __init__(self, workers: Workers, number: int, configure: control.Configure) -> None:
+        self.number = number
+        self.process: asyncio.subprocess.Process | None = None
+        self.channel: Channel | None = None  # while it is up: from its Ready to its end
+        self.settled = asyncio.Event()  # it came up, or its first life ended
+        self.enforced = 0  # the generation that it has confirmed
+        self.overlaid = 0  # the overlay that it has confirmed
+        self.last_words = ""
+        self._workers = workers
+        self._configure = configure
+        self._heard = asyncio.Condition()
+        self._inspected: control.Inspected | None = None
+        self._refused: control.Failed | None = None
+
+    async def keep(self) -> None:
+        """Run the worker for as long as workers are wanted."""
+        delay = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            reason = await self._live()
+            self.settled.set()
+            if not self._workers.wanted:
+                return
+            if loop.time() - began > STEADY:
+                delay = 0.0
+            _log.error("worker %d ended (%s); starting it again in %.1f s", self.number, reason, delay)
+            self._workers.facts.worker_restarts += 1
+            await asyncio.sleep(delay)
+            delay = min(max(2 * delay, FIRST_DELAY), LONGEST_DELAY)
+            self._forget_gauges()
+
+    async def _live(self) -> str:
+        """One life of the worker; returns how it ended."""
+        self.last_words, self.enforced, self.overlaid = "", 0, 0
+        ours, theirs = socket.socketpair()
+        shared = (self._configure.counters_fd, self._configure.buckets_fd)
+        handed = [theirs.fileno(), *shared, *(bound.fd for bound in self._configure.sockets)]
+        with theirs:
+            self.process = await asyncio.create_subprocess_exec(
+                *spawn.command("resolver.worker", str(theirs.fileno())),
+                env=spawn.environment(),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=handed,
+            )
+        self._workers.tell_processes()
+        if not self._workers.wanted:
+            self.process.kill()
+        try:
+            async with await Channel.over(ours) as channel:
+                channel.send(self._configure)
+                with contextlib.suppress(ControlError):
+                    while message := await channel.receive():
+                        await self._take(channel, message)
+        finally:
+            self.channel = None
+            async with self._heard:
+                self._heard.notify_all()
+            if self.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    # It has closed the channel: either it is about to end, or it is beyond help.
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self.process.wait(), 1)
+                    if self.process.returncode is None:
+                        self.process.kill()
+        return self.last_words or _ending(await self.process.wait())
+
+    async def _take(self, channel: Channel, message: control.Message) -> None:
+        async with self._heard:
+            match message:
+                case control.Ready():
+                    self.channel = channel
+                    self.settled.set()
+                    channel.send(self._workers.overlay)  # before the first query is read
+                    if self._workers.desired:
+                        channel.send(self._workers.desired)
+                case control.Swapped(number):
+                    self.enforced = number
+                case control.Overlaid(serial):
+                    self.overlaid = serial
+                case control.Failed(text):
+                    self._refused = message
+                    self.last_words = "" if self.enforced else text  # it ends after refusing its first generation
+                case control.Inspected():
+                    self._inspected = message
+            self._heard.notify_all()
+
+    async def swap(self, order: control.Swap) -> str:
+        """Order a generation; returns "" once it is enforced, else why not. A worker that is down gets it later."""
+        async with self._heard:
+            if self.channel is None:
+                return ""
+            self._refused = None
+            self.channel.send(order)
+            try:
+                async with asyncio.timeout(SWAP_PATIENCE):
+                    await self._heard.wait_for(
+                        lambda: (
+                            self.channel is None
+                            or self.enforced == order.number
+                            or (self._refused is not None and self._refused.number == order.number)
+                        )
+                    )
+            except TimeoutError:
+                return f"worker {self.number} did not enforce generation {order.number} within {SWAP_PATIENCE:g} s"
+            refused: control.Failed | None = self._refused
+            return f"worker {self.number}: {refused.text}" if refused else ""
+
+    async def lay_over(self, order: control.Overlay) -> str:
+        """Order an overlay; returns "" once it speaks, else why not. A worker that is down gets it on its way up."""
+        async with self._heard:
+            if self.channel is None:
+                return ""
+            self.channel.send(order)
+            try:
+                async with asyncio.timeout(SWAP_PATIENCE):
+                    await self._heard.wait_for(lambda: self.channel is None or self.overlaid >= order.serial)
+            except TimeoutError:
+                return f"worker {self.number} did not take the change within {SWAP_PATIENCE:g} s"
+            return ""
+
+    async def inspect(self, patience: float) -> control.Inspected | None:
+        """The worker's state; None if it does not answer."""
+        async with self._heard:
+            if self.channel is None:
+                return None
+            self._inspected = None
+            self.channel.send(control.Inspect())
+            try:
+                async with asyncio.timeout(patience):
+                    await self._heard.wait_for(lambda: self.channel is None or self._inspected is not None)
+            except TimeoutError:
+                return None
+            return self._inspected
+
+    def _forget_gauges(self) -> None:
+        """What counted the dead worker's cache is zero again; counters go on."""
+        section = counters.SECTIONS["cache"]
+        for gauge in CACHE_GAUGES:
+            at = (section.start + gauge) * 8
+            os.pwrite(self._configure.counters_fd, bytes(8), at)
+
+
+def _ending(status: int) -> str:
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"exit status {status}"
+
+
+class Workers:
+    """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker. `facts` is told of lives and deaths."""
+
+    def __init__(self, sockets: Sockets, counters_fds: list[int], cache_bytes: int, facts: Facts) -> None:
+        self.wanted = True
+        self.desired: control.Swap | None = None
+        self.overlay = control.Overlay(0, ())
+        self.facts = facts
+        self._started = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        share = cache_bytes // len(counters_fds)
+        buckets_fd, key = make_buckets(), secrets.token_hex(16)
+        self._keepers = [
+            _Keeper(self, number, control.Configure(number, sockets.of(number), fd, buckets_fd, key, share))
+            for number, fd in enumerate(counters_fds)
+        ]
+
+    def tell_processes(self) -> None:
+        """Tell `facts` which processes there are."""
+        self.facts.processes = {"supervisor": os.getpid(), **{f"worker-{at}": pid for at, pid in self.pids.items()}}
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Worker number → pid, of those that have a process."""
+        return {
+            keeper.number: keeper.process.pid
+            for keeper in self._keepers
+            if keeper.process and keeper.process.returncode is None
+        }
+
+    async def start(self) -> None:
+        """Start all; WorkersError with the reason if none comes up."""
+        self._tasks = [asyncio.create_task(keeper.keep()) for keeper in self._keepers]
+        for keeper in self._keepers:
+            await keeper.settled.wait()
+        if not any(keeper.channel for keeper in self._keepers):
+            first = self._keepers[0]
+            raise WorkersError(f"no worker could be started: {first.last_words or 'see the lines above'}")
+        self._started.set()
+
+    async def swap(self, order: control.Swap) -> None:
+        """Have every worker enforce a generation; WorkersError if one does not: then all go back to the one before."""
+        await self._started.wait()
+        before, self.desired = self.desired, order
+        faults = [fault for fault in await asyncio.gather(*(keeper.swap(order) for keeper in self._keepers)) if fault]
+        if faults:
+            self.desired = before
+            if before is not None:
+                await asyncio.gather(*(keeper.swap(before) for keeper in self._keepers))
+            raise WorkersError("; ".join(faults))
+
+    async def lay_over(self, entries: Iterable[overlay.Entry]) -> None:
+        """Have every worker let these operators' words speak; WorkersError if one does not in time."""
+        words = tuple(control.OverlayEntry(entry.name, entry.word, entry.made, entry.until) for entry in entries)
+        self.overlay = order = control.Overlay(self.overlay.serial + 1, words)
+        faults = [fault for fault in await asyncio.gather(*(k.lay_over(order) for k in self._keepers)) if fault]
+        if faults:
+            raise WorkersError("; ".join(faults))
+
+    async def inspect(self, patience: float = 2.0) -> dict[int, control.Inspected | None]:
+        """Worker number → its state, None where a worker does not answer within `patience` seconds."""
+        states = await asyncio.gather(*(keeper.inspect(patience) for keeper in self._keepers))
+        return {keeper.number: state for keeper, state in zip(self._keepers, states, strict=True)}
+
+    async def stop(self, seconds: float) -> None:
+        """Let every worker answer what is in flight, for `seconds` at most, then end it."""
+        self.wanted = False
+        for keeper in self._keepers:
+            if keeper.channel:
+                keeper.channel.send(control.Drain(seconds))
+            else:
+                self._signal(keeper, signal.SIGTERM)
+        done, late = await asyncio.wait(self._tasks, timeout=seconds + 1) if self._tasks else (set(), set())
+        if late:
+            self.kill()
+            await asyncio.wait(late)
+        for task in done | late:
+            with contextlib.suppress(asyncio.CancelledError):
+                task.result()
+
+    def kill(self) -> None:
+        """End every worker at once."""
+        self.wanted = False
+        for keeper in self._keepers:
+            self._signal(keeper, signal.SIGKILL)
+
+    @staticmethod
+    def _signal(keeper: _Keeper, number: signal.Signals) -> None:
+        if keeper.process and keeper.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                keeper.process.send_signal(number)
+
+
+def make_buckets() -> int:
+    """A memfd for the token buckets that all workers share; it takes memory only once a limit is set."""
+    fd = os.memfd_create("tampah-buckets")
+    os.ftruncate(fd, BUCKETS)
+    return fd
+
+
+def make_counters(count: int) -> list[int]:
+    """One memfd a worker, of counters.SIZE zero octets."""
+    made = []
+    for number in range(count):
+        fd = os.memfd_create(f"tampah-counters-{number}")
+        os.ftruncate(fd, counters.SIZE)
+        made.append(fd)
+    return made

@@ -1,0 +1,78 @@
+"""The admin address answers over HTTP what it should, and nothing else."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from resolver import counters
+from resolver.admin.app import AdminError, AdminServer, make_app
+from resolver.config.addresses import Endpoint
+from resolver.metrics import Facts, Source
+from resolver.sockets import has_ipv6
+
+
+class Admin:
+    """A running admin server whose readiness the test sets."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.server = AdminServer(Endpoint("127.0.0.1", 0))
+        source = Source([memoryview(bytearray(counters.SIZE))], Facts(generation=3))
+        self.server.start(make_app(source, lambda: self.reason))
+
+    def ask(self, path: str, method: str = "GET") -> tuple[int, str]:
+        connection = http.client.HTTPConnection(self.server.address.host, self.server.address.port, timeout=10)
+        connection.request(method, path)
+        response = connection.getresponse()
+        body = response.read().decode()
+        connection.close()
+        return response.status, body
+
+
+@pytest.fixture
+def admin() -> Iterator[Admin]:
+    running = Admin()
+    yield running
+    running.server.close()
+
+
+def test_metrics_health_and_readiness(admin: Admin) -> None:
+    status, body = admin.ask("/metrics")
+    assert status == 200 and "\ntampah_generation 3.0\n" in body
+    assert admin.ask("/healthz")[0] == 200
+    assert admin.ask("/readyz")[0] == 200
+    admin.reason = "worker 1 does not answer"
+    assert admin.ask("/readyz") == (503, "worker 1 does not answer\n")
+    assert admin.ask("/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/metrics/x", "/../metrics", "/api/v1/x"])
+def test_other_paths_are_not_there(admin: Admin, path: str) -> None:
+    assert admin.ask(path)[0] == 404
+
+
+def test_only_reading(admin: Admin) -> None:
+    assert admin.ask("/metrics", "POST")[0] == 405
+    assert admin.ask("/healthz", "HEAD") == (200, "")
+
+
+def test_a_client_that_says_nothing_holds_nobody_up(admin: Admin) -> None:
+    address = admin.server.address
+    with socket.create_connection((address.host, address.port)):
+        assert admin.ask("/healthz")[0] == 200
+
+
+def test_an_occupied_address_is_named(admin: Admin) -> None:
+    with pytest.raises(AdminError, match=rf"admin\.listen: {admin.server.address}: Address already in use"):
+        AdminServer(admin.server.address)
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_it_listens_on_ipv6_and_can_be_closed_before_it_served() -> None:
+    server = AdminServer(Endpoint("::1", 0))
+    assert str(server.address).startswith("[::1]:")
+    server.close()

@@ -1,0 +1,497 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from resolver.engine.engine import DROP, PUNT, REPLY
+from resolver.listeners import stream
+from resolver.listeners.stream import Limits, StreamServer, client_octets
+from resolver.vocabulary import Transport
+
+Runner = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Runner:
+    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+    def runner(coroutine: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=factory) as loop:
+            loop.run(asyncio.wait_for(coroutine, 20))
+
+    return runner
+
+
+class FakeEngine:
+    """Answers by what stands behind the header: `now…` at once, `later…` when told to, `drop`, `big`."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[bytes, bytes, int]] = []
+        self.waiting: list[tuple[bytes, Callable[[bytes | None], None]]] = []
+        self.rounds = 0
+
+    def answer(self, packet: bytes, client: bytes, transport: int, token: object = None) -> tuple[int, bytes | None]:
+        self.asked.append((packet, client, transport))
+        word = packet[12:]
+        if word.startswith(b"now"):
+            return REPLY, packet
+        if word.startswith(b"big"):
+            return REPLY, packet + bytes(60_000)
+        if word.startswith(b"later"):
+            assert callable(token)
+            self.waiting.append((packet, token))
+            return PUNT, None
+        return DROP, None
+
+    def punts(self) -> None:
+        self.rounds += 1
+
+    def release(self, index: int = 0, reply: bytes | None = b"") -> None:
+        packet, token = self.waiting.pop(index)
+        token(packet if reply == b"" else reply)
+
+
+def frame(word: str) -> bytes:
+    return struct.pack(">H", 12 + len(word)) + bytes(12) + word.encode()
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, *words: str) -> None:
+        self.writer.write(b"".join(map(frame, words)))
+        await self.writer.drain()
+
+    async def word(self) -> str:
+        length = struct.unpack(">H", await self.reader.readexactly(2))[0]
+        return (await self.reader.readexactly(length))[12:].decode()
+
+    async def is_closed(self) -> bool:
+        try:
+            return await self.reader.read(1) == b""
+        except ConnectionResetError:
+            return True
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+class Place:
+    """A server on loopback with a fake engine, and its clients."""
+
+    def __init__(self, server: StreamServer, engine: FakeEngine, host: str, port: int) -> None:
+        self.server, self.engine, self.host, self.port = server, engine, host, port
+        self.clients: list[Client] = []
+
+    async def connect(self, *, source: str = "", **options: Any) -> Client:
+        local = (source, 0) if source else None
+        client = Client(*await asyncio.open_connection(self.host, self.port, local_addr=local, **options))
+        self.clients.append(client)
+        return client
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+@contextlib.asynccontextmanager
+async def serving(host: str = "127.0.0.1", **limits: Any) -> AsyncIterator[Place]:
+    engine = FakeEngine()
+    server = StreamServer(engine, engine.punts, limits=Limits(**limits))
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.bind((host, 0))
+    place = Place(server, engine, host, sock.getsockname()[1])
+    await server.listen(sock)
+    try:
+        yield place
+    finally:
+        for client in place.clients:
+            await client.close()
+        await server.drain(0.0)
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_query_is_answered_and_the_engine_knows_who_asks(run: Runner, host: str) -> None:
+    async def body() -> None:
+        async with serving(host) as place:
+            client = await place.connect()
+            await client.send("now")
+            assert await client.word() == "now"
+            octets = socket.inet_pton(socket.AF_INET6, "::1" if host == "::1" else "::ffff:127.0.0.1")
+            assert place.engine.asked == [(bytes(12) + b"now", octets, Transport.TCP)]
+
+    run(body())
+
+
+@pytest.mark.parametrize(
+    ("address", "octets"),
+    [
+        ("192.0.2.1", b"\0" * 10 + b"\xff\xff\xc0\x00\x02\x01"),
+        ("::ffff:192.0.2.1", b"\0" * 10 + b"\xff\xff\xc0\x00\x02\x01"),
+        ("fe80::1%eth0", b"\xfe\x80" + b"\0" * 13 + b"\x01"),
+    ],
+)
+def test_addresses_as_octets(address: str, octets: bytes) -> None:
+    assert client_octets(address) == octets
+
+
+# -- framing ----------------------------------------------------------------------------------------------------------
+
+
+def test_frames_octet_by_octet(run: Runner) -> None:
+    async def body() -> None:
+        async with serving() as place:
+            client = await place.connect()
+            for octet in frame("now-a") + frame("later") + frame("now-b"):
+                client.writer.write(bytes([octet]))
+                await asyncio.sleep(0.001)
+            assert [await client.word(), await client.word()] == ["now-a", "now-b"]
+            place.engine.release()
+            assert await client.word() == "later"
+
+    run(body())
+
+
+def test_many_frames_in_one_segment_are_answered_with_few_writes(run: Runner) -> None:
+    async def body() -> None:
+        async with serving() as place:
+            client = await place.connect()
+            words = [f"now-{number}" for number in range(1000)]
+            await client.send(*words)
+            assert [await client.word() for _ in words] == words
+
+    run(body())
+
+
+@pytest.mark.parametrize("octets", [b"\0\0", b"\0\x0b" + bytes(11), frame("now") + b"\0\0" + frame("now-lost")])
+def test_a_frame_too_short_for_a_message_ends_the_connection(run: Runner, octets: bytes) -> None:
+    async def body() -> None:
+        async with serving() as place:
+            client = await place.connect()
+            client.writer.write(octets)
+            if len(octets) > 13:
+                assert await client.word() == "now"  # what came before is answered
+            assert await client.is_closed()
+            assert len(place.engine.asked) == (1 if len(octets) > 13 else 0)
+
+    run(body())
+
+
+def test_drops_answer_nothing_and_the_connection_stays(run: Runner) -> None:
+    async def body() -> None:
+        async with serving() as place:
+            client = await place.connect()
+            await client.send("drop", "later", "now")
+            assert await client.word() == "now"
+            place.engine.release(0, None)
+            await client.send("now-again")
+            assert await client.word() == "now-again"
+
+    run(body())
+
+
+# -- pipelining -------------------------------------------------------------------------------------------------------
+
+
+def test_answers_go_out_as_they_come(run: Runner) -> None:
+    async def body() -> None:
+        async with serving() as place:
+            client = await place.connect()
+            await client.send("later-0", "later-1", "now", "later-2")
+            assert await client.word() == "now"
+            assert place.engine.rounds == 1
+            for index in (2, 0, 0):
+                place.engine.release(index)
+            assert [await client.word() for _ in range(3)] == ["later-2", "later-0", "later-1"]
+
+    run(body())
+
+
+def test_no_more_than_so_many_wait_and_the_rest_has_its_turn(run: Runner) -> None:
+    async def body() -> None:
+        async with serving(pipeline=4) as place:
+            client = await place.connect()
+            words = [f"later-{number}" for number in range(20)]
+            await client.send(*words)
+            await place.until(lambda: len(place.engine.waiting) == 4)
+            await asyncio.sleep(0.05)
+            assert len(place.engine.asked) == 4
+            for word in words:
+                place.engine.release()
+                assert await client.word() == word
+
+    run(body())
+
+
+def test_a_client_that_does_not_read_is_not_read_from(run: Runner) -> None:
+    async def body() -> None:
+        async with serving() as place:
+            client = await place.connect(limit=4096)
+            client.writer.write(frame("big") * 5000)  # 300 MB of answers
+            await place.until(lambda: place.engine.asked)
+            settled = -1
+            while settled != len(place.engine.asked):
+                settled = len(place.engine.asked)
+                await asyncio.sleep(0.1)
+            assert settled < 300
+            for _ in range(50):  # it goes on where the client goes on
+                assert await client.word() == "big" + "\0" * 60_000
+            await place.until(lambda: len(place.engine.asked) > settled)
+
+    run(body())
+
+
+def test_answers_to_a_client_that_has_gone_are_dropped(run: Runner) -> None:
+    async def body() -> None:
+        async with serving() as place:
+            client = await place.connect()
+            await client.send("later")
+            await place.until(lambda: place.engine.waiting)
+            sock = client.writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.writer.transport.abort()  # a reset
+            await place.until(lambda: not place.server.connections)
+            place.engine.release()
+
+    run(body())
+
+
+def test_a_client_that_closed_its_direction_still_gets_its_answers(run: Runner) -> None:
+    async def body() -> None:
+        async with serving() as place:
+            client = await place.connect()
+            await client.send("later-0", "later-1")
+            client.writer.write_eof()
+            await place.until(lambda: len(place.engine.waiting) == 2)
+            await asyncio.sleep(0.02)
+            place.engine.release()
+            place.engine.release()
+            assert [await client.word(), await client.word()] == ["later-0", "later-1"]
+            assert await client.is_closed()
+
+    run(body())
+
+
+# -- time-outs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SWEEP", 0.02)
+
+
+def test_an_idle_connection_is_closed_and_one_that_waits_is_not(run: Runner, quick: None) -> None:
+    async def body() -> None:
+        async with serving(idle=0.15) as place:
+            silent, waits = await place.connect(), await place.connect()
+            await waits.send("later")
+            assert await silent.is_closed()
+            await asyncio.sleep(0.1)
+            place.engine.release()
+            assert await waits.word() == "later"
+            assert await waits.is_closed()
+
+    run(body())
+
+
+def test_half_a_frame_has_its_time(run: Runner, quick: None) -> None:
+    async def body() -> None:
+        async with serving(idle=60.0, frame=0.2) as place:
+            slow, fine = await place.connect(), await place.connect()
+            await slow.send("now")
+            assert await slow.word() == "now"
+            await fine.send("now")
+
+            async def trickle() -> None:
+                with contextlib.suppress(ConnectionError):
+                    for octet in frame("now" * 1000):
+                        slow.writer.write(bytes([octet]))
+                        await slow.writer.drain()
+                        await asyncio.sleep(0.005)
+
+            task = asyncio.ensure_future(trickle())
+            assert await slow.is_closed()  # in spite of an octet every 5 ms
+            task.cancel()
+            assert place.server.connections == 1
+
+    run(body())
+
+
+def test_a_frame_that_waits_for_its_turn_is_not_half(run: Runner, quick: None) -> None:
+    async def body() -> None:
+        async with serving(idle=60.0, frame=0.1, pipeline=1) as place:
+            client = await place.connect()
+            await client.send("later-0", "later-1")
+            client.writer.write(frame("later-2")[:5])
+            await asyncio.sleep(0.3)
+            client.writer.write(frame("later-2")[5:])
+            for number in range(3):
+                await place.until(lambda: place.engine.waiting)
+                place.engine.release()
+                assert await client.word() == f"later-{number}"
+
+    run(body())
+
+
+def test_the_idle_time_shrinks_as_places_fill(run: Runner) -> None:
+    async def body() -> None:
+        async with serving(connections=10, idle=10.0) as place:
+            times = [place.server.idle_time()]
+            for _ in range(10):
+                client = await place.connect()
+                await client.send("now")
+                await client.word()
+                times.append(place.server.idle_time())
+            assert times[:6] == [10.0] * 6
+            assert times[6:] == sorted(times[6:], reverse=True)
+            assert times[10] == pytest.approx(1.0)
+
+    run(body())
+
+
+def test_a_client_that_never_reads_is_cut_off(run: Runner, quick: None) -> None:
+    async def body() -> None:
+        async with serving(idle=0.2) as place:
+            client = await place.connect(limit=4096)
+            client.writer.write(frame("big") * 2000)
+            await place.until(lambda: place.engine.asked)
+            await place.until(lambda: not place.server.connections)
+
+    run(body())
+
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_server_gives_up_the_idlest_connection(run: Runner) -> None:
+    async def body() -> None:
+        async with serving(connections=3) as place:
+            clients = []
+            for _ in range(3):
+                clients.append(await place.connect())
+                await clients[-1].send("now")
+                assert await clients[-1].word() == "now"
+            await clients[0].send("now")  # the first is no longer the idlest
+            assert await clients[0].word() == "now"
+            fourth = await place.connect()
+            await fourth.send("now")
+            assert await fourth.word() == "now"
+            assert await clients[1].is_closed()
+            for client in (clients[0], clients[2]):
+                await client.send("now-still")
+                assert await client.word() == "now-still"
+            assert place.server.connections == 3
+
+    run(body())
+
+
+def test_a_full_server_whose_clients_all_wait_refuses(run: Runner) -> None:
+    async def body() -> None:
+        async with serving(connections=2) as place:
+            waiting = [await place.connect() for _ in range(2)]
+            for client in waiting:
+                await client.send("later")
+            await place.until(lambda: len(place.engine.waiting) == 2)
+            assert await (await place.connect()).is_closed()
+            place.engine.release()
+            place.engine.release()
+            assert [await client.word() for client in waiting] == ["later", "later"]
+
+    run(body())
+
+
+def test_one_client_cannot_take_anothers_places(run: Runner) -> None:
+    async def body() -> None:
+        async with serving(per_client=2) as place:
+            other = await place.connect(source="127.0.0.2")
+            await other.send("now")
+            await other.word()
+            greedy = [await place.connect() for _ in range(2)]
+            for client in greedy:
+                await client.send("now")
+                await client.word()
+            third = await place.connect()
+            await third.send("now")
+            assert await third.word() == "now"
+            assert await greedy[0].is_closed()
+            await other.send("now")
+            assert await other.word() == "now"
+            assert place.server.connections == 3
+
+    run(body())
+
+
+def test_places_come_back(run: Runner) -> None:
+    async def body() -> None:
+        async with serving(connections=4, per_client=4) as place:
+            for _ in range(30):
+                client = await place.connect()
+                await client.send("now")
+                assert await client.word() == "now"
+                await client.close()
+            await place.until(lambda: not place.server.connections)
+
+    run(body())
+
+
+# -- shutdown ---------------------------------------------------------------------------------------------------------
+
+
+def test_drain_answers_what_is_in_flight_and_then_closes(run: Runner) -> None:
+    async def body() -> None:
+        async with serving(pipeline=2) as place:
+            busy, idle = await place.connect(), await place.connect()
+            words = [f"later-{number}" for number in range(6)]
+            await busy.send(*words)
+            await place.until(lambda: len(place.engine.waiting) == 2)
+            draining = asyncio.ensure_future(place.server.drain(5.0))
+            assert await idle.is_closed()
+            with pytest.raises(OSError):
+                await place.connect()
+            for word in words:
+                await place.until(lambda: place.engine.waiting)
+                place.engine.release()
+                assert await busy.word() == word
+            assert await busy.is_closed()
+            await draining
+            assert place.server.connections == 0
+
+    run(body())
+
+
+def test_drain_reads_what_had_been_sent(run: Runner) -> None:
+    async def body() -> None:
+        async with serving() as place:
+            client = await place.connect()
+            await place.until(lambda: place.server.connections)
+            client.writer.write(frame("now"))
+            await place.server.drain(1.0)
+            assert await client.word() == "now"
+            assert await client.is_closed()
+
+    run(body())
+
+
+def test_drain_does_not_wait_for_ever(run: Runner) -> None:
+    async def body() -> None:
+        async with serving() as place:
+            client = await place.connect()
+            await client.send("later")
+            await place.until(lambda: place.engine.waiting)
+            await place.server.drain(0.1)
+            assert place.server.connections == 0
+            assert await client.is_closed()
+
+    run(body())

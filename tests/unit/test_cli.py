@@ -1,0 +1,168 @@
+"""Commands end with 0, 1 or 2 and say what is wrong in one message; none needs a server but those that ask one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from resolver.cli import main
+
+CONFIG = """
+lists:
+  - {name: ads, source: ads.txt, category: advertising}
+  - {name: free, source: free.txt, kind: allow}
+groups:
+  - {name: kids, clients: [192.168.1.64/26], actions: {advertising: nxdomain}}
+upstream: {routes: [{zones: [corp.example], servers: [10.0.0.53]}]}
+sinkhole: {action: address, ipv4: 192.0.2.7}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    (tmp_path / "ads.txt").write_text("# ads\nads.example\nbad.example\nnot a name\n")
+    (tmp_path / "free.txt").write_text("good.ads.example\n")
+    return tmp_path
+
+
+def _run(folder: Path, *arguments: str) -> Result:
+    command, *rest = arguments
+    return CliRunner().invoke(main, [command, "-c", str(folder / "config.yaml"), *rest])
+
+
+def _json(folder: Path, *arguments: str) -> Any:
+    result = _run(folder, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    script = (
+        "import sys; from resolver.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: print(sorted({'pydantic', 'rich', 'dns', 'uvloop', 'asyncio'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+    for command in ("run", "check", "compile", "reload", "explain", "lists", "stats"):
+        assert f"  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["check", "--nonsense"], ["explain"], ["run", "-c"]])
+def test_misuse_ends_with_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command", [["check"], ["compile"], ["run"], ["reload"], ["lists"], ["stats"], ["explain", "x"]]
+)
+def test_a_broken_config_ends_every_command_with_1_and_its_place(folder: Path, command: list[str]) -> None:
+    (folder / "config.yaml").write_text("listz: []\n")
+    result = _run(folder, *command)
+    assert result.exit_code == 1
+    assert "config.yaml:1: listz: unknown key" in result.stderr and "lists" in result.stderr
+    assert "Traceback" not in result.output
+    told = json.loads(_run(folder, *command, "--json").stdout)
+    assert "listz" in told["errors"][0]
+
+
+def test_no_config_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["check"])
+    assert result.exit_code == 1
+    assert "config.yaml" in result.stderr and "-c FILE" in result.stderr
+
+
+def test_check_reads_every_list_and_starts_and_writes_nothing(folder: Path) -> None:
+    result = _run(folder, "check")
+    assert result.exit_code == 0
+    assert "ads: 2 names" in result.stdout and "1 lines refused" in result.stdout
+    assert f"{folder}/ads.txt:4:" in result.stdout
+    assert not (folder / "state").exists()
+    told = _json(folder, "check")
+    assert [item["name"] for item in told["lists"]] == ["ads", "free"]
+
+
+def test_check_fails_for_a_list_that_is_none(folder: Path) -> None:
+    (folder / "ads.txt").write_text("<html><body>404</body></html>\n" * 20)
+    (folder / "free.txt").unlink()
+    result = _run(folder, "check")
+    assert result.exit_code == 1
+    assert "lists.ads: " in result.stderr and "lists.free: " in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_check_writes_the_schema_without_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["check", "--schema"])
+    assert result.exit_code == 0
+    assert "lists" in json.loads(result.stdout)["properties"]
+
+
+def test_compile_then_explain_without_a_server(folder: Path) -> None:
+    result = _run(folder, "explain", "ads.example")
+    assert result.exit_code == 1 and "tampah compile" in result.stderr
+    assert "ads: 2 names" in _run(folder, "compile").stdout
+
+    told = _json(folder, "explain", "WWW.Ads.Example.")
+    assert (told["name"], told["action"], told["list"], told["rank"]) == ("www.ads.example", "address", "ads", "block")
+    assert (told["matches"][0]["file"], told["matches"][0]["line"]) == (str(folder / "ads.txt"), 2)
+    assert any("192.0.2.7" in line for line in told["answer"])
+
+    told = _json(folder, "explain", "good.ads.example")
+    assert (told["action"], told["list"]) == ("allow", "free")
+    assert [(match["list"], match["wins"]) for match in told["matches"]] == [("ads", False), ("free", True)]
+
+    told = _json(folder, "explain", "ads.example", "--client", "192.168.1.70", "--type", "AAAA")
+    assert (told["group"], told["action"]) == ("kids", "nxdomain")
+    assert "rcode NXDOMAIN" in told["answer"]
+
+    told = _json(folder, "explain", "free.example")
+    assert (told["action"], told["list"], told["matches"]) == ("forward", "", [])
+    assert "upstream" in told["answer"][0]
+    assert "route 1" in _json(folder, "explain", "www.corp.example")["answer"][0]
+
+    told = _json(folder, "explain", "ads.example", "--client", "8.8.8.8")
+    assert told["action"] == "refused"
+    assert "rcode REFUSED" in told["answer"]
+
+    text = _run(folder, "explain", "good.ads.example").stdout
+    assert "free decides" in text and "ads speaks" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["a..b"], "label"), (["x.example", "--client", "nobody"], "nobody"), (["x.example", "--type", "WRONG"], "WRONG")],
+)
+def test_explain_says_what_is_no_name_client_or_type(folder: Path, arguments: list[str], says: str) -> None:
+    assert _run(folder, "compile").exit_code == 0
+    result = _run(folder, "explain", *arguments)
+    assert result.exit_code == 1
+    assert says in result.stderr and "Traceback" not in result.output
+
+
+def test_lists_without_a_server_has_no_hits(folder: Path) -> None:
+    assert _run(folder, "compile").exit_code == 0
+    ads, free = _json(folder, "lists")
+    assert (ads["list"], ads["state"], ads["names"], ads["refused"], ads["hits"]) == ("ads", "read", 2, 1, None)
+    assert free["format"] == "domains"
+    assert _run(folder, "lists").stdout.splitlines()[1].startswith("ads\tread\t2\t1\t")
+
+
+@pytest.mark.parametrize("command", ["reload", "stats"])
+def test_commands_that_need_a_server_say_so(folder: Path, command: str) -> None:
+    result = _run(folder, command)
+    assert result.exit_code == 1
+    assert "no server answers" in result.stderr and "tampah run" in result.stderr
+
+
+def test_module_and_command_are_the_same() -> None:
+    done = subprocess.run([sys.executable, "-m", "resolver", "--help"], capture_output=True, text=True, check=True)
+    assert "Tampah" in done.stdout

@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import dns.message
+import pytest
+import uvloop
+
+from resolver.upstream import plain
+from resolver.upstream.exchange import Fault
+from resolver.upstream.health import Server
+from resolver.upstream.message import Question, build, wire_name
+from resolver.upstream.plain import Plain, TransportError, fault_of
+from resolver.vocabulary import Transport
+from tests.fakes import Act, FakeUpstream, address_of, free_port
+
+Runner = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Runner:
+    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+    def runner(coroutine: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=factory) as loop:
+            loop.run(asyncio.wait_for(coroutine, 20))
+
+    return runner
+
+
+class Inbox:
+    """A receiver that keeps what comes."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[tuple[int, bytes | Fault]] = asyncio.Queue()
+
+    def received(self, number: int, message: bytes) -> None:
+        self.queue.put_nowait((number, message))
+
+    def failed(self, number: int, fault: Fault) -> None:
+        self.queue.put_nowait((number, fault))
+
+    async def message(self) -> tuple[int, bytes]:
+        number, what = await self.queue.get()
+        assert isinstance(what, bytes), what
+        return number, what
+
+    async def fault(self) -> Fault:
+        _, what = await self.queue.get()
+        assert isinstance(what, Fault)
+        return what
+
+
+def query(name: str = "www.example.com", ident: bytes = b"") -> bytes:
+    qname = wire_name(name)
+    return build(Question(qname, 1), (ident or os.urandom(2)) + os.urandom(len(qname)))
+
+
+def address(message: bytes) -> str:
+    return str(dns.message.from_wire(message).answer[0][0])
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+
+
+def with_plain(body: Callable[[Plain, Inbox], Awaitable[None]], **options: int) -> Coroutine[Any, Any, None]:
+    async def main() -> None:
+        io = Plain(asyncio.get_running_loop(), **options)
+        try:
+            await body(io, Inbox())
+        finally:
+            io.close()
+            await asyncio.sleep(0.02)  # for transports to be closed
+
+    return main()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("transport", [Transport.UDP, Transport.TCP])
+def test_a_query_comes_back(run: Runner, host: str, transport: Transport) -> None:
+    with FakeUpstream(host) as upstream:
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            sent = query()
+            io.send(Server("s", host, upstream.port), transport, sent, inbox, 7)
+            number, message = await inbox.message()
+            assert number == 7 and message[:2] == sent[:2]
+            assert address(message) == address_of("www.example.com")
+
+        run(with_plain(body))
+
+
+# -- UDP --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_query_has_a_port_of_its_own(run: Runner) -> None:
+    with FakeUpstream() as upstream:
+        server = Server("s", "127.0.0.1", upstream.port)
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            for number in range(200):
+                io.send(server, Transport.UDP, query(), inbox, number)
+            for _ in range(200):
+                await inbox.message()
+
+        run(with_plain(body))
+        ports = [seen.port for seen in upstream.seen]
+        assert len(set(ports)) == 200
+        # Random over the whole range, and not counted up: as many steps down as up, and both halves in use.
+        ups = sum(a < b for a, b in itertools.pairwise(ports))
+        assert 60 < ups < 140
+        assert 50 < sum(port > 40960 for port in ports) < 150
+        assert min(ports) >= 16384
+
+
+@pytest.mark.parametrize("lie", ["port", "address"])
+def test_what_comes_from_elsewhere_is_not_even_seen(run: Runner, lie: str) -> None:
+    with FakeUpstream() as upstream:
+        upstream.on("www.example.com", Act(lie=lie, lies=5, truth=True))
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            io.send(Server("s", "127.0.0.1", upstream.port), Transport.UDP, query(), inbox, 0)
+            assert address((await inbox.message())[1]) == address_of("www.example.com")
+            assert inbox.queue.empty()
+
+        run(with_plain(body))
+
+
+def test_several_datagrams_come_through_until_it_is_cancelled(run: Runner) -> None:
+    with FakeUpstream() as upstream:
+        upstream.on("www.example.com", Act(lie="id", lies=3, truth=True))
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            ticket = io.send(Server("s", "127.0.0.1", upstream.port), Transport.UDP, query(), inbox, 0)
+            for _ in range(4):
+                await inbox.message()
+            assert io.sockets == 1
+            ticket.cancel()
+            ticket.cancel()
+            assert io.sockets == 0
+
+        run(with_plain(body))
+
+
+def test_a_closed_port_is_reported(run: Runner) -> None:
+    async def body(io: Plain, inbox: Inbox) -> None:
+        io.send(Server("s", "127.0.0.1", free_port()), Transport.UDP, query(), inbox, 0)
+        assert await inbox.fault() is Fault.REFUSED
+        assert io.sockets == 0
+
+    run(with_plain(body))
+
+
+def test_no_more_sockets_than_the_limit(run: Runner) -> None:
+    with FakeUpstream() as upstream:
+        upstream.on("*", Act(drop=True))
+        server = Server("s", "127.0.0.1", upstream.port)
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            tickets = [io.send(server, Transport.UDP, query(), inbox, number) for number in range(10)]
+            with pytest.raises(TransportError) as caught:
+                io.send(server, Transport.UDP, query(), inbox, 10)
+            assert caught.value.fault is Fault.OVERLOAD
+            tickets[0].cancel()
+            io.send(server, Transport.UDP, query(), inbox, 11)
+
+        run(with_plain(body, limit=10))
+
+
+def test_sockets_closed_by_a_receiver_do_not_confuse_the_batch(run: Runner) -> None:
+    """The first answer of a batch closes all others and opens new ones, which get the old numbers."""
+    with FakeUpstream() as upstream:
+        server = Server("s", "127.0.0.1", upstream.port)
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            class Meddler(Inbox):
+                def received(self, number: int, message: bytes) -> None:
+                    for ticket in tickets:
+                        ticket.cancel()
+                    for late in range(20):
+                        io.send(server, Transport.UDP, query("new.example"), inbox, late)
+
+            meddler = Meddler()
+            tickets = [io.send(server, Transport.UDP, query(), meddler, number) for number in range(20)]
+            await until(lambda: len(upstream.seen) >= 20)
+            numbers = set()
+            for _ in range(20):
+                number, message = await inbox.message()
+                numbers.add(number)
+                assert address(message) == address_of("new.example")
+            assert numbers == set(range(20))
+
+        run(with_plain(body))
+
+
+@pytest.mark.parametrize(
+    ("number", "fault"),
+    [
+        (errno.ECONNREFUSED, Fault.REFUSED),
+        (errno.ECONNRESET, Fault.RESET),
+        (errno.ENETUNREACH, Fault.UNREACHABLE),
+        (errno.EHOSTUNREACH, Fault.UNREACHABLE),
+        (errno.EMFILE, Fault.OVERLOAD),
+    ],
+)
+def test_what_errors_mean(number: int, fault: Fault) -> None:
+    assert fault_of(OSError(number, "")) is fault
+
+
+# -- TCP --------------------------------------------------------------------------------------------------------------
+
+
+def tcp(upstream: FakeUpstream) -> Server:
+    return Server("s", "127.0.0.1", upstream.port, tcp_only=True)
+
+
+def test_queries_share_one_connection_and_answers_may_overtake(run: Runner) -> None:
+    with FakeUpstream() as upstream:
+        upstream.on("slow.example", Act(delay=0.2))
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            io.send(tcp(upstream), Transport.TCP, query("slow.example"), inbox, 0)
+            for number in range(1, 50):
+                io.send(tcp(upstream), Transport.TCP, query(f"n{number}.example"), inbox, number)
+            order = []
+            for _ in range(50):
+                number, message = await inbox.message()
+                order.append(number)
+                name = f"n{number}.example" if number else "slow.example"
+                assert address(message) == address_of(name)
+            assert order[-1] == 0 and sorted(order) == list(range(50))
+            assert upstream.connections == 1
+
+        run(with_plain(body))
+
+
+def test_the_same_id_twice_is_kept_apart(run: Runner) -> None:
+    with FakeUpstream() as upstream:
+        upstream.on("a.example", Act(delay=0.1))
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            io.send(tcp(upstream), Transport.TCP, query("a.example", b"\x12\x34"), inbox, 0)
+            io.send(tcp(upstream), Transport.TCP, query("b.example", b"\x12\x34"), inbox, 1)
+            answers = dict([await inbox.message(), await inbox.message()])
+            assert address(answers[0]) == address_of("a.example")
+            assert address(answers[1]) == address_of("b.example")
+            assert answers[0][:2] == answers[1][:2] == b"\x12\x34"
+            assert len({seen.ident for seen in upstream.seen}) == 2
+
+        run(with_plain(body))
+
+
+def test_nothing_comes_after_cancel(run: Runner) -> None:
+    with FakeUpstream() as upstream:
+        upstream.on("slow.example", Act(delay=0.1))
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            io.send(tcp(upstream), Transport.TCP, query("slow.example"), inbox, 0).cancel()
+            ticket = io.send(tcp(upstream), Transport.TCP, query("slow.example"), inbox, 1)
+            await until(lambda: upstream.count("slow.example"))
+            ticket.cancel()
+            await asyncio.sleep(0.2)
+            io.send(tcp(upstream), Transport.TCP, query(), inbox, 2)
+            assert (await inbox.message())[0] == 2
+            assert upstream.count("slow.example") == 1  # what was cancelled before it could be sent is not sent
+
+        run(with_plain(body))
+
+
+@pytest.mark.parametrize(("how", "fault"), [("close", Fault.CLOSED), ("reset", Fault.RESET), ("cut", Fault.CLOSED)])
+def test_a_connection_that_breaks_before_any_answer_is_a_fault(run: Runner, how: str, fault: Fault) -> None:
+    with FakeUpstream() as upstream:
+        upstream.on("www.example.com", Act(tcp=how))
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            io.send(tcp(upstream), Transport.TCP, query(), inbox, 0)
+            assert await inbox.fault() is fault
+            io.send(tcp(upstream), Transport.TCP, query("other.example"), inbox, 1)
+            assert address((await inbox.message())[1]) == address_of("other.example")
+
+        run(with_plain(body))
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "cut"])
+def test_what_a_broken_connection_owes_is_asked_again(run: Runner, how: str) -> None:
+    with FakeUpstream() as upstream:
+        upstream.on("breaks.example", Act(tcp=how), Act())
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            io.send(tcp(upstream), Transport.TCP, query(), inbox, 0)
+            await inbox.message()
+            io.send(tcp(upstream), Transport.TCP, query("breaks.example"), inbox, 1)
+            assert address((await inbox.message())[1]) == address_of("breaks.example")
+            assert upstream.connections == 2
+
+        run(with_plain(body))
+
+
+def test_a_closed_tcp_port_is_reported(run: Runner) -> None:
+    async def body(io: Plain, inbox: Inbox) -> None:
+        server = Server("s", "127.0.0.1", free_port())
+        for _ in range(2):
+            io.send(server, Transport.TCP, query(), inbox, 0)
+            assert await inbox.fault() is Fault.REFUSED
+
+    run(with_plain(body))
+
+
+def test_a_large_answer_comes_whole(run: Runner) -> None:
+    with FakeUpstream() as upstream:
+        upstream.on("www.example.com", Act(size=60_000))
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            io.send(tcp(upstream), Transport.TCP, query(), inbox, 0)
+            message = (await inbox.message())[1]
+            assert len(message) > 59_000
+            assert len(dns.message.from_wire(message).answer[0]) == 60_000 // 213 + 1
+
+        run(with_plain(body))
+
+
+def test_a_server_that_went_silent_loses_its_connection(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "STALL", 0.2)
+    with FakeUpstream() as upstream:
+        upstream.on("silent.example", Act(tcp="silent"), Act())
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            io.send(tcp(upstream), Transport.TCP, query(), inbox, 0)
+            await inbox.message()
+            io.send(tcp(upstream), Transport.TCP, query("silent.example"), inbox, 1)
+            assert address((await inbox.message())[1]) == address_of("silent.example")
+            assert upstream.connections == 2
+
+        run(with_plain(body))
+
+
+def test_an_idle_connection_is_closed_and_opened_when_needed(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "STALL", 0.1)
+    monkeypatch.setattr(plain, "IDLE", 0.1)
+    with FakeUpstream() as upstream:
+
+        async def body(io: Plain, inbox: Inbox) -> None:
+            for number in range(2):
+                io.send(tcp(upstream), Transport.TCP, query(), inbox, number)
+                await inbox.message()
+                await asyncio.sleep(0.4)
+            assert upstream.connections == 2
+
+        run(with_plain(body))
+
+
+def test_a_trickling_server_is_understood(run: Runner) -> None:
+    """One octet a segment, two answers in one segment: framing does not depend on segments."""
+
+    async def body(io: Plain, inbox: Inbox) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            frames = b""
+            for _ in range(3):
+                length = await reader.readexactly(2)
+                request = await reader.readexactly(int.from_bytes(length, "big"))
+                message = dns.message.make_response(dns.message.from_wire(request)).to_wire()
+                frames += len(message).to_bytes(2, "big") + message
+            for octet in frames[:60]:
+                writer.write(bytes([octet]))
+                await writer.drain()
+                await asyncio.sleep(0)
+            writer.write(frames[60:])
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, family=socket.AF_INET)
+        port = server.sockets[0].getsockname()[1]
+        for number in range(3):
+            io.send(Server("s", "127.0.0.1", port), Transport.TCP, query(), inbox, number)
+        assert sorted([(await inbox.message())[0] for _ in range(3)]) == [0, 1, 2]
+        server.close()
+
+    run(with_plain(body))
