@@ -112,8 +112,9 @@ def _failures() -> tuple[type[Exception], ...]:
     """What a user can cause or must know; anything else is a fault of this program and may show itself as such."""
     from resolver.config.problem import ConfigError
     from resolver.control import ControlError
+    from resolver.overlay import OverlayError
 
-    return (ConfigError, ControlError, OSError, ValueError, RuntimeError)
+    return (ConfigError, ControlError, OverlayError, OSError, ValueError, RuntimeError)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -225,6 +226,73 @@ def explain(context: _Context, name: str, client: str, qtype: str) -> None:
     context.print(found.to_json(), found.lines())
 
 
+def _override(context: _Context, name: str | None, word: int, seconds: float, undo: bool) -> None:
+    """What block and allow have in common."""
+    from resolver import control, overlay
+    from resolver.lists.names import normalise
+
+    config = context.config()
+    if name is None:
+        entries = overlay.read(config.state_path)
+        rows = ((entry.name, *overlay.said(entry)) for entry in entries)
+        context.table([dataclasses.asdict(entry) for entry in entries], ("name", "word", "made", "until"), rows)
+        return
+    asked = normalise(name, allow_tld=True)
+    message = control.TakeBack(asked) if undo else control.Override(asked, word, seconds)
+    entry = overlay.Entry(**_ask(context, message))
+    verb, _, until = overlay.said(entry)
+    what = "no longer " if undo else ""
+    limit = f" until {until}" if entry.until and not undo else ""
+    context.print(
+        dataclasses.asdict(entry), [f"{entry.name} and all below it: {what}{verb}ed by hand{limit}, on every worker"]
+    )
+
+
+class _Duration(click.ParamType[float]):
+    """A duration as in the config: 30s, 1h, 2d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from resolver.config.units import parse_duration
+
+        if isinstance(value, int | float):
+            return value
+        try:
+            return float(parse_duration(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_NAME = click.argument("name", required=False)
+_FOR = click.option(
+    "--for", "seconds", type=_Duration(), default=0.0, help="End by itself after this time, such as 1h."
+)
+_UNDO = click.option("--undo", is_flag=True, help="Take the operator's word on NAME back.")
+
+
+@_command
+@_NAME
+@_FOR
+@_UNDO
+def block(context: _Context, name: str | None, seconds: float, undo: bool) -> None:
+    """Block NAME and all below it at once, above every list. Without NAME: what was said by hand."""
+    from resolver.overlay import BLOCK
+
+    _override(context, name, BLOCK, seconds, undo)
+
+
+@_command
+@_NAME
+@_FOR
+@_UNDO
+def allow(context: _Context, name: str | None, seconds: float, undo: bool) -> None:
+    """Allow NAME and all below it at once, above every list. Without NAME: what was said by hand."""
+    from resolver.overlay import ALLOW
+
+    _override(context, name, ALLOW, seconds, undo)
+
+
 @_command
 def lists(context: _Context) -> None:
     """The state of every list."""
@@ -234,7 +302,9 @@ def lists(context: _Context) -> None:
     states = list_states(config, _ask_if_running(context))
     columns = ("list", "state", "names", "refused", "format", "age", "hits")
     context.table(
-        [state.to_json() for state in states], columns, ([getattr(state, c) for c in columns] for state in states)
+        [state.to_json() for state in states],
+        columns,
+        ([_shown(getattr(state, c)) for c in columns] for state in states),
     )
 
 
@@ -245,6 +315,11 @@ def stats(context: _Context) -> None:
 
     data = _ask(context, control.Statistics())
     context.table(data, ("count", "value"), _flat(data))
+
+
+def _shown(value: object) -> object:
+    """A cell for a person: numbers with separators, nothing for what is not known."""
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else value
 
 
 def _flat(data: Any, path: str = "") -> Iterable[tuple[str, object]]:

@@ -5,9 +5,10 @@ ends are this program, yet nothing is believed: a line that is too long, no JSON
 missing, unknown or of the wrong type is a `ControlError` that says which. `_KINDS` is the whole vocabulary; a class
 that is not in it cannot be received.
 
-    supervisor → worker   Configure once, then Swap for each generation; Inspect; Drain
-    worker → supervisor   Ready once, Swapped or Failed for each Swap; Inspected
-    command → supervisor  Reload, Status, Statistics: answered by Report or Failed, then the connection is closed
+    supervisor → worker   Configure once, then Overlay and Swap, each whenever it changes; Inspect; Drain
+    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected
+    command → supervisor  Reload, Status, Statistics, Override, TakeBack: answered by Report or Failed, then the
+                          connection is closed
 
 A command imports this as it starts: nothing here is slow to import. The supervisor's and workers' ends: channel.py.
 """
@@ -43,11 +44,14 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share."""
+    """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
+    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates."""
 
     worker: int
     sockets: tuple[Bound, ...]
     counters_fd: int
+    buckets_fd: int
+    buckets_key: str
     cache_bytes: int
 
 
@@ -72,6 +76,15 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How many queries a second the clients of one prefix may send over UDP (0: no limit), and the prefixes' lengths."""
+
+    per_second: int
+    prefix4: int
+    prefix6: int
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
     """Serve by generation `number` from now on; `index` and `policy` are paths."""
 
@@ -80,6 +93,25 @@ class Swap:
     policy: str
     cache: CacheLimits
     upstream: Upstream
+    rate_limit: RateLimit
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayEntry:
+    """An operator's word: overlay.Entry."""
+
+    name: str
+    word: int
+    made: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """Let these words speak above every list from now on; `serial` counts up."""
+
+    serial: int
+    entries: tuple[OverlayEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +137,13 @@ class Swapped:
     """Every query from now on sees generation `number`."""
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overlaid:
+    """Every query from now on sees the overlay `serial`."""
+
+    serial: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +180,22 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
+class Override:
+    """Block or allow (overlay.BLOCK, overlay.ALLOW) a name at once, for `seconds` (0: for good)."""
+
+    name: str
+    word: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Forget the operator's word on a name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The answer to a command: plain data, for --json and for tables."""
 
@@ -148,7 +203,22 @@ class Report:
 
 
 Message = (
-    Configure | Swap | Inspect | Drain | Ready | Swapped | Inspected | Failed | Reload | Status | Statistics | Report
+    Configure
+    | Overlay
+    | Swap
+    | Inspect
+    | Drain
+    | Ready
+    | Swapped
+    | Overlaid
+    | Inspected
+    | Failed
+    | Reload
+    | Status
+    | Statistics
+    | Override
+    | TakeBack
+    | Report
 )
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Message)}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 
-from resolver import counters, snapshot
+from resolver import counters, overlay, snapshot
 from resolver.config.model import Config
-from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot
+from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
 from resolver.lists import names
 from resolver.lists.explain import Match, matches
+from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.report import Report, duration
 from resolver.lists.runs import Run
 from resolver.local import Aliases
@@ -76,7 +77,8 @@ class Explanation:
         where = f"group {self.group}" if self.group else "no group: every list applies"
         yield f"{self.name} {self.type} asked by {self.client} ({where}), generation {self.generation}"
         for match in self.matches:
-            place = f"{match.file}:{match.line}" if match.file else f"line {match.line}"
+            line = f":{match.line}" if match.line else ""
+            place = f"{match.file}{line}" if match.file else f"line {match.line}"
             verb = "decides" if match.wins else "speaks"
             yield f"  {match.list} {verb}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
         if not self.matches:
@@ -117,7 +119,14 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     refused = policy_class == snapshot.REFUSED_CLASS
     winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
     paths = [(state.name, state_dir / "runs" / state.run) for state in generation.lists if state.run]
-    spoken = tuple(_spoken(match, dict(paths)[match.list], winner, action) for match in matches(paths, asked))
+    entries = overlay.read(state_dir)
+    words = overlay.covering(entries, asked)
+    if words and not refused:
+        rank, action, winner = Rank.OVERLAY, Action.ALLOW, ""
+        if words[0].word == overlay.BLOCK:
+            action = Action(policy.profiles[OVERLAY_PROFILE].action)
+    spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
+    spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action) for match in matches(paths, asked))
     return Explanation(
         name=asked or ".",
         type=dns.rdatatype.to_text(rtype),
@@ -130,10 +139,10 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
         listset=listset,
         action="refused" if refused else action_name(action),
         rank="allow_from" if refused else Rank(rank).name.lower().replace("_", "-"),
-        list=winner,
+        list="overlay" if rank == Rank.OVERLAY and words else winner,
         category=next((listed.category for listed in config.lists if listed.name == winner), ""),
         matches=spoken,
-        answer=tuple(_answer(decided, index, policy, asked, rtype, octets)),
+        answer=tuple(_answer(decided, index, policy, entries, asked, rtype, octets)),
     )
 
 
@@ -149,6 +158,14 @@ def _type(text: str) -> dns.rdatatype.RdataType:
         return dns.rdatatype.from_text(text)
     except Exception:
         raise ValueError(f"{text!r} is no record type") from None
+
+
+def _by_hand(entry: overlay.Entry, state_dir: Path, *, wins: bool) -> Spoken:
+    """An operator's word, which outranks every list."""
+    word, made, until = overlay.said(entry)
+    says = f"{word}, since {made}" + (f", until {until}" if until else "")
+    path = str(state_dir / overlay.FILE)
+    return Spoken("overlay", path, 0, entry.name, _SCOPES[Scope.BOTH], says, wins)
 
 
 def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
@@ -168,11 +185,18 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
 
 
 def _answer(
-    decided: Snapshot, index: Index, policy: snapshot.Policy, name: str, rtype: dns.rdatatype.RdataType, client: bytes
+    decided: Snapshot,
+    index: Index,
+    policy: snapshot.Policy,
+    entries: Sequence[overlay.Entry],
+    name: str,
+    rtype: dns.rdatatype.RdataType,
+    client: bytes,
 ) -> Iterator[str]:
     """What an engine of its own says to the question: the answer's records, or where it would ask."""
     engine = Engine(counters=memoryview(bytearray(counters.SIZE)), cache_bytes=_EXPLAINED_CACHE)
     engine.swap(decided)
+    engine.set_overlay(SuffixTable(overlay.words(entries, time.time())))
     query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
     if verdict == REPLY and reply is not None:
@@ -196,15 +220,15 @@ def _answer(
 
 @dataclass(frozen=True, slots=True)
 class ListView:
-    """A list's state for `tampah lists`. `hits` is "" where no server runs."""
+    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs."""
 
     list: str
     state: str
-    names: str
-    refused: str
+    names: int | None
+    refused: int | None
     format: str
     age: str
-    hits: str
+    hits: int | None
     error: str
 
     def to_json(self) -> dict[str, Any]:
@@ -222,17 +246,19 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
     for listed in config.lists:
         state, report = states.get(listed.name), reports.get(listed.name)
         if listed.enabled == "no" or state is None or report is None:
-            found.append(ListView(listed.name, "off" if listed.enabled == "no" else "new", *("",) * 6))
+            found.append(
+                ListView(listed.name, "off" if listed.enabled == "no" else "new", None, None, "", "", None, "")
+            )
             continue
         found.append(
             ListView(
                 list=listed.name,
                 state="shadow" if listed.enabled == "shadow" else str(report.outcome),
-                names=f"{state.names:,}",
-                refused=f"{report.refused:,}",
+                names=state.names,
+                refused=report.refused,
                 format=report.format,
                 age=duration(max(0.0, time.time() - state.seen)),
-                hits=f"{hits.get(listed.name, 0):,}" if hits is not None else "",
+                hits=hits.get(listed.name, 0) if hits is not None else None,
                 error=report.error,
             )
         )

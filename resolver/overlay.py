@@ -62,6 +62,16 @@ def words(entries: Iterable[Entry], now: float) -> dict[str, tuple[int, int]]:
     return table
 
 
+def said(entry: Entry) -> tuple[str, str, str]:
+    """An entry for a person: the word, when it was said, and until when it holds ("": for good)."""
+    word = "allow" if entry.word == ALLOW else "block"
+    made, until = (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment)) if moment else ""
+        for moment in (entry.made, entry.until)
+    )
+    return word, made, until
+
+
 def next_end(entries: Iterable[Entry], now: float) -> float | None:
     """Seconds until the next timed entry ends; None if none will."""
     ends = [entry.until for entry in entries if entry.until > now]

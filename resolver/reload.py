@@ -206,6 +206,9 @@ class Reloader:
                 timeout=upstream.timeout,
                 slots=dict(self._server_slots),
             ),
+            rate_limit=control.RateLimit(
+                config.rate_limit.per_second, config.rate_limit.prefix4, config.rate_limit.prefix6
+            ),
         )
 
     def _tell_facts(self, config: Config, generation: snapshot.Generation, report: Report) -> None:

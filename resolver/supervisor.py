@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import mmap
@@ -20,7 +21,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from resolver.config.load import load
 from resolver.config.model import Config
 from resolver.control import ControlError
 from resolver.metrics import Facts, Source
+from resolver.overlay import Entry, Overlay, OverlayError
 from resolver.privilege import PrivilegeError, drop_to
 from resolver.reload import Reloader, ReloadError
 from resolver.sockets import SocketError, Sockets
@@ -97,6 +99,7 @@ class Supervisor:
             undo.callback(self._commands.close)
             if config.user:
                 drop_to(config.user, state_dir)
+            self._overlay = Overlay(state_dir)
             fds = make_counters(config.worker_count)
             self._source = Source([memoryview(mmap.mmap(fd, counters.SIZE)) for fd in fds], self._facts)
             self._workers = Workers(self._sockets, fds, config.cache.size, self._facts)
@@ -137,6 +140,7 @@ class Supervisor:
     async def _serve(self) -> None:
         """Bring everything up; returns when the first generation is in force."""
         began = time.monotonic()
+        await self._workers.lay_over(self._overlay.entries)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._workers.start())
@@ -219,9 +223,23 @@ class Supervisor:
                     return control.Failed(str(error))
             case control.Status():
                 return control.Report(await self._status())
+            case control.Override(name, word, seconds):
+                return await self._change_overlay(lambda: self._overlay.put(name, word, seconds))
+            case control.TakeBack(name):
+                return await self._change_overlay(lambda: self._overlay.take_back(name))
             case control.Statistics():
                 return control.Report(metrics.summary(self._source))
         return control.Failed(f"{type(message).__name__} is not for the supervisor")
+
+    async def _change_overlay(self, change: Callable[[], Entry]) -> control.Message:
+        """An operator's word: kept first, then enforced on every worker, then answered."""
+        try:
+            entry = change()
+            await self._workers.lay_over(self._overlay.entries)
+        except (OverlayError, WorkersError) as error:
+            return control.Failed(str(error))
+        _log.info("overlay: %s", entry)
+        return control.Report(dataclasses.asdict(entry))
 
     async def _status(self) -> dict[str, Any]:
         states = await self._workers.inspect()
@@ -291,7 +309,7 @@ def run(path: Path) -> None:
     async def main() -> None:
         try:
             supervisor = Supervisor(path.absolute(), config)
-        except (SocketError, AdminError, PrivilegeError) as error:
+        except (SocketError, AdminError, PrivilegeError, OverlayError) as error:
             raise StartError(str(error)) from None
         await supervisor.run()
 

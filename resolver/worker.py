@@ -22,14 +22,15 @@ import resource
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import uvloop
 
-from resolver import control, counters, logs
+from resolver import control, counters, logs, overlay
 from resolver.channel import Channel
 from resolver.control import ControlError
-from resolver.engine.engine import Engine, Index, Punt, Snapshot
+from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
 from resolver.listeners.stream import StreamServer
 from resolver.local import Aliases
 from resolver.punt import Alias, Punts
@@ -41,6 +42,7 @@ from resolver.upstream.pool import Pool, PoolConfig
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that loads a generation yields to queries at once
 GC_THRESHOLD = (20_000, 20, 100)  # young objects die by reference count; cycles are few
 LOOK = 0.01  # seconds between looks whether a drain is done
+OVERLAY_LOOK = 60.0  # seconds between looks at timed words, at most
 ROUNDS_AT_END = 1000  # batches that a drain may find waiting
 
 _log = logging.getLogger(__name__)
@@ -56,6 +58,10 @@ class Worker:
         words = memory.cast("Q")
         self.pool = Pool(PoolConfig(routes={}), counters=words)
         self.native = Native(self.engine, self.pool, words, on_punts=lambda: self.punts.run())
+        self._buckets = memoryview(mmap.mmap(configure.buckets_fd, 0))
+        self._buckets_key = bytes.fromhex(configure.buckets_key)
+        self._overlay: list[overlay.Entry] = []
+        self._overlay_timer: asyncio.TimerHandle | None = None
         self.punts = Punts(
             self.engine, self.pool, describe=self._describe, decide=self._decide, asked=self.native.asked
         )
@@ -74,6 +80,14 @@ class Worker:
         limits = order.cache
         self.pool.reconfigure(_pool_config(order.upstream))
         self.native.reconfigure()
+        rate = order.rate_limit
+        self.engine.set_limit(
+            self._buckets,
+            per_second=rate.per_second,
+            prefix4=rate.prefix4,
+            prefix6=rate.prefix6,
+            key=self._buckets_key,
+        )
         self.engine.configure_cache(max_ttl=limits.max_ttl, min_ttl=limits.min_ttl, negative_ttl=limits.negative_ttl)
         self.engine.swap(snapshot)
         is_first, self.generation = self.generation == 0, order.number
@@ -81,6 +95,23 @@ class Worker:
             await self._open()
             gc.collect()
             gc.freeze()  # what is here now stays: the collector need not look at it again
+
+    def lay_over(self, order: control.Overlay) -> None:
+        """Let the operators' words speak, and end those with a time limit when their time comes."""
+        self._overlay = [overlay.Entry(entry.name, entry.word, entry.made, entry.until) for entry in order.entries]
+        self._refresh_overlay()
+
+    def _refresh_overlay(self) -> None:
+        if self._overlay_timer is not None:
+            self._overlay_timer.cancel()
+        now = time.time()
+        words = overlay.words(self._overlay, now)
+        self.engine.set_overlay(SuffixTable(words) if words else None)
+        ends_in = overlay.next_end(self._overlay, now)
+        self._overlay_timer = None
+        if ends_in is not None:  # a step of the clock is noticed within a minute
+            wait = min(ends_in, OVERLAY_LOOK)
+            self._overlay_timer = asyncio.get_running_loop().call_later(wait, self._refresh_overlay)
 
     async def _open(self) -> None:
         for bound, sock in self._sockets:
@@ -151,6 +182,9 @@ async def _obey(worker: Worker, channel: Channel, ended: asyncio.Event, seconds:
                         raise WorkerError(str(error)) from None
                 else:
                     channel.send(control.Swapped(message.number))
+            case control.Overlay():
+                worker.lay_over(message)
+                channel.send(control.Overlaid(message.serial))
             case control.Inspect():
                 channel.send(worker.inspect())
             case control.Drain():

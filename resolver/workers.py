@@ -15,10 +15,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
+from collections.abc import Iterable
 
-from resolver import control, counters, spawn
+from resolver import control, counters, overlay, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.metrics import CACHE_GAUGES, Facts
@@ -26,6 +28,7 @@ from resolver.sockets import Sockets
 
 SWAP_PATIENCE = 10.0  # seconds for a worker to enforce a generation
 FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0  # seconds before a restart
+BUCKETS = 1 << 20  # octets for clients' token buckets: 65,536 prefixes of late
 STEADY = 30.0  # seconds of life after which a death counts as the first again
 
 _log = logging.getLogger(__name__)
@@ -44,6 +47,7 @@ class _Keeper:
         self.channel: Channel | None = None  # while it is up: from its Ready to its end
         self.settled = asyncio.Event()  # it came up, or its first life ended
         self.enforced = 0  # the generation that it has confirmed
+        self.overlaid = 0  # the overlay that it has confirmed
         self.last_words = ""
         self._workers = workers
         self._configure = configure
@@ -71,9 +75,10 @@ class _Keeper:
 
     async def _live(self) -> str:
         """One life of the worker; returns how it ended."""
-        self.last_words, self.enforced = "", 0
+        self.last_words, self.enforced, self.overlaid = "", 0, 0
         ours, theirs = socket.socketpair()
-        handed = [theirs.fileno(), self._configure.counters_fd, *(bound.fd for bound in self._configure.sockets)]
+        shared = (self._configure.counters_fd, self._configure.buckets_fd)
+        handed = [theirs.fileno(), *shared, *(bound.fd for bound in self._configure.sockets)]
         with theirs:
             self.process = await asyncio.create_subprocess_exec(
                 *spawn.command("resolver.worker", str(theirs.fileno())),
@@ -109,10 +114,13 @@ class _Keeper:
                 case control.Ready():
                     self.channel = channel
                     self.settled.set()
+                    channel.send(self._workers.overlay)  # before the first query is read
                     if self._workers.desired:
                         channel.send(self._workers.desired)
                 case control.Swapped(number):
                     self.enforced = number
+                case control.Overlaid(serial):
+                    self.overlaid = serial
                 case control.Failed(text):
                     self._refused = message
                     self.last_words = "" if self.enforced else text  # it ends after refusing its first generation
@@ -140,6 +148,19 @@ class _Keeper:
                 return f"worker {self.number} did not enforce generation {order.number} within {SWAP_PATIENCE:g} s"
             refused: control.Failed | None = self._refused
             return f"worker {self.number}: {refused.text}" if refused else ""
+
+    async def lay_over(self, order: control.Overlay) -> str:
+        """Order an overlay; returns "" once it speaks, else why not. A worker that is down gets it on its way up."""
+        async with self._heard:
+            if self.channel is None:
+                return ""
+            self.channel.send(order)
+            try:
+                async with asyncio.timeout(SWAP_PATIENCE):
+                    await self._heard.wait_for(lambda: self.channel is None or self.overlaid >= order.serial)
+            except TimeoutError:
+                return f"worker {self.number} did not take the change within {SWAP_PATIENCE:g} s"
+            return ""
 
     async def inspect(self, patience: float) -> control.Inspected | None:
         """The worker's state; None if it does not answer."""
@@ -175,12 +196,14 @@ class Workers:
     def __init__(self, sockets: Sockets, counters_fds: list[int], cache_bytes: int, facts: Facts) -> None:
         self.wanted = True
         self.desired: control.Swap | None = None
+        self.overlay = control.Overlay(0, ())
         self.facts = facts
         self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         share = cache_bytes // len(counters_fds)
+        buckets_fd, key = make_buckets(), secrets.token_hex(16)
         self._keepers = [
-            _Keeper(self, number, control.Configure(number, sockets.of(number), fd, share))
+            _Keeper(self, number, control.Configure(number, sockets.of(number), fd, buckets_fd, key, share))
             for number, fd in enumerate(counters_fds)
         ]
 
@@ -218,6 +241,14 @@ class Workers:
                 await asyncio.gather(*(keeper.swap(before) for keeper in self._keepers))
             raise WorkersError("; ".join(faults))
 
+    async def lay_over(self, entries: Iterable[overlay.Entry]) -> None:
+        """Have every worker let these operators' words speak; WorkersError if one does not in time."""
+        words = tuple(control.OverlayEntry(entry.name, entry.word, entry.made, entry.until) for entry in entries)
+        self.overlay = order = control.Overlay(self.overlay.serial + 1, words)
+        faults = [fault for fault in await asyncio.gather(*(k.lay_over(order) for k in self._keepers)) if fault]
+        if faults:
+            raise WorkersError("; ".join(faults))
+
     async def inspect(self, patience: float = 2.0) -> dict[int, control.Inspected | None]:
         """Worker number → its state, None where a worker does not answer within `patience` seconds."""
         states = await asyncio.gather(*(keeper.inspect(patience) for keeper in self._keepers))
@@ -250,6 +281,13 @@ class Workers:
         if keeper.process and keeper.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 keeper.process.send_signal(number)
+
+
+def make_buckets() -> int:
+    """A memfd for the token buckets that all workers share; it takes memory only once a limit is set."""
+    fd = os.memfd_create("tampah-buckets")
+    os.ftruncate(fd, BUCKETS)
+    return fd
 
 
 def make_counters(count: int) -> list[int]:

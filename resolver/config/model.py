@@ -344,7 +344,7 @@ class RateLimit(_Section):
     """How much one client may ask over UDP."""
 
     per_second: types.Number = Field(
-        default=0, ge=0, le=10**9, description="Answers a second and network; 0: no limit."
+        default=0, ge=0, le=10**6, description="Queries a second and network over UDP; 0: no limit."
     )
     prefix4: types.Number = Field(
         default=24, ge=0, le=32, description="IPv4 clients with this prefix in common count as one."

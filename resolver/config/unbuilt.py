@@ -80,7 +80,6 @@ ROWS = (
     _Row(("groups", EACH, "schedule"), _given, "schedules", weakens=True),
     _Row(("rebinding", "protect"), lambda value: value is True, "protection against DNS rebinding", weakens=True),
     _Row(("rewrites",), _given, "rewrites"),
-    _Row(("rate_limit", "per_second"), _not(0), "rate limits"),
     _Row(("query_log", "what"), _not("all"), "the query log"),
     _Row(("query_log", "clients"), _not("full"), "the query log"),
     _Row(("query_log", "keep"), _not("7d", "1w", 604_800), "the query log"),

@@ -12,7 +12,6 @@
 import concurrent.futures
 import os
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy
@@ -213,8 +212,8 @@ cdef class RunBuilder:
             free(left.octets)
 
     cdef bint _scan(
-        self, const uint8_t* start, uint64_t size, uint64_t first, const LineTemplate* table, uint32_t count, Octets* left,
-        uint64_t* lines,
+        self, const uint8_t* start, uint64_t size, uint64_t first, const LineTemplate* table, uint32_t count,
+        Octets* left, uint64_t* lines,
     ) noexcept nogil:
         cdef const uint8_t* at = start
         cdef const uint8_t* stop = start + size
@@ -325,7 +324,8 @@ cdef class RunBuilder:
             sort_split(&sorter, self.refs + start, count, &less, &equal)
             if depth != SORT_TIES:
                 deeper = sort_deepen(&sorter, self.refs + start + less, equal, depth)
-        return [(start, less, depth), (start + less, equal, deeper), (start + less + equal, count - less - equal, depth)]
+        greater = start + less + equal
+        return [(start, less, depth), (start + less, equal, deeper), (greater, start + count - greater, depth)]
 
     def _sort_part(self, part):
         cdef uint64_t start = part[0], count = part[1]
@@ -335,10 +335,9 @@ cdef class RunBuilder:
             sort_refs(&sorter, self.refs + start, count, depth)
 
     def take_block(self, uint32_t keys):
-        """The next up to `keys` keys with their rules: (first key, keys, octets), see lists/layout.py; None at the end."""
+        """The next up to `keys` keys with their rules: (first key, keys, octets of a block); None at the end."""
         cdef Octets streams[5]
         cdef uint32_t done = 0, kept, i
-        cdef uint64_t total = 0
         cdef bint enough
         cdef const uint8_t* rule
         if self.refs == NULL:

@@ -11,13 +11,12 @@ import os
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp
 
 from resolver.engine.index cimport (
     BUCKET_FILTER, BUCKET_OCTETS, BUCKET_SLOTS, BUCKET_VALUES, INDEX_ALIGN, INDEX_SECTIONS, INDEX_VERSION, MAX_KEY,
     MAX_LABELS, MAX_REACH, RECORD_HEADER, RECORDS_HEADER, RECORDS_NO_TTL, RECORDS_WILDCARD, VALUE_CHILDREN, VALUE_PAIR,
-    Hash, IndexHeader, IndexSection, IndexView, Listset, Pair, Record, RecordSet, SideCell, Sip, SuffixEntry,
-    SuffixView,
+    Hash, IndexHeader, IndexSection, IndexView, Listset, Pair, Record, RecordSet, SideCell, Sip,
 )
 
 cdef extern from *:
@@ -68,10 +67,10 @@ cdef uint64_t index_side(const IndexView* view, uint32_t slot) noexcept nogil:
 cdef inline uint64_t index_entry(const IndexView* view, const Hash* hash) noexcept nogil:
     """The pair id of a name, with ENTRY_CHILDREN where longer names are listed; or NOT_LISTED."""
     cdef uint64_t fingerprint = index_fingerprint(hash), entry
-    cdef uint32_t bucket = index_bucket(hash, view.bucket_count), tries, slot
+    cdef uint32_t bucket = index_bucket(hash, view.bucket_count), _, slot
     cdef uint16_t value
     cdef const uint8_t* at
-    for tries in range(view.reach + <uint32_t>1):
+    for _ in range(view.reach + <uint32_t>1):
         at = view.buckets + <uint64_t>bucket * BUCKET_OCTETS
         for slot in range(<uint32_t>BUCKET_SLOTS):
             if (load_le64(at + slot * 7) & FINGERPRINT) == fingerprint:

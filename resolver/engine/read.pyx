@@ -3,7 +3,7 @@
 # A block's octets come from the Python side already inflated and verified; still every length in it is checked before
 # it is used, as a block may have been written by something else.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
@@ -182,7 +182,7 @@ cdef inline int compare_keys(const uint8_t* a, uint32_t a_length, const uint8_t*
 
 
 cdef bint same_rules(RunReader a, RunReader b, outcomes) except -1:
-    """Do two keys have the same rules, whatever their lines? `outcomes`: a's outcome ids as b's, None where b has none."""
+    """Do two keys have the same rules, whatever their lines? `outcomes`: a's outcome ids as b's, None: b has it not."""
     cdef uint32_t i
     if a.found_count != b.found_count:
         return False

@@ -5,6 +5,8 @@
 
 from libc.stdlib cimport calloc, free
 
+from resolver.engine.index cimport SuffixEntry, SuffixView
+
 
 cdef inline SuffixEntry* suffix_cell(const SuffixView* view, const Hash* hash) noexcept nogil:
     """The cell of a name, or the empty one where it would stand; at most half of the cells are in use."""
@@ -17,8 +19,10 @@ cdef inline SuffixEntry* suffix_cell(const SuffixView* view, const Hash* hash) n
         at = (at + 1) & view.mask
 
 
-cdef uint32_t suffix_lookup(const SuffixView* view, const uint8_t* name, const uint8_t* labels, int count) noexcept nogil:
-    """The value of a name: its own, else the nearest parent's for what is below it, else 0. Arguments as index_lookup."""
+cdef uint32_t suffix_lookup(
+    const SuffixView* view, const uint8_t* name, const uint8_t* labels, int count
+) noexcept nogil:
+    """The value of a name: its own, else the nearest parent's for what is below, else 0. Arguments as index_lookup."""
     cdef Sip state
     cdef Hash hash
     cdef SuffixEntry* entry

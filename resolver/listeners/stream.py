@@ -75,7 +75,7 @@ class StreamServer:
         self.is_draining = False
         self.loop = asyncio.get_running_loop()
         self._order: OrderedDict[Stream, None] = OrderedDict()
-        self._clients: dict[bytes, set[Stream]] = {}
+        self._clients: dict[bytes, OrderedDict[Stream, None]] = {}  # in the same order
         self._halves: set[Stream] = set()  # with an unfinished frame
         self._servers: list[asyncio.Server] = []
         self._is_empty = asyncio.Event()
@@ -116,7 +116,7 @@ class StreamServer:
             return False
         mates = self._clients.get(client)
         if mates is not None and len(mates) >= self.limits.per_client:
-            idlest = min((mate for mate in mates if mate.is_spare), key=lambda mate: mate.active_at, default=None)
+            idlest = next((mate for mate in mates if mate.is_spare), None)
             if idlest is None:
                 return False
             self.leave(idlest, client)
@@ -129,7 +129,7 @@ class StreamServer:
             idlest.cut()
         self._order[stream] = None
         self._is_empty.clear()
-        self._clients.setdefault(client, set()).add(stream)
+        self._clients.setdefault(client, OrderedDict())[stream] = None
         return True
 
     def leave(self, stream: Stream, client: bytes) -> None:
@@ -140,7 +140,7 @@ class StreamServer:
             self._is_empty.set()
         mates = self._clients.get(client)
         if mates is not None:
-            mates.discard(stream)
+            mates.pop(stream, None)
             if not mates:
                 del self._clients[client]
 
@@ -148,6 +148,7 @@ class StreamServer:
         """A whole frame came in, or an answer went out."""
         if stream in self._order:
             self._order.move_to_end(stream)
+            self._clients[stream.client].move_to_end(stream)
 
     def half(self, stream: Stream, is_half: bool) -> None:
         """Whether a stream has an unfinished frame."""

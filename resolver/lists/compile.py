@@ -301,7 +301,7 @@ def _assign_slots(
         last_session = ""
     session = session or last_session
     fresh = dict(slots) if session == last_session else {name: slots[name] for name in names if name in slots}
-    free = iter(sorted(set(range(counters.NO_LIST)) - set(fresh.values())))
+    free = iter(sorted(set(range(counters.OVERLAY_SLOT)) - set(fresh.values())))
     for name in names:
         if name not in fresh and (slot := next(free, None)) is not None:
             fresh[name] = slot

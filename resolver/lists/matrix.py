@@ -29,7 +29,7 @@ classes by five thousand shapes take a third of a second. Pure functions through
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from resolver.lists.merge import Kind, Member
@@ -38,6 +38,7 @@ from resolver.vocabulary import EDE, Action, Rank, Verb
 
 NEEDS_ANSWER = 1  # flags of a cell
 CONDITIONAL = 2
+OVERLAY_PROFILE = 2  # PROFILE_OVERLAY in engine/query.pxd
 NO_MEMBER = 0xFF  # nobody won, or the winner stands too far back to be named, which is well as long as it has no data
 
 Shape = Sequence[Member]  # what IndexHeader.shapes has; a member's `list` is its place in PolicyRules.lists
@@ -166,7 +167,7 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
     classes: dict[_PolicyClass, int] = {_every_list(rules): 0}
     group_classes = tuple(classes.setdefault(_class_of(rules, group), len(classes)) for group in rules.groups)
     ranked = [claims(rules, shape) for shape in shapes]
-    profiles: dict[Profile, int] = {_FORWARD: 0, _ALLOW: 1}
+    profiles: dict[Profile, int] = {_FORWARD: 0, _ALLOW: 1, _overlay_profile(rules): OVERLAY_PROFILE}
     cells = b"".join(_row(rules, policy_class, ranked, profiles) for policy_class in classes)
     return Matrix(len(classes), len(shapes), cells, tuple(profiles), group_classes)
 
@@ -312,6 +313,12 @@ def _profile(rules: PolicyRules, policy: ListPolicy, action: Action, ttl: int | 
         soa=_MNAME + (mailbox(category.contact) or _NOBODY),
         target=target,
     )
+
+
+def _overlay_profile(rules: PolicyRules) -> Profile:
+    """How a name is answered that an operator blocked by hand: as the sinkhole says."""
+    answer = _profile(rules, ListPolicy("overlay"), rules.sinkhole.action, None, "")
+    return replace(answer, text="blocked by the operator")
 
 
 def extra_text(policy: ListPolicy, category: CategoryPolicy) -> str:

@@ -7,6 +7,7 @@ in which each name has data of its own have many listsets but few shapes, and po
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -24,6 +25,7 @@ from resolver.lists.rules import Outcome
 from resolver.lists.runs import Run
 from resolver.vocabulary import Action, Scope, Verb
 
+_SELF, _BELOW = int(Scope.SELF), int(Scope.BELOW)  # an IntFlag's & costs a microsecond
 MAX_KEYS_TRIED = 4  # a collision happens once in a billion builds; more than one in a row is a fault
 
 
@@ -104,11 +106,11 @@ class Combiner:
         `inherited` is the listset that the parent gives to what is below it; a rule is
         `list << 32 | outcome << 2 | scope`.
         """
-        own = self._apply(inherited, rules, Scope.SELF)
-        below = self._apply(inherited, rules, Scope.BELOW)
+        own = self._apply(inherited, rules, _SELF)
+        below = self._apply(inherited, rules, _BELOW)
         return own, below, self.pairs.setdefault((own, below), len(self.pairs))
 
-    def _apply(self, inherited: int, rules: Sequence[int], scope: Scope) -> int:
+    def _apply(self, inherited: int, rules: Sequence[int], scope: int) -> int:
         """Ordinary lists add up; in a list that replaces, what the name itself says takes the place of its parents'."""
         own = {(rule >> 32 << 32) | ((rule & 0xFFFFFFFF) >> 2) for rule in rules if rule & scope}
         if not own:
@@ -253,9 +255,14 @@ def read_header(path: Path) -> IndexHeader:
         Kind(Verb(verb), bool(important), None if action is None else Action(action), ttl, condition)
         for verb, important, action, ttl, condition in values["kinds"]
     ]
+
+    @functools.cache  # a few members make up many shapes
+    def member(number: int, kind: int) -> Member:
+        return Member(number, kinds[kind])
+
     return IndexHeader(
         lists=tuple(IndexedList(*entry) for entry in values["lists"]),
-        shapes=tuple(tuple(Member(number, kinds[kind]) for number, kind in shape) for shape in values["shapes"]),
+        shapes=tuple(tuple(member(number, kind) for number, kind in shape) for shape in values["shapes"]),
         entries=values["entries"],
         names=values["names"],
     )

@@ -83,7 +83,7 @@ class Server:
 
 
 class Health:
-    """The state of one server. Times are the loop's, in seconds."""
+    """The state of one server. Times are those of CLOCK_MONOTONIC, in seconds."""
 
     __slots__ = (
         "_case_until",

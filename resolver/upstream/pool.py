@@ -4,6 +4,9 @@
 plain sockets, give the Result to a callback. No task is made for it. `reconfigure` swaps routes and strategy for
 exchanges to come; those under way keep the candidates they have, and servers that stay keep what is known about them.
 
+Times are those of CLOCK_MONOTONIC: a loop's own clock may stand still for a round and counts milliseconds under uvloop,
+too coarse for a server next door.
+
 Counters: each server counts into the slot of the "upstream" section that the caller assigns by the server's name
 (resolver/counters.py). A server without a slot counts nowhere.
 """
@@ -15,6 +18,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 
 from resolver.counters import SECTIONS, SERVERS, UPSTREAM_STRIDE
 from resolver.upstream.exchange import Answer, Event, Exchange, Fault, Send
@@ -137,7 +141,7 @@ class Pool:
             done(Result(None, EDE.NETWORK_ERROR, Fault.OVERLOAD.value))
             return
         config = self._config
-        now = self._loop.time()
+        now = monotonic()
         candidates = order(self.route(route), config.strategy, now, self._rng)
         if first is not None:
             candidates.sort(key=lambda health: health.server != first)
@@ -177,7 +181,7 @@ class Pool:
 class _Run:
     """The I/O around one exchange: a Receiver."""
 
-    __slots__ = ("_done", "_exchange", "_loop", "_plain", "_running", "_tickets", "_timer")
+    __slots__ = ("_alarm", "_done", "_exchange", "_loop", "_plain", "_running", "_tickets", "_timer")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, plain: Plain, running: set[_Run], exchange: Exchange, done: Done
@@ -189,12 +193,13 @@ class _Run:
         self._done = done
         self._tickets: list[Ticket] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._alarm = 0.0  # when it fires
 
     def received(self, number: int, message: bytes) -> None:
-        self.perform(self._exchange.receive(number, message, self._loop.time()))
+        self.perform(self._exchange.receive(number, message, monotonic()))
 
     def failed(self, number: int, fault: Fault) -> None:
-        self.perform(self._exchange.fail(number, fault, self._loop.time()))
+        self.perform(self._exchange.fail(number, fault, monotonic()))
 
     def perform(self, events: list[Event]) -> None:
         """Do what the exchange says. A send that fails at once brings further events."""
@@ -207,7 +212,7 @@ class _Run:
                             self._plain.send(event.health.server, event.transport, event.payload, self, event.number)
                         )
                     except TransportError as error:
-                        further += self._exchange.fail(event.number, error.fault, self._loop.time())
+                        further += self._exchange.fail(event.number, error.fault, monotonic())
                 elif isinstance(event, Answer):
                     self.end(Result(event.message, server=event.health.server.name))
                     return
@@ -215,13 +220,13 @@ class _Run:
                     self.end(Result(None, event.ede, event.text))
                     return
             events = further
-        # The deadline can only have moved to later, or have been moved nearer by a send: a timer that fires early
-        # does no harm, so one that is early enough stays.
+        # A timer that fires early does no harm, so one that is early enough stays.
         deadline = self._exchange.deadline
-        if self._timer is None or self._timer.when() > deadline:
+        if self._timer is None or self._alarm > deadline:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._tick)
+            self._alarm = deadline
+            self._timer = self._loop.call_later(max(deadline - monotonic(), 0.001), self._tick)
 
     def end(self, result: Result) -> None:
         """Close everything and report."""
@@ -235,4 +240,4 @@ class _Run:
 
     def _tick(self) -> None:
         self._timer = None
-        self.perform(self._exchange.tick(self._loop.time()))
+        self.perform(self._exchange.tick(monotonic()))

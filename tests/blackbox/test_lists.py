@@ -77,9 +77,7 @@ def test_every_listed_name_is_blocked_and_no_other(shared_lists: Path, tmp_path:
     with nsd(tmp_path / "nsd", upstream, records), Server(tmp_path, config, upstream=upstream) as server:
         for prefix in ("", "www."):
             asked = [prefix + name for name in listed if len(prefix + name) < 254]
-            wrong = [
-                name for name, reply in zip(asked, ask_all(server.port, asked), strict=True) if reply != BLOCKED
-            ]
+            wrong = [name for name, reply in zip(asked, ask_all(server.port, asked), strict=True) if reply != BLOCKED]
             assert wrong == [], f"{len(wrong)} of {len(asked)} names are not blocked"
         ours, theirs = ask_all(server.port, others), ask_all(upstream, others)
         different = [(name, a, b) for name, a, b in zip(others, ours, theirs, strict=True) if a != b]

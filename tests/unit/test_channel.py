@@ -11,7 +11,14 @@ from resolver import control
 from resolver.channel import Channel
 from resolver.control import ControlError
 
-SWAP = control.Swap(7, "i", "p", control.CacheLimits(1, 0, 1), control.Upstream((("1.1.1.1",),), "fastest", 2.0, {}))
+SWAP = control.Swap(
+    7,
+    "i",
+    "p",
+    control.CacheLimits(1, 0, 1),
+    control.Upstream((("1.1.1.1",),), "fastest", 2.0, {}),
+    control.RateLimit(0, 24, 56),
+)
 
 
 async def _pair() -> tuple[Channel, Channel]:

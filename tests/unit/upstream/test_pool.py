@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
+from time import monotonic
 from typing import Any
 
 import dns.message
@@ -155,7 +156,7 @@ def test_a_dead_server_costs_nothing_once_it_is_benched(run: Runner) -> None:
             for number in range(20):
                 await pool.ask(ask(f"m{number}.example"))
             assert len(dead.seen) == before
-            assert not pool.servers[0].is_available(asyncio.get_running_loop().time())
+            assert not pool.servers[0].is_available(monotonic())
 
         run(with_pool(config(server_of(dead), server_of(good)), body))
 
@@ -224,19 +225,20 @@ def test_parallel_takes_the_fastest(run: Runner) -> None:
 
         async def body(pool: Pool) -> None:
             assert (await pool.ask(ask("www.example.com"))).server == server_of(fast).name
-            assert slow.count("www.example.com") == 1
+            while not slow.count("www.example.com"):  # noqa: ASYNC110  # it was asked as well, and may still be reading
+                await asyncio.sleep(0.005)
 
         run(with_pool(config(server_of(slow), server_of(fast), strategy=Strategy.PARALLEL), body))
 
 
 def test_fastest_finds_the_faster_server(run: Runner) -> None:
     with FakeUpstream() as slow, FakeUpstream() as fast:
-        slow.on("*", Act(delay=0.03))
+        slow.on("*", Act(delay=0.2))
 
         async def body(pool: Pool) -> None:
             for number in range(60):
                 await pool.ask(ask(f"n{number}.example"))
-            assert len(fast.seen) > 40
+            assert len(fast.seen) > 50
 
         setup = config(server_of(slow), server_of(fast), strategy=Strategy.FASTEST)
         run(with_pool(setup, body, rng=random.Random(7)))

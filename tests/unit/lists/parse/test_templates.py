@@ -17,7 +17,9 @@ OPTIONS = ["auto", "yes", "no"]
 WORDS = ["a", "b-c", "_d", "com", "net", "x", "1", "localhost", "ip6-a", "XN--P1AI", "rpz-ip", "me", "lan", "zone", "ü"]
 NAME = st.one_of(
     st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(".".join),
-    st.sampled_from(["me.lan", "Me.LAN", "a.com", "b.net", "garden.net", "x.com.", "a..b", "a" * 64 + ".com", "32.1.rpz-ip"]),
+    st.sampled_from(
+        ["me.lan", "Me.LAN", "a.com", "b.net", "garden.net", "x.com.", "a..b", "a" * 64 + ".com", "32.1.rpz-ip"]
+    ),
 )
 AROUND = st.sampled_from([("", ""), ("*.", ""), (".", ""), ("", " # c"), ("  ", ""), ("", "\t"), ("# ", "")])
 BODIES = {
