@@ -237,7 +237,10 @@ def _override(context: _Context, name: str | None, word: int, seconds: float, un
         rows = ((entry.name, *overlay.said(entry)) for entry in entries)
         context.table([dataclasses.asdict(entry) for entry in entries], ("name", "word", "made", "until"), rows)
         return
-    asked = normalise(name, allow_tld=True)
+    try:
+        asked = normalise(name, allow_tld=True)
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}") from None
     message = control.TakeBack(asked) if undo else control.Override(asked, word, seconds)
     entry = overlay.Entry(**_ask(context, message))
     verb, _, until = overlay.said(entry)

@@ -312,6 +312,7 @@ cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t n
     cdef Entry* e = <Entry*> c.scratch
     if old != NULL:
         entry_forget(c, old, place)
+        c.counters[CACHE_ENTRIES] = c.entry_count
     octets = aligned(<uint32_t> sizeof(Entry) + ((key_size + 1) & ~1u) + 2 * answer.ttl_count + answer.size)
     if answer.lifetime == 0 or octets > ANSWER_ROOM or octets > c.small.room // 4:
         return False

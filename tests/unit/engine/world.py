@@ -77,8 +77,10 @@ class World:
         self.memory = bytearray(layout.SIZE)
         self.counters = memoryview(self.memory).cast("Q")
         self.engine = Engine(counters=memoryview(self.memory), cache_bytes=cache_bytes)
+        self._elsewhere: Engine | None = None
         self.policy: Policy
         self.index: Index
+        self.snapshot: Snapshot
         self.build(*rules, **policy)
 
     def build(
@@ -113,7 +115,7 @@ class World:
         )
         self.index = Index(path)
         self.policy = Policy(matrix.classes, matrix.shapes, matrix.cells, matrix.profiles, clients, routes or {})
-        self.engine.swap(Snapshot(self.index, self.policy, number))
+        self._swap(number)
 
     def _run(self, stem: str, name: str, rules: list[Rules], replaces: bool) -> ListRun:
         builder = RunBuilder(replaces)
@@ -139,7 +141,11 @@ class World:
         cells = self.policy.cells
         cells = cells[:at] + self.cell(name, **changes) + cells[at + CELL.size :]
         self.policy = dataclasses.replace(self.policy, cells=cells)
-        self.engine.swap(Snapshot(self.index, self.policy, next(_number)))
+        self._swap(next(_number))
+
+    def _swap(self, number: int) -> None:
+        self.snapshot = Snapshot(self.index, self.policy, number)
+        self.engine.swap(self.snapshot)
 
     def answer(
         self, packet: bytes, client: bytes = CLIENT, transport: Transport = Transport.UDP
@@ -163,6 +169,14 @@ class World:
         wire = packet if isinstance(packet, bytes) else packet.to_wire()
         self.engine.answer(wire, client, transport)
         return self.engine.take_punts()[-1]
+
+    def punt_elsewhere(self, packet: bytes) -> Punt:
+        """The punt that a query becomes in another engine, which has nothing in its cache."""
+        if self._elsewhere is None:
+            self._elsewhere = Engine(counters=memoryview(bytearray(layout.SIZE)), cache_bytes=1 << 20)
+        self._elsewhere.swap(self.snapshot)
+        self._elsewhere.answer(packet, CLIENT, Transport.TCP)
+        return self._elsewhere.take_punts()[-1]
 
     def count(self, section: str, place: int) -> int:
         """One counter."""

@@ -22,9 +22,9 @@ from resolver.lists import reading
 from resolver.lists.clients import lookup
 from resolver.lists.compile import BuildError, build_generation, check_lists, policy_rules
 from resolver.lists.explain import matches
+from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.merge import read_header
 from resolver.lists.parse import read_files
-from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.report import ListOutcome, ListReport, Report
 from resolver.lists.source import sha256_of
 from resolver.snapshot import (

@@ -120,7 +120,10 @@ def test_why_a_record_is_refused(line: str, reason: str) -> None:
 
 
 def test_what_a_zone_holds_beside_its_triggers_is_skipped() -> None:  # 10
-    body = HEAD + "x.com DNAME y.com.\nx.com NS ns.y.com.\nx.com RRSIG junk\n@ ZONEMD 1 1 1 00\n@ TXT hello\nx.com DS junk\n"
+    body = (
+        HEAD
+        + "x.com DNAME y.com.\nx.com NS ns.y.com.\nx.com RRSIG junk\n@ ZONEMD 1 1 1 00\n@ TXT hello\nx.com DS junk\n"
+    )
     report = read_zone(body).report
     assert (report.names, report.refused, report.skipped) == (0, 0, 8)
 
@@ -204,7 +207,9 @@ def test_another_zones_soa_is_refused_where_the_zone_is_given() -> None:
 
 
 def test_relative_names_in_records_are_made_absolute() -> None:
-    body = ABSOLUTE + "x.com 9 CNAME garden\ny.com 9 MX 10 mail\n$ORIGIN sub.rpz.local.\nz.com.rpz.local. 9 CNAME garden\n"
+    body = (
+        ABSOLUTE + "x.com 9 CNAME garden\ny.com 9 MX 10 mail\n$ORIGIN sub.rpz.local.\nz.com.rpz.local. 9 CNAME garden\n"
+    )
     assert [rule[3] for rule in read_zone(body).rules] == [
         alias("garden.rpz.local", 9),
         data("MX 10 mail.rpz.local.", ttl=9),
@@ -246,7 +251,9 @@ def test_a_record_without_a_ttl_takes_the_zones(head: str, ttls: list[int | None
 
 
 def test_one_record_a_line_is_taken_by_templates() -> None:
-    lines = [f"a{n}.com 3600 IN CNAME landing.example.\n*.a{n}.com 3600 IN CNAME landing.example.\n" for n in range(500)]
+    lines = [
+        f"a{n}.com 3600 IN CNAME landing.example.\n*.a{n}.com 3600 IN CNAME landing.example.\n" for n in range(500)
+    ]
     result = read_zone(HEAD + "".join(lines))
     assert len(result.rules) == 1000
     assert result.scanned >= 900
