@@ -30,9 +30,9 @@ from resolver.config.addresses import Endpoint, Server
 from resolver.config.load import load
 from resolver.config.model import Config
 from resolver.config.problem import ConfigError
-from resolver.lists.compile import standing
+from resolver.facts import Facts, ListFacts
 from resolver.lists.report import Report
-from resolver.metrics import Facts, ListFacts
+from resolver.lists.standing import standing
 from resolver.watch import Watch, state_of
 from resolver.workers import Workers, WorkersError
 

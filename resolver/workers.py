@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from resolver import control, counters, overlay, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
-from resolver.metrics import CACHE_GAUGES, Facts
+from resolver.facts import CACHE_GAUGES, Facts
 from resolver.sockets import Sockets
 
 SWAP_PATIENCE = 10.0  # seconds for a worker to enforce a generation
