@@ -145,9 +145,12 @@ class Worker:
             for _ in range(ROUNDS_AT_END):
                 if not self._drain():
                     break
-        while self.engine.tick() and loop.time() < end:  # noqa: ASYNC110  the engine has no event to wait for
+        while loop.time() < end:
+            waiting = self.engine.tick()
+            self.punts.run()  # what the engine has just given up is not lost either
+            if not waiting and not self.punts.in_flight:
+                break
             await asyncio.sleep(LOOK)
-        await self.punts.drain(max(0.0, end - loop.time()))
         await streams
         self.native.close()
         self.pool.close()
