@@ -231,9 +231,8 @@ def _override(context: _Context, name: str | None, word: int, seconds: float, un
     from resolver import control, overlay
     from resolver.lists.names import normalise
 
-    config = context.config()
     if name is None:
-        entries = overlay.read(config.state_path)
+        entries = overlay.read(context.config().state_path)
         rows = ((entry.name, *overlay.said(entry)) for entry in entries)
         context.table([dataclasses.asdict(entry) for entry in entries], ("name", "word", "made", "until"), rows)
         return

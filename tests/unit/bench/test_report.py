@@ -1,0 +1,84 @@
+"""What the report says of figures, and that its chart is sound."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tests.bench import report
+from tests.bench.measure import Figures, Latency, Load, Reload, summarise
+
+
+def _load(cpu: float, *, lost: int = 0, others: float = 0.0) -> Load:
+    return Load(qps=100_000, cpu_us=cpu, lost=lost, rcodes={"NOERROR": 99.0, "SERVFAIL": 1.0}, others=others)
+
+
+def _write(folder: Path, figures: dict[str, Figures]) -> str:
+    report.write(folder, [("Machine", "an abacus")], ["--seconds", "1"], {1000: figures})
+    return (folder / "report.md").read_text()
+
+
+def test_caveats_come_first_ratios_are_of_medians_and_the_way_to_repeat_it_comes_last(tmp_path: Path) -> None:
+    text = _write(
+        tmp_path,
+        {
+            "echo": Figures(loads={"blocked": [_load(5), _load(4), _load(9)]}),
+            "tampah": Figures(loads={"blocked": [_load(6, lost=1), _load(7), _load(6)]}),
+            "slow<&>": Figures(loads={"blocked": [_load(12), _load(12), _load(12)]}),
+        },
+    )
+    assert "| tampah | 6.00 (6.00–7.00) | 1.20 | 1.00 | 100,000 | 1 | 1.00 % |" in text
+    assert "| slow<&> | 12.00 (12.00–12.00) | 2.40 | 2.00 |" in text
+    assert (
+        text.index("abacus") < text.index("Before you read") < text.index("| tampah | 6.00") < text.index("repeat it")
+    )
+    assert "make bench ARGS='--seconds 1'" in text
+
+
+def test_what_was_not_measured_is_a_dash_with_its_reason(tmp_path: Path) -> None:
+    figures = Figures(unfit="took more than 5 s", notes=["reload: no"])
+    text = _write(tmp_path, {"bind9": figures, "tampah": Figures(loads={"miss": [_load(3)]})})
+    assert "| bind9 | — |" in text
+    assert "- bind9: took more than 5 s" in text
+    assert "- bind9: reload: no" in text
+
+
+def test_a_disturbed_machine_is_told(tmp_path: Path) -> None:
+    text = _write(tmp_path, {"tampah": Figures(loads={"mix": [_load(3, others=0.4), _load(3, others=0.01)]})})
+    assert "40.0% at worst; 1 of 2 runs" in text
+
+
+def test_reloads_and_starts(tmp_path: Path) -> None:
+    latency = Latency(sent=10, lost=2, failed=0, p50=0.1, p90=0.2, p99=0.3, p999=0.4, worst=0.5)
+    figures = Figures(
+        starts=[1.0],
+        warm_starts=[0.25],
+        memory=[50_000],
+        memory_used=[60_000],
+        reloads=[Reload(2.0, latency)],
+        small_reloads=[Reload(0.5, latency)],
+        latencies=[latency],
+    )
+    text = _write(tmp_path, {"tampah": figures})
+    assert "| tampah | 1.00 | 0.0 | 50.0 | 0.1 | 2.00 | 0.300 | 2 |" in text
+    assert "compiled before: 0.25 s" in text
+    assert "0.50 s, p99 meanwhile 0.300 ms, 2 lost" in text
+
+
+def test_the_chart_is_xml_with_a_bar_for_each_figure_and_the_data_is_json(tmp_path: Path) -> None:
+    _write(tmp_path, {"echo": Figures(loads={"mix": [_load(4)]}), "slow<&>": Figures(loads={"mix": [_load(8)]})})
+    root = ElementTree.fromstring((tmp_path / "chart.svg").read_text())
+    bars = [float(node.get("width", "0")) for node in root.iter("{http://www.w3.org/2000/svg}rect")][1:]
+    assert abs(bars[1] / bars[0] - 2) < 0.01
+    texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"slow<&>", "echo", "8.0", "4.0"} <= set(texts)
+    data = json.loads((tmp_path / "data.json").read_text())
+    assert data["sizes"]["1000"]["echo"]["loads"]["mix"][0]["cpu_us"] == 4
+
+
+def test_lost_queries_have_no_latency_but_are_counted() -> None:
+    latency = summarise([(0.0, number / 1000, 0) for number in range(1, 100)] + [(0.0, -1.0, 0), (0.0, 0.001, 2)])
+    assert (latency.sent, latency.lost, latency.failed) == (101, 1, 1)
+    assert latency.worst == 99.0
+    assert 48 <= latency.p50 <= 51
