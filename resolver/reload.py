@@ -2,6 +2,8 @@
 
     load config → build in a process of its own → swap in every worker → put in force
 
+Where neither config nor lists have changed there is nothing to build, and the generation that stands is enforced.
+
 Whatever fails on the way changes nothing: the workers go on by the generation they have, and the failure is told to
 who asked, logged and counted. A single broken list fails alone: its last good copy serves on, the others are renewed.
 One reload runs at a time. A request that comes in meanwhile waits for the next, together with all others that came in
@@ -29,6 +31,7 @@ from resolver.config.addresses import Endpoint, Server
 from resolver.config.load import load
 from resolver.config.model import Config
 from resolver.config.problem import ConfigError
+from resolver.lists.compile import standing
 from resolver.lists.report import Report
 from resolver.metrics import Facts, ListFacts
 from resolver.watch import Watch, state_of
@@ -180,8 +183,13 @@ class Reloader:
         self._watch.follow(sources, {**state_of(sources), **known})
         for problem in config.warnings:
             _log.warning("%s", problem)
-        report = await self.builder.build(config.model_copy(update={"state_dir": str(self._state_dir)}))
-        generation = snapshot.read_generation(self._state_dir, report.generation)
+        here = config.model_copy(update={"state_dir": str(self._state_dir)})
+        generation = await asyncio.to_thread(standing, here, self._state_dir)
+        if generation is None:
+            report = await self.builder.build(here)
+            generation = snapshot.read_generation(self._state_dir, report.generation)
+        else:
+            report = Report.from_json(generation.report)
         try:
             await self._workers.swap(self._order(config, generation))
         except WorkersError as error:

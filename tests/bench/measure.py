@@ -143,17 +143,18 @@ class LatencyClient:
 
 
 def summarise(records: Sequence[tuple[float, float, int]]) -> Latency:
-    """Percentiles of a client's records. A lost query has no latency; it is counted."""
-    times = sorted(latency * 1e3 for _, latency, _ in records if latency >= 0)
-    if not times:
+    """Percentiles of a client's records. A lost query counts as one that took LOST: losing many is not being quick."""
+    lost = sum(1 for _, latency, _ in records if latency < 0)
+    if lost == len(records):
         raise UnfitError("answers nothing at a low rate")
+    times = sorted((latency if latency >= 0 else LOST) * 1e3 for _, latency, _ in records)
 
     def percentile(share: float) -> float:
         return times[min(len(times) - 1, int(len(times) * share))]
 
     return Latency(
         sent=len(records),
-        lost=len(records) - len(times),
+        lost=lost,
         failed=sum(1 for _, latency, rcode in records if latency >= 0 and rcode not in (0, 3)),
         p50=percentile(0.5),
         p90=percentile(0.9),

@@ -23,8 +23,8 @@ from pathlib import Path
 from tests.bench.names import Names, read
 from tests.bench.processes import Process
 
-EDNS_BYTES = 1232
 CACHED_ANSWERS = 200_000
+FIRST_SERIAL = 1_000_000_001  # of zones; ten digits, so that it can be raised in place
 
 
 class Peer(ABC):
@@ -106,7 +106,7 @@ def build(program: str, folder: Path) -> Path:
     return folder / program
 
 
-def rpz(names: Iterator[str], serial: int = 1) -> Iterator[str]:
+def rpz(names: Iterator[str], serial: int = FIRST_SERIAL) -> Iterator[str]:
     """A response policy zone that answers NXDOMAIN for the names and all below them."""
     yield f"$TTL 60\n@ IN SOA localhost. root.localhost. {serial} 3600 600 86400 60\n@ IN NS localhost.\n"
     for name in names:
@@ -132,14 +132,13 @@ class _RpzPeer(Peer):
         write_lines(self.zone, rpz(read(names.path)))
 
     def add(self, name: str) -> None:
-        """Append the name and raise the serial, which stands in the second line; its field has room."""
+        """Append the name and raise the serial, which stands in the second line."""
         with self.zone.open("r+") as file:
             head = "".join(islice(file, 2))
             found = re.search(r"localhost\. (\d+) ", head)
             assert found
-            serial = str(int(found[1]) % 9 + 1)  # as long as the one before: the rest of the file stays where it is
             file.seek(found.start(1))
-            file.write(serial)
+            file.write(str(int(found[1]) + 1))
             file.seek(0, os.SEEK_END)
             file.write(f"{name} CNAME .\n*.{name} CNAME .\n")
 
@@ -220,7 +219,7 @@ class Bind(_RpzPeer):
  directory "{self.folder}"; listen-on port {self.port} {{127.0.0.1;}}; listen-on-v6 {{none;}};
  recursion yes; forward only; forwarders port {self.upstream} {{127.0.0.1;}}; dnssec-validation no;
  pid-file none; session-keyfile none; max-cache-size 256m;
- response-policy {{ zone "rpz.local"; }} qname-wait-recurse no; minimal-responses yes;
+ response-policy {{ zone "rpz.local"; }} qname-wait-recurse no min-update-interval 0; minimal-responses yes;
 }};
 zone "rpz.local" {{ type primary; file "{self.zone}"; check-names ignore; }};
 controls {{}};
