@@ -392,7 +392,11 @@ def open_folder() -> Iterator[Path]:
 
 def _others_can_run_this() -> bool:
     command = [sys.executable, "-c", "import resolver.supervisor"]
-    return subprocess.run(command, cwd=ROOT, user=65534, group=65534, capture_output=True, check=False).returncode == 0
+    try:
+        done = subprocess.run(command, cwd=ROOT, user=65534, group=65534, capture_output=True, check=False)
+    except PermissionError:
+        return False
+    return done.returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
