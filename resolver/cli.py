@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from resolver import __version__
+
 if TYPE_CHECKING:
     from resolver.config.model import Config
     from resolver.lists.report import ListReport
@@ -114,11 +116,18 @@ def _failures() -> tuple[type[Exception], ...]:
     from resolver.control import ControlError
     from resolver.overlay import OverlayError
 
-    return (ConfigError, ControlError, OverlayError, OSError, ValueError, RuntimeError)
+    return (ConfigError, ControlError, OverlayError, OSError, ValueError)
+
+
+def _said(error: Exception) -> str:
+    """What an exception says, without Python's way of saying it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="tampah", prog_name="tampah")
+@click.version_option(__version__, prog_name="tampah")
 def main() -> None:
     """Tampah: a filtering DNS forwarder."""
 
@@ -136,7 +145,7 @@ def _command(function: _Command) -> _Command:
             sys.exit(1)
         except _failures() as error:
             problems = getattr(error, "problems", None)
-            context.fail([str(problem) for problem in problems] if problems else [str(error)])
+            context.fail([str(problem) for problem in problems] if problems else [_said(error)])
 
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),

@@ -129,9 +129,9 @@ class Supervisor:
             await self._end()
         finally:
             self._workers.kill()
-            self._reloader.builder.stop()
             for task in self._tasks:
                 task.cancel()
+            await self._reloader.builder.stop()
             commands.close()
             (self._config.state_path / control.SOCKET).unlink(missing_ok=True)
             await asyncio.to_thread(self._undo.close)
