@@ -17,9 +17,11 @@ $(VENV)/ready: pyproject.toml setup.py $(ENGINE)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/dev: $(VENV)/ready
+$(VENV)/dev: pyproject.toml setup.py $(ENGINE)
+	@test -x $(PY) || python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+	@touch $(VENV)/ready $@
 
 build: $(VENV)/ready  ## Set up the environment and compile the engine
 
@@ -33,7 +35,7 @@ check: $(VENV)/dev  ## Lint, types and formatting
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/cython-lint resolver/engine
+	PATH=$(abspath $(VENV)/bin):$$PATH cython-lint resolver/engine
 
 debug: $(VENV)/dev  ## Build the engine with AddressSanitizer in .venv/debug and run the engine's tests under it
 	@rm -rf $(VENV)/debug && mkdir -p $(VENV)/debug
@@ -46,7 +48,10 @@ debug: $(VENV)/dev  ## Build the engine with AddressSanitizer in .venv/debug and
 bench: $(VENV)/dev  ## Measure against the peers that are installed; the report goes to bench-report/
 	$(PY) -m tests.bench $(ARGS)
 
+soak: $(VENV)/dev  ## Mixed load with reloads, kills and upstream flaps (ARGS="--minutes 10")
+	$(PY) -m tests.soak $(ARGS)
+
 clean:  ## Remove everything that was built
 	rm -rf $(VENV) build *.egg-info resolver/engine/engine.c resolver/engine/*.so
 
-.PHONY: help build run test check debug bench clean
+.PHONY: help build run test check debug bench soak clean

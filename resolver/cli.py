@@ -34,7 +34,7 @@ class _Context:
     @property
     def path(self) -> Path:
         """The config file."""
-        from resolver.config.load import search
+        from resolver.config.places import search
 
         return self.file or search()
 
@@ -46,6 +46,20 @@ class _Context:
         for problem in config.warnings:
             click.echo(str(problem), err=True)
         return config
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the server's socket is, without the time it takes to check the whole config."""
+        import yaml
+
+        try:
+            found = yaml.load(self.path.read_bytes(), Loader=yaml.CSafeLoader)
+        except (OSError, ValueError, yaml.YAMLError, RecursionError):
+            found = None
+        folder = found.get("state_dir", "./state") if isinstance(found, dict) else None
+        if not isinstance(folder, str) or folder.startswith("~"):
+            return self.config().state_path  # or the error with its place
+        return self.path.absolute().parent / folder
 
     def print(self, data: object, lines: Iterable[str]) -> None:
         """The result: as JSON, or as lines."""
@@ -186,7 +200,7 @@ def reload(context: _Context) -> None:
     from resolver import control
     from resolver.lists.report import Report
 
-    data = _ask(context.config(), control.Reload())
+    data = _ask(context, control.Reload())
     restart, seconds = data.pop("needs_restart"), data.pop("reload_seconds")
     report = Report.from_json(data)
     lines = [*report.lines(), f"in force on every worker after {seconds:.2f} s"]
@@ -217,15 +231,17 @@ def _override(context: _Context, name: str | None, word: int, seconds: float, un
     from resolver import control, overlay
     from resolver.lists.names import normalise
 
-    config = context.config()
     if name is None:
-        entries = overlay.read(config.state_path)
+        entries = overlay.read(context.config().state_path)
         rows = ((entry.name, *overlay.said(entry)) for entry in entries)
         context.table([dataclasses.asdict(entry) for entry in entries], ("name", "word", "made", "until"), rows)
         return
-    asked = normalise(name, allow_tld=True)
+    try:
+        asked = normalise(name, allow_tld=True)
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}") from None
     message = control.TakeBack(asked) if undo else control.Override(asked, word, seconds)
-    entry = overlay.Entry(**_ask(config, message))
+    entry = overlay.Entry(**_ask(context, message))
     verb, _, until = overlay.said(entry)
     what = "no longer " if undo else ""
     limit = f" until {until}" if entry.until and not undo else ""
@@ -285,7 +301,7 @@ def lists(context: _Context) -> None:
     from resolver.explain import list_states
 
     config = context.config()
-    states = list_states(config, _ask_if_running(config))
+    states = list_states(config, _ask_if_running(context))
     columns = ("list", "state", "names", "refused", "format", "age", "hits")
     context.table(
         [state.to_json() for state in states],
@@ -299,7 +315,7 @@ def stats(context: _Context) -> None:
     """What the running server has counted."""
     from resolver import control
 
-    data = _ask(context.config(), control.Statistics())
+    data = _ask(context, control.Statistics())
     context.table(data, ("count", "value"), _flat(data))
 
 
@@ -325,21 +341,25 @@ def _flat(data: Any, path: str = "") -> Iterable[tuple[str, object]]:
         yield path, f"{data:,}" if isinstance(data, int) else data
 
 
-def _ask(config: Config, message: Any) -> dict[str, Any]:
+def _ask(context: _Context, message: Any) -> dict[str, Any]:
     """A command's answer from the running server. ControlError if there is none, or if it says no."""
     from resolver import control
 
-    answer = control.ask(config.state_path / control.SOCKET, message)
+    try:
+        answer = control.ask(context.state_dir / control.SOCKET, message)
+    except control.ControlError:
+        context.config()  # if that is broken, it is the first thing to mend
+        raise
     if isinstance(answer, control.Report):
         return answer.data
     raise control.ControlError(answer.text if isinstance(answer, control.Failed) else "an answer of the wrong kind")
 
 
-def _ask_if_running(config: Config) -> dict[str, Any] | None:
+def _ask_if_running(context: _Context) -> dict[str, Any] | None:
     """The server's state, or None if none runs."""
     from resolver import control
 
     try:
-        return _ask(config, control.Status())
+        return _ask(context, control.Status())
     except control.ControlError:
         return None

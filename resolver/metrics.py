@@ -32,7 +32,6 @@ _ENGINE = (
     ("send_failures", "Answers that the kernel did not take."),
     ("receive_rounds", "Rounds of receiving; queries by rounds is the batch size."),
     ("dropped_queries", "Queries left without an answer on purpose."),
-    ("limited_queries", "Queries over the rate limit of their client's network."),
     ("rate_limited_queries", "Queries beyond their client's rate limit."),
 )
 _UPSTREAM = (

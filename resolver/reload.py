@@ -2,6 +2,8 @@
 
     load config → build in a process of its own → swap in every worker → put in force
 
+Where neither config nor lists have changed there is nothing to build, and the generation that stands is enforced.
+
 Whatever fails on the way changes nothing: the workers go on by the generation they have, and the failure is told to
 who asked, logged and counted. A single broken list fails alone: its last good copy serves on, the others are renewed.
 One reload runs at a time. A request that comes in meanwhile waits for the next, together with all others that came in
@@ -28,6 +30,7 @@ from resolver.config.addresses import Endpoint, Server
 from resolver.config.load import load
 from resolver.config.model import Config
 from resolver.config.problem import ConfigError
+from resolver.lists.compile import standing
 from resolver.lists.report import Report
 from resolver.metrics import Facts, ListFacts
 from resolver.watch import Watch, state_of
@@ -63,6 +66,54 @@ class Outcome:
         return {**self.report.to_json(), "needs_restart": list(self.needs_restart), "reload_seconds": self.seconds}
 
 
+class Builder:
+    """Builds generations, each in a process of its own.
+
+    Half of a small build would be the start of Python and its imports. So the process for the next build is started
+    ahead, by prepare(), and waits for its config; its memory is the price.
+    """
+
+    def __init__(self) -> None:
+        self._session = secrets.token_hex(8)  # within it no list's counter is given to another list
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def prepare(self) -> None:
+        """Start the process for the next build, if there is none."""
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                *spawn.command("resolver.lists.compile", "--stdin", "--json", "--session", self._session),
+                env=spawn.environment(),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,  # a terminal's SIGINT goes to the supervisor, which ends the build
+            )
+
+    async def build(self, config: Config) -> Report:
+        """Build the next generation. ReloadError says why there is none."""
+        await self.prepare()
+        assert self._process is not None
+        process = self._process
+        try:
+            output, complaints = await process.communicate(config.to_json().encode())
+        finally:
+            self.stop()
+        try:
+            answer = json.loads(output)
+            if "error" not in answer:
+                return Report.from_json(answer)
+        except (ValueError, KeyError, TypeError):
+            last = complaints.decode(errors="replace").strip().rpartition("\n")[2]
+            raise ReloadError(f"the build ended with status {process.returncode} and no result: {last}") from None
+        raise ReloadError(answer["error"])
+
+    def stop(self) -> None:
+        """End the process, whatever it is at."""
+        process, self._process = self._process, None
+        if process and process.returncode is None:
+            process.kill()
+
+
 class Reloader:
     """Keeps the workers on the newest generation. `started`: the config that the server was started with."""
 
@@ -73,11 +124,10 @@ class Reloader:
         self._facts = facts
         self._watch = watch
         self._state_dir = started.state_path
-        self._session = secrets.token_hex(8)  # within it no list's counter is given to another list
         self._server_slots: dict[str, int] = {}
         self._running = asyncio.Lock()
         self._next: asyncio.Task[Outcome] | None = None
-        self._builder: asyncio.subprocess.Process | None = None  # builds, or waits for a config to build by
+        self.builder = Builder()
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
 
@@ -90,7 +140,10 @@ class Reloader:
     async def _turn(self) -> Outcome:
         async with self._running:
             self._next = None  # who asks from here on gets the next one
-            return await self.reload()
+            try:
+                return await self.reload()
+            finally:
+                await self.builder.prepare()
 
     async def reload(self) -> Outcome:
         """One reload, now. Counted and logged whichever way it ends."""
@@ -127,8 +180,13 @@ class Reloader:
         self._watch.follow(sources, {**state_of(sources), **known})
         for problem in config.warnings:
             _log.warning("%s", problem)
-        report = await self._built(config)
-        generation = snapshot.read_generation(self._state_dir, report.generation)
+        here = config.model_copy(update={"state_dir": str(self._state_dir)})
+        generation = await asyncio.to_thread(standing, here, self._state_dir)
+        if generation is None:
+            report = await self.builder.build(here)
+            generation = snapshot.read_generation(self._state_dir, report.generation)
+        else:
+            report = Report.from_json(generation.report)
         try:
             await self._workers.swap(self._order(config, generation))
         except WorkersError as error:
@@ -138,40 +196,6 @@ class Reloader:
         self._tell_facts(config, generation, report)
         changed = tuple(key for key, read in AT_START.items() if read(config) != read(self._started))
         return Outcome(report, changed, time.monotonic() - began)
-
-    async def _built(self, config: Config) -> Report:
-        """Build the next generation in a process of its own."""
-        builder = self._builder
-        if builder is None or builder.returncode is not None:
-            builder = self._builder = await self._new_builder()
-        try:
-            text = config.model_copy(update={"state_dir": str(self._state_dir)}).to_json()
-            output, complaints = await builder.communicate(text.encode())
-            status = builder.returncode
-        finally:
-            if builder.returncode is None:
-                builder.kill()
-            self._builder = None
-        self._builder = await self._new_builder()
-        try:
-            answer = json.loads(output)
-            if "error" not in answer:
-                return Report.from_json(answer)
-        except (ValueError, KeyError, TypeError):
-            last = complaints.decode(errors="replace").strip().rpartition("\n")[2]
-            raise ReloadError(f"the build ended with status {status} and no result: {last}") from None
-        raise ReloadError(answer["error"])
-
-    async def _new_builder(self) -> asyncio.subprocess.Process:
-        """A process that builds once it gets a config: started ahead, since to import takes longer than to build."""
-        return await asyncio.create_subprocess_exec(
-            *spawn.command("resolver.lists.compile", "--stdin", "--json", "--session", self._session),
-            env=spawn.environment(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # a terminal's SIGINT goes to the supervisor, which ends the build
-        )
 
     def _order(self, config: Config, generation: snapshot.Generation) -> control.Swap:
         upstream, cache = config.upstream, config.cache
@@ -211,11 +235,6 @@ class Reloader:
             )
             for state in generation.lists
         ]
-
-    def stop(self) -> None:
-        """End the builder, at work or not."""
-        if self._builder and self._builder.returncode is None:
-            self._builder.kill()
 
 
 def _text(server: Server) -> str:

@@ -27,9 +27,10 @@ from typing import Any
 
 from resolver import control, counters, logs, metrics
 from resolver.admin.app import AdminError, AdminServer, make_app
+from resolver.channel import Channel
 from resolver.config.load import load
 from resolver.config.model import Config
-from resolver.control import Channel, ControlError
+from resolver.control import ControlError
 from resolver.metrics import Facts, Source
 from resolver.overlay import Entry, Overlay, OverlayError
 from resolver.privilege import PrivilegeError, drop_to
@@ -129,7 +130,7 @@ class Supervisor:
             await self._end()
         finally:
             self._workers.kill()
-            self._reloader.stop()
+            self._reloader.builder.stop()
             for task in self._tasks:
                 task.cancel()
             commands.close()
@@ -150,6 +151,7 @@ class Supervisor:
                 raise
             raise StartError(str(known.exceptions[0])) from None
         self._spawn(self._follow_files())
+        self._spawn(self._reloader.builder.prepare())
         _log.info(
             "ready after %.2f s: generation %d, %d workers, DNS on %s, admin on %s",
             time.monotonic() - began,

@@ -28,7 +28,8 @@ from pathlib import Path
 import uvloop
 
 from resolver import control, counters, logs, overlay
-from resolver.control import Channel, ControlError
+from resolver.channel import Channel
+from resolver.control import ControlError
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
 from resolver.listeners.stream import StreamServer
 from resolver.local import Aliases

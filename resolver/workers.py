@@ -18,10 +18,11 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from resolver import control, counters, overlay, spawn
-from resolver.control import Channel, ControlError
+from resolver.channel import Channel
+from resolver.control import ControlError
 from resolver.metrics import CACHE_GAUGES, Facts
 from resolver.sockets import Sockets
 

@@ -45,7 +45,7 @@ _BOOLEANS = {"yes": True, "true": True, "on": True, "no": False, "false": False,
 _TAG = "tag:yaml.org,2002:"
 
 
-class Unreadable(ValueError):  # noqa: N818 – a state of the text, as problem.Fault is of a value
+class Unreadable(ValueError):
     """The text is no YAML that is read here; `line` counts from 1, 0 where there is none."""
 
     def __init__(self, line: int, message: str) -> None:

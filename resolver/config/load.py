@@ -12,7 +12,7 @@ document, model, checks, unbuilt.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -22,10 +22,9 @@ from pydantic_core import ErrorDetails
 from resolver.config import checks, document, unbuilt
 from resolver.config.document import Node
 from resolver.config.model import Config
+from resolver.config.places import search
 from resolver.config.problem import ConfigError, Fault, Location, Problem, spell
 from resolver.config.types import nearest
-
-PLACES = (Path("config.yaml"), Path("/etc/tampah/config.yaml"))
 
 _EXPECTED = {
     "string_type": "expected text",
@@ -36,21 +35,6 @@ _EXPECTED = {
     "model_type": "expected a mapping: a key, a colon and a value a line",
 }
 _TEXTS = ("expected text", "expected a word", "expected a domain name")
-
-
-def search(places: Iterable[Path] = PLACES) -> Path:
-    """The configuration file to use where none is named. `ConfigError` if it is in none of the places."""
-    places = list(places)
-    for place in places:
-        try:
-            place.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError:
-            pass  # it may be there: reading it says what is in the way
-        return place
-    message = f"no configuration: neither {' nor '.join(map(str, places))} exists; name one with -c FILE"
-    raise ConfigError([Problem("", 0, "", message)])
 
 
 def load(path: Path | str | None = None) -> Config:

@@ -37,9 +37,10 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
         core.counters[ENGINE_REFUSED] += 1
         return reply_refused(q, EDE_PROHIBITED)
 
-    # Policy before the cache: a block acts at once on names that are cached. A cell that Python decided stands.
+    # Policy before the cache: a block acts at once on names that are cached. A cell that Python decided stands, but its
+    # data is found by the listset.
+    q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
     if not q.decided:
-        q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
         policy_cell(s, core.overlay, q)
         if q.cell.flags & CELL_CONDITIONAL:
             q.reason = REASON_CONDITIONAL

@@ -22,6 +22,15 @@ cdef void* copied(bytes octets, Py_ssize_t wanted, str what) except NULL:
     return copy
 
 
+cdef int check_cell(const SnapshotView* s, const Cell* cell) except -1:
+    # Counters and profiles are found by what a cell says.
+    if cell.action > ACTION_DATA:
+        raise ValueError(f"a cell has action {cell.action}, the last is {ACTION_DATA}")
+    if cell.action >= ACTION_ADDRESS and cell.profile >= s.profile_count:
+        raise ValueError(f"a cell names profile {cell.profile} of {s.profile_count}")
+    return 0
+
+
 cdef class Snapshot:
     """One generation as the engine reads it: immutable, freed after its last reader."""
 
@@ -55,8 +64,7 @@ cdef class Snapshot:
         for i, profile in enumerate(policy.profiles):
             self._profile(&profiles[i], profile)
         for i in range(<Py_ssize_t> s.class_count * s.shape_count):
-            if s.cells[i].action >= ACTION_ADDRESS and s.cells[i].profile >= s.profile_count:
-                raise ValueError(f"cell {i} names profile {s.cells[i].profile} of {s.profile_count}")
+            check_cell(s, &s.cells[i])
         self._clients(policy.clients)
 
     cdef int _profile(self, Profile* p, profile) except -1:
@@ -68,6 +76,8 @@ cdef class Snapshot:
             text = text[:-1]
         if len(soa) > 512 or len(ipv4) != 4 or len(ipv6) != 16:
             raise ValueError("a profile's SOA or address has the wrong length")
+        if not 0 <= profile.action <= ACTION_DATA:
+            raise ValueError(f"a profile has action {profile.action}, the last is {ACTION_DATA}")
         p.action = profile.action
         p.ttl = profile.ttl
         p.ede = profile.ede
@@ -206,7 +216,8 @@ cdef class Engine:
         self.batch = <Batch*> malloc(sizeof(Batch))
         self.stream_reply = <uint8_t*> malloc(MAX_TCP)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
-        if self.core.forward == NULL or self.batch == NULL or self.stream_reply == NULL or not cache_make(&self.core.cache, cache_bytes):
+        if self.core.forward == NULL or self.batch == NULL or self.stream_reply == NULL \
+                or not cache_make(&self.core.cache, cache_bytes):
             raise MemoryError
         if self.epoll < 0:
             raise OSError("no epoll descriptor")
@@ -247,22 +258,24 @@ cdef class Engine:
         `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
         """
         cdef uint8_t[::1] view
-        cdef Limits* l = &self.core.limits
+        cdef uint32_t sets
+        cdef Limits* limits = &self.core.limits
         if not per_second:
-            l.buckets = NULL
+            limits.buckets = NULL
             self.buckets = None
             return
         view = buckets
-        l.sets = <uint32_t> (view.shape[0] // (LIMIT_WAYS * sizeof(Bucket)))
-        if l.sets == 0 or l.sets & (l.sets - 1) or per_second > 1000000 \
+        sets = <uint32_t> (view.shape[0] // (LIMIT_WAYS * sizeof(Bucket)))
+        if sets == 0 or sets & (sets - 1) or per_second > 1000000 \
                 or not 0 <= prefix4 <= 32 or not 0 <= prefix6 <= 128 or len(key) != 16:
             raise ValueError("a rate limit that cannot be kept")
-        l.per_second = per_second
-        l.mask4 = <uint8_t> prefix4
-        l.mask6 = <uint8_t> prefix6
-        l.key0 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key))
-        l.key1 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key) + 8)
-        l.buckets = <Bucket*> &view[0]
+        limits.sets = sets
+        limits.per_second = per_second
+        limits.mask4 = <uint8_t> prefix4
+        limits.mask6 = <uint8_t> prefix6
+        limits.key0 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key))
+        limits.key1 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key) + 8)
+        limits.buckets = <Bucket*> &view[0]
         self.buckets = buckets
 
     def add_udp(self, int fd, int family, bint wildcard):
@@ -293,7 +306,7 @@ cdef class Engine:
     def drain(self):
         """Answer what has come in, a bounded amount; returns how many datagrams. take_punts() has what is left."""
         cdef epoll_event events[EPOLL_EVENTS]
-        cdef int i, ready, count, total = 0, rounds
+        cdef int i, ready, count, total = 0, _round
         cdef const Socket* s
         if self.snapshot is None:
             return 0
@@ -303,19 +316,17 @@ cdef class Engine:
         for i in range(ready):
             if events[i].data.u64 & FROM_UPSTREAM:
                 with nogil:
-                    for rounds in range(ROUNDS):
+                    for _round in range(ROUNDS):
                         count = forward_batch(&self.core, &self.batch.query, <uint32_t> events[i].data.u64 >> 16,
                                               events[i].data.u64 & 0xFFFF)
                         if count < BATCH:
                             break
                 continue
             s = &self.sockets[events[i].data.u64]
-            for rounds in range(ROUNDS):
+            for _round in range(ROUNDS):
                 with nogil:
                     count = udp_batch(&self.core, self.batch, s)
                 total += count
-                if self.batch.punt_count:
-                    self._take_batch(s.fd)
                 if count < BATCH:
                     break
         if self.core.forward.handed != NONE:
@@ -392,8 +403,12 @@ cdef class Engine:
         for i in range(u.socket_count):
             u.fds[i] = -1
             u.in_flight[i] = 0
-        for i in range(u.socket_count):
-            self.replace_socket(upstream, i, fds[i])
+        try:
+            for i in range(u.socket_count):
+                self.replace_socket(upstream, i, fds[i])
+        except OSError:
+            self.drop_upstream(upstream)
+            raise
 
     def drop_upstream(self, uint32_t upstream):
         """Forget an upstream; what was under way there is handed over. Its sockets may be closed then."""
@@ -457,19 +472,14 @@ cdef class Engine:
             self._take_handed()
         return self.core.forward.pending_count
 
-    cdef _take_batch(self, int fd):
-        # The punted datagrams of the batch as Punts.
-        cdef uint32_t n
-        cdef Punt punt
-        cdef const Query* q
-        for n in range(self.batch.punt_count):
-            q = &self.batch.punted[n]
-            punt = self._punt(q, None, True)
-            punt.fd = fd
-            memcpy(&punt.peer, &self.batch.peers[self.batch.punted_at[n]], sizeof(sockaddr_in6))
-            punt.control_size = q.control_size
-            if punt.control_size:
-                memcpy(punt.control, self.batch.controls[self.batch.punted_at[n]], CONTROL_ROOM)
+    cdef void take_datagram(self, const Query* q):
+        # A datagram that Python takes, with where its answer goes.
+        cdef Punt punt = self._punt(q, None, True)
+        punt.fd = q.fd
+        memcpy(&punt.peer, q.peer, sizeof(sockaddr_in6))
+        punt.control_size = q.control_size
+        if q.control_size:
+            memcpy(punt.control, q.control, q.control_size)
 
     cdef Punt _punt(self, const Query* q, object token, bint queue):
         # The query as a Punt; `queue`: among the next take_punts().
@@ -508,10 +518,12 @@ cdef class Engine:
         """One query from a stream: (verdict, answer). A PUNT is among the next take_punts(), with `token` on it."""
         cdef Query* q = &self.query
         cdef int verdict
-        if self.snapshot is None or len(packet) > MAX_TCP:
-            return VERDICT_DROP, None
         if len(client) != 16:
             raise ValueError("a client has 16 octets")
+        if not 0 <= transport < TRANSPORTS:
+            raise ValueError(f"{transport} is no transport")
+        if self.snapshot is None or len(packet) > MAX_TCP:
+            return VERDICT_DROP, None
         self.set_clock()
         query_start(q, <const uint8_t*> PyBytes_AS_STRING(packet), <uint32_t> len(packet), transport,
                     self.stream_reply, MAX_TCP)
@@ -578,8 +590,7 @@ cdef class Engine:
             if len(cell) != sizeof(Cell):
                 raise ValueError("a cell has 8 octets")
             memcpy(&q.cell, PyBytes_AS_STRING(cell), sizeof(Cell))
-            if q.cell.action >= ACTION_ADDRESS and q.cell.profile >= self.snapshot.view.profile_count:
-                raise ValueError("the cell names no profile")
+            check_cell(&self.snapshot.view, &q.cell)
             q.decided = True
         if answer is not None:
             q.given = &prepared
@@ -655,3 +666,8 @@ cdef class Engine:
 cdef void stream_answer(Core* core, Query* q, Waiter* w, const Answer* answer) noexcept with gil:
     # forward.pyx has an upstream's answer for a client on a stream: Python has the connection.
     (<Engine> core.engine).answer_stream(q, w, answer)
+
+
+cdef void datagram_punt(Core* core, const Query* q) noexcept with gil:
+    # udp.pyx has a query that Python takes.
+    (<Engine> core.engine).take_datagram(q)

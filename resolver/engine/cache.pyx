@@ -3,14 +3,15 @@
 # Two rings of octets hold the entries, oldest at the tail: S3-FIFO (Yang et al., SOSP 2023). A new answer goes into
 # `small`, a tenth of the room. What was asked again before it reaches small's tail moves on to `main`; what was not is
 # forgotten, but for a fingerprint in `ghost`, which sends it straight to main if it comes back. So a scan of names asked
-# once passes through the small ring and leaves main alone. At main's tail an entry that was asked again gets another
-# round. Entries never wrap: a filler takes the rest of a ring's end.
+# once passes through the small ring and leaves main alone. As long as main was never full, everything moves on. At main's
+# tail an entry that was asked again gets another round. Entries never wrap: a filler takes the rest of a ring's end.
 #
 # `slots` is an open-addressed table: the high word of an entry's hash is the tag and, scaled, the home; the low word is the
 # place (ring and offset). Deletion shifts back, so there are no tombstones. The key is qname, qtype, qclass, DO, CD and
 # route; its hash is keyed with random bits of this process, so nobody outside can aim at one slot.
 #
-# An answer is kept as it came but for its OPT record, which is between the upstream and us, and TTLs that config limits.
+# An answer is kept as it came but for its OPT record, which is between the upstream and us, and TTLs: config limits them,
+# and a negative answer's SOA gets the time that the answer is good for (RFC 2308 section 3).
 
 cdef enum:
     KEY_ROOM = 264             # a name, type, class, flags, route
@@ -42,8 +43,9 @@ cdef struct Cache:
     Ring small
     Ring main
     uint64_t* slots            # tag << 32 | place; 0 = empty (a place is never 0)
-    uint32_t slot_count        # a power of two
+    uint32_t slot_count
     uint32_t entry_count
+    uint32_t entry_limit       # three quarters of the slots
     uint32_t* ghost            # tags of what small forgot, direct-mapped
     uint32_t ghost_count       # a power of two
     uint64_t key0, key1        # of the hash
@@ -113,7 +115,16 @@ cdef uint64_t cache_hash(const Cache* c, const uint8_t* key, uint32_t size) noex
 
 
 cdef inline uint32_t slot_home(const Cache* c, uint64_t slot) noexcept nogil:
-    return <uint32_t> (slot >> 32) & (c.slot_count - 1)
+    return <uint32_t> ((slot >> 32) * c.slot_count >> 32)
+
+
+cdef inline uint32_t slot_after(const Cache* c, uint32_t at) noexcept nogil:
+    return at + 1 if at + 1 < c.slot_count else 0
+
+
+cdef inline uint32_t slot_steps(const Cache* c, uint32_t start, uint32_t end) noexcept nogil:
+    # How far the search goes from `start` to `end`.
+    return end - start if end >= start else end + c.slot_count - start
 
 
 cdef uint32_t slot_of_place(const Cache* c, uint64_t hash, uint32_t place) noexcept nogil:
@@ -121,7 +132,7 @@ cdef uint32_t slot_of_place(const Cache* c, uint64_t hash, uint32_t place) noexc
     cdef uint64_t wanted = (hash & 0xFFFFFFFF00000000u) | place
     cdef uint32_t at = slot_home(c, wanted)
     while c.slots[at] != wanted:
-        at = (at + 1) & (c.slot_count - 1)
+        at = slot_after(c, at)
     return at
 
 
@@ -129,22 +140,20 @@ cdef void slot_insert(Cache* c, uint64_t hash, uint32_t place) noexcept nogil:
     cdef uint64_t slot = (hash & 0xFFFFFFFF00000000u) | place
     cdef uint32_t at = slot_home(c, slot)
     while c.slots[at]:
-        at = (at + 1) & (c.slot_count - 1)
+        at = slot_after(c, at)
     c.slots[at] = slot
     c.entry_count += 1
 
 
 cdef void slot_remove(Cache* c, uint32_t at) noexcept nogil:
-    cdef uint32_t mask = c.slot_count - 1, hole = at, scan = at, home
+    cdef uint32_t hole = at, scan = slot_after(c, at)
     c.entry_count -= 1
-    while True:
-        scan = (scan + 1) & mask
-        if not c.slots[scan]:
-            break
-        home = slot_home(c, c.slots[scan])
-        if ((scan - home) & mask) >= ((scan - hole) & mask):  # its home is not between the hole and itself: move it back
+    while c.slots[scan]:
+        # Its home is not between the hole and itself: move it back.
+        if slot_steps(c, slot_home(c, c.slots[scan]), scan) >= slot_steps(c, hole, scan):
             c.slots[hole] = c.slots[scan]
             hole = scan
+        scan = slot_after(c, scan)
     c.slots[hole] = 0
 
 
@@ -197,44 +206,54 @@ cdef inline bint entry_is_dead(const Entry* e) noexcept nogil:
     return e.octets < sizeof(Entry) or e.dead
 
 
-cdef void main_insert(Cache* c, uint8_t* entry, uint32_t octets) noexcept nogil:
-    # `entry` (outside the rings) into main; the tail gives way, but what was asked again gets another round.
-    cdef Entry* oldest
+cdef bint main_evict(Cache* c, bint again) noexcept nogil:
+    # main's tail: out, but what was asked again gets another round if `again`. Whether it got one.
+    cdef Entry* oldest = <Entry*> (c.main.data + c.main.tail)
     cdef Entry* moved = <Entry*> (c.scratch + ANSWER_ROOM * 2)
-    cdef uint32_t place, rounds = 0, moved_octets
+    cdef uint32_t octets = oldest.octets
+    if entry_is_dead(oldest):
+        ring_pop(&c.main)
+        return False
+    again = again and oldest.frequency
+    if again:
+        memcpy(moved, oldest, octets)
+        moved.frequency -= 1
+    entry_forget(c, oldest, (c.main.tail // ALIGN + 1) | IN_MAIN)
+    ring_pop(&c.main)
+    if again and ring_has_room(&c.main, octets):
+        slot_insert(c, moved.hash, ring_push(&c.main, <uint8_t*> moved, octets) | IN_MAIN)
+    else:
+        c.counters[CACHE_EVICTIONS] += 1
+    return again
+
+
+cdef void main_insert(Cache* c, uint8_t* entry, uint32_t octets) noexcept nogil:
+    # `entry` (outside the rings) into main; the tail gives way.
+    cdef uint32_t rounds = 0
     while not ring_has_room(&c.main, octets):
-        oldest = <Entry*> (c.main.data + c.main.tail)
-        if entry_is_dead(oldest):
-            ring_pop(&c.main)
-            continue
-        place = (c.main.tail // ALIGN + 1) | IN_MAIN
-        if oldest.frequency and rounds < PROMOTIONS_MAX:
-            rounds += 1
-            moved_octets = oldest.octets
-            memcpy(moved, oldest, moved_octets)
-            moved.frequency -= 1
-            entry_forget(c, oldest, place)
-            ring_pop(&c.main)
-            if ring_has_room(&c.main, moved_octets):
-                place = ring_push(&c.main, <uint8_t*> moved, moved_octets) | IN_MAIN
-                slot_insert(c, moved.hash, place)
+        rounds += main_evict(c, rounds < PROMOTIONS_MAX)
+    slot_insert(c, (<Entry*> entry).hash, ring_push(&c.main, entry, octets) | IN_MAIN)
+
+
+cdef void table_make_room(Cache* c) noexcept nogil:
+    # A table full of small answers before the rings are: an entry gives way, from the ring that has more than its share.
+    cdef uint32_t rounds = 0
+    while c.entry_count >= c.entry_limit:
+        if c.small.used > c.main.used // 9:
+            small_evict(c)
         else:
-            entry_forget(c, oldest, place)
-            ring_pop(&c.main)
-            c.counters[CACHE_EVICTIONS] += 1
-    place = ring_push(&c.main, entry, octets) | IN_MAIN
-    slot_insert(c, (<Entry*> entry).hash, place)
+            rounds += main_evict(c, rounds < PROMOTIONS_MAX)
 
 
 cdef void small_evict(Cache* c) noexcept nogil:
-    # small's tail: on to main if it was asked again, else out, its fingerprint kept in ghost.
+    # small's tail: on to main if it was asked again, or if main has room yet; else out, its fingerprint kept in ghost.
     cdef Entry* oldest = <Entry*> (c.small.data + c.small.tail)
     cdef Entry* moved = <Entry*> (c.scratch + ANSWER_ROOM)
     cdef uint32_t octets = oldest.octets, tag
     if entry_is_dead(oldest):
         ring_pop(&c.small)
         return
-    if oldest.frequency:
+    if oldest.frequency or (c.main.room - c.main.used >= octets and c.entry_count < c.entry_limit):
         memcpy(moved, oldest, octets)
         moved.frequency = 0
     else:
@@ -251,7 +270,7 @@ cdef void small_evict(Cache* c) noexcept nogil:
 cdef Entry* cache_find(Cache* c, const Query* q, const uint8_t* key, uint32_t key_size, uint64_t hash,
                        uint32_t* place) noexcept nogil:
     # The entry under `key`, fresh or not, or NULL.
-    cdef uint32_t at = <uint32_t> (hash >> 32) & (c.slot_count - 1)
+    cdef uint32_t at = slot_home(c, hash)
     cdef uint32_t tag = <uint32_t> (hash >> 32)
     cdef Entry* e
     while c.slots[at]:
@@ -260,7 +279,7 @@ cdef Entry* cache_find(Cache* c, const Query* q, const uint8_t* key, uint32_t ke
             if e.hash == hash and e.key_size == key_size and memcmp(entry_key(e), key, key_size) == 0:
                 place[0] = <uint32_t> c.slots[at]
                 return e
-        at = (at + 1) & (c.slot_count - 1)
+        at = slot_after(c, at)
     return NULL
 
 
@@ -293,6 +312,7 @@ cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t n
     cdef Entry* e = <Entry*> c.scratch
     if old != NULL:
         entry_forget(c, old, place)
+        c.counters[CACHE_ENTRIES] = c.entry_count
     octets = aligned(<uint32_t> sizeof(Entry) + ((key_size + 1) & ~1u) + 2 * answer.ttl_count + answer.size)
     if answer.lifetime == 0 or octets > ANSWER_ROOM or octets > c.small.room // 4:
         return False
@@ -308,13 +328,10 @@ cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t n
     memcpy(entry_key(e), key, key_size)
     memcpy(entry_ttls(e), answer.ttls, 2 * answer.ttl_count)
     memcpy(entry_packet(e), answer.packet, answer.size)
-    while c.entry_count >= c.slot_count // 4 * 3 and c.small.used:
-        small_evict(c)
+    table_make_room(c)
     tag = <uint32_t> (hash >> 32)
-    if c.ghost[tag & (c.ghost_count - 1)] == tag or c.entry_count >= c.slot_count // 4 * 3:
+    if c.ghost[tag & (c.ghost_count - 1)] == tag:
         c.ghost[tag & (c.ghost_count - 1)] = 0
-        if c.entry_count >= c.slot_count // 4 * 3:
-            return False
         main_insert(c, c.scratch, octets)
     else:
         while not ring_has_room(&c.small, octets):
@@ -374,7 +391,7 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
     cdef Reader r
     cdef uint32_t counts[3]
     cdef uint32_t i, start, rtype, ttl, rdlength, records, count = 0, lifetime = c.max_ttl, minimum = 0
-    cdef uint32_t cut = 0, section = 0, negative_ttl = 0, end, extended = 0
+    cdef uint32_t cut = 0, section = 0, negative_ttl = 0, end, soa_ttl = 0
     cdef bint has_type = False, has_soa = False
     cdef uint32_t flags
     if size < HEADER or size > MAX_TCP:
@@ -392,7 +409,8 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
     end = r.at
     for section in range(3):
         records = counts[section]
-        for i in range(records):
+        while records:
+            records -= 1
             start = r.at
             if not read_past_sound_name(&r):
                 return PREPARED_BAD
@@ -406,8 +424,9 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
             if rtype == TYPE_OPT:
                 if section != 2 or cut or c.answer_packet[start]:
                     return PREPARED_BAD
+                if ttl >> 24:  # BADVERS and the like: no answer to the question (RFC 6891 section 6.1.3)
+                    return PREPARED_BAD
                 cut = start
-                extended = ttl >> 24
                 counts[2] -= 1
                 continue
             if cut:
@@ -428,6 +447,7 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
                 has_type = True
             if section == 1 and rtype == TYPE_SOA and rdlength >= 22:
                 has_soa = True
+                soa_ttl = r.at - rdlength - 6
                 minimum = get_u32(c.answer_packet + r.at - 4)
                 negative_ttl = minimum if minimum < ttl else ttl
     put_u16(c.answer_packet + 10, counts[2])
@@ -436,9 +456,11 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
             negative_ttl = 0
         if negative_ttl > c.negative_ttl:
             negative_ttl = c.negative_ttl
+        if has_soa:  # nobody behind us is to remember it longer than we do
+            put_u32(c.answer_packet + soa_ttl, negative_ttl)
         if negative_ttl < lifetime:
             lifetime = negative_ttl
-    if flags & FLAG_TC or extended or (flags & 0xF != RCODE_NOERROR and flags & 0xF != RCODE_NXDOMAIN):
+    if flags & FLAG_TC or (flags & 0xF != RCODE_NOERROR and flags & 0xF != RCODE_NXDOMAIN):
         lifetime = 0
     answer.packet = c.answer_packet
     answer.ttls = c.answer_ttls
@@ -466,10 +488,11 @@ cdef bint cache_make(Cache* c, uint64_t octets) noexcept nogil:
         octets = 1 << 20
     if octets > <uint64_t> 4 << 30:
         octets = <uint64_t> 4 << 30
-    c.slot_count = 1024
-    while <uint64_t> c.slot_count * 2 * 192 <= octets:  # an entry and its question seldom take less
-        c.slot_count *= 2
-    c.ghost_count = c.slot_count // 2
+    c.slot_count = <uint32_t> (octets // 96)  # so the rings are full first if an entry takes more than some 117 octets
+    c.entry_limit = c.slot_count // 4 * 3
+    c.ghost_count = 1024
+    while c.ghost_count * 2 <= c.slot_count:
+        c.ghost_count *= 2
     room = octets - 8 * <uint64_t> c.slot_count - 4 * <uint64_t> c.ghost_count
     c.small.room = <uint32_t> (room // 10) & ~<uint32_t> (ALIGN - 1)
     c.main.room = <uint32_t> (room - room // 10) & ~<uint32_t> (ALIGN - 1)

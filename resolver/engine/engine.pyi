@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Protocol
 
 from typing_extensions import Buffer
+
+from resolver.snapshot import Policy
 
 # -- verdicts of Engine.answer() ------------------------------------------------------------------------------------
 REPLY: int  # the answer is there
@@ -138,59 +139,10 @@ def checksum(octets: Buffer) -> int:
 def index_layout() -> dict[str, int]:
     """Sizes and numbers of engine/index.pxd by name."""
 
-class _Clients(Protocol):
-    @property
-    def starts4(self) -> bytes:
-        """Numbers of 32 bits, little-endian, ascending, the first is 0."""
-    @property
-    def classes4(self) -> bytes:
-        """Numbers of 16 bits, little-endian, parallel."""
-    @property
-    def starts6(self) -> bytes:
-        """16 octets each in network order, ascending, the first is ::."""
-    @property
-    def classes6(self) -> bytes:
-        """Numbers of 16 bits, little-endian, parallel."""
-
-class _Profile(Protocol):
-    @property
-    def action(self) -> int: ...
-    @property
-    def ttl(self) -> int: ...
-    @property
-    def ipv4(self) -> bytes: ...
-    @property
-    def ipv6(self) -> bytes: ...
-    @property
-    def ede(self) -> int:
-        """INFO-CODE, or -1."""
-    @property
-    def text(self) -> str:
-        """EXTRA-TEXT, cut to 200 octets."""
-    @property
-    def soa(self) -> bytes:
-        """MNAME and RNAME in wire form, for the SOA of negative answers; the qname's own zone cut is the qname."""
-
-class _Policy(Protocol):
-    @property
-    def classes(self) -> int: ...
-    @property
-    def shapes(self) -> int: ...
-    @property
-    def cells(self) -> bytes:
-        """Classes x shapes x 8 octets, see query.pxd: Cell."""
-    @property
-    def profiles(self) -> Sequence[_Profile]: ...
-    @property
-    def clients(self) -> _Clients: ...
-    @property
-    def routes(self) -> Mapping[str, int]:
-        """Zone → route, 0 is the default route."""
-
 class Snapshot:
     """One generation as the engine reads it: immutable, shared by reference, freed after its last reader."""
 
-    def __init__(self, index: Index, policy: _Policy, number: int) -> None: ...
+    def __init__(self, index: Index, policy: Policy, number: int) -> None: ...
     @property
     def number(self) -> int: ...
     def decide(self, name: str, client: bytes) -> tuple[int, int, int, bytes]:

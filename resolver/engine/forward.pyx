@@ -184,6 +184,7 @@ cdef bint forward_wait(Forward* f, Pending* p, const Query* q) noexcept nogil:
     w.transport = q.transport
     w.size = q.size
     w.why = WHY_NOTHING
+    w.upstream = NONE
     memcpy(w.client, q.client, 16)
     memcpy(w.packet, q.packet, q.size)
     if q.fd >= 0:
@@ -304,8 +305,8 @@ cdef void forward_flush(Core* core) noexcept nogil:
 cdef bint forward_pick(Forward* f, uint32_t upstream) noexcept nogil:
     # The socket by which this batch leaves: one at random that is not resting.
     cdef Upstream* u = &f.upstreams[upstream]
-    cdef uint32_t tries
-    for tries in range(16):
+    cdef uint32_t _try
+    for _try in range(16):
         f.out_socket = <uint32_t> (forward_random(f) % u.socket_count)
         if u.fds[f.out_socket] >= 0 and u.uses[f.out_socket] < SOCKET_USES:
             f.out_upstream = upstream
@@ -317,7 +318,7 @@ cdef int forward_ask(Core* core, Query* q) noexcept nogil:
     """Ask upstream, or join those who wait for the same question: WAIT; PUNT where Python has to; else SERVFAIL."""
     cdef Forward* f = core.forward
     cdef uint8_t key[KEY_ROOM]
-    cdef uint32_t key_size, upstream, at, head, tries = 0
+    cdef uint32_t key_size, upstream, at, head
     cdef uint64_t hash
     cdef Pending* p
     q.reason = REASON_FORWARD

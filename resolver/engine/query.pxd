@@ -92,6 +92,7 @@ cdef enum:
 
 # The sections of resolver/counters.py: index of the first counter of each.
 cdef enum:
+    TRANSPORTS = 5
     TYPE_SLOTS = 72
     LIST_SLOTS = 1024
     NO_LIST = 1023

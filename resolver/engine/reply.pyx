@@ -181,6 +181,9 @@ cdef int reply_data(Query* q, const SnapshotView* s, const Profile* profile) noe
     if not index_records(s.index, index_data(s.index, q.listset, q.cell.member), &records):
         reply_begin(q, &w)
         return reply_negative(q, &w, profile, ttl)
+    if records.flags & RECORDS_WILDCARD:  # the qname goes before the target: Python puts them together
+        q.reason = REASON_LOCAL
+        return VERDICT_PUNT
     if records.ttl != RECORDS_NO_TTL:
         ttl = records.ttl
     reply_begin(q, &w)
@@ -236,12 +239,12 @@ cdef int reply_answer(Query* q, const Answer* answer) noexcept nogil:
     cdef uint32_t i, ttl, flags
     cdef const uint8_t* packet = answer.packet
     cdef uint8_t* place
-    flags = ((<uint32_t> packet[2] << 8) | packet[3]) & (FLAG_AD | 0xF)
+    flags = ((<uint32_t> packet[2] << 8) | packet[3]) & (FLAG_TC | FLAG_AD | 0xF)
     if not (q.dnssec_ok or q.flags & FLAG_AD):  # AD only to those who asked for it (RFC 6840 section 5.8)
         flags &= ~<uint32_t> FLAG_AD
     q.rcode = <uint16_t> (flags & 0xF)
     reply_begin(q, &w)
-    put_u16(w.data + 2, reply_flags(q) | (flags & FLAG_AD))
+    put_u16(w.data + 2, reply_flags(q) | (flags & (FLAG_TC | FLAG_AD)))
     write_octets(&w, packet + q.question_end, answer.size - q.question_end)
     if not w.full and answer.age:
         for i in range(answer.ttl_count):

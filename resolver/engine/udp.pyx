@@ -18,9 +18,6 @@ cdef struct Batch:
     uint8_t packets[BATCH][IN_ROOM]
     uint8_t replies[BATCH][OUT_ROOM]
     Query query
-    Query punted[BATCH]        # what of this batch Python takes
-    uint32_t punted_at[BATCH]  # which datagram each is
-    uint32_t punt_count
 
 
 cdef void batch_make(Batch* b) noexcept nogil:
@@ -72,7 +69,7 @@ cdef uint32_t udp_send(Core* core, int fd, mmsghdr* messages, uint32_t count) no
 
 
 cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
-    """Receive a batch from `s`, answer it, send the answers; b.punted says what is left to Python. How many came."""
+    """Receive a batch from `s`, answer it, send the answers, hand Python what is left to it. How many came."""
     cdef uint32_t i, out = 0
     cdef int count, verdict
     cdef Query* q = &b.query
@@ -82,7 +79,6 @@ cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
         message.msg_namelen = sizeof(sockaddr_in6)
         message.msg_control = b.controls[i] if s.wildcard else NULL
         message.msg_controllen = CONTROL_ROOM if s.wildcard else 0
-    b.punt_count = 0
     count = recvmmsg(s.fd, b.received, BATCH, MSG_DONTWAIT, NULL)
     if count <= 0:
         return 0
@@ -101,9 +97,7 @@ cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
         if verdict == VERDICT_WAIT:
             continue
         if verdict == VERDICT_PUNT:
-            b.punted[b.punt_count] = q[0]
-            b.punted_at[b.punt_count] = i
-            b.punt_count += 1
+            datagram_punt(core, q)
             continue
         query_count(core, q, verdict)
         if verdict != VERDICT_REPLY:

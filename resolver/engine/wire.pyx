@@ -126,6 +126,7 @@ cdef int wire_parse(Query* q) noexcept nogil:
     """Read header, question and EDNS into `q`; CONTINUE, DROP, or REPLY with q.rcode set to the error."""
     cdef Reader r
     cdef uint32_t questions, records, additional
+    cdef bint sound
     reader_start(&r, q.packet, q.size)
     q.id = <uint16_t> read_u16(&r)
     q.flags = <uint16_t> read_u16(&r)
@@ -146,14 +147,13 @@ cdef int wire_parse(Query* q) noexcept nogil:
         return VERDICT_REPLY
     q.question_end = r.at
     q.limit = UDP_PLAIN
-    if not read_additional(&r, q, records + additional, additional) or q.qtype == TYPE_OPT:
-        q.has_opt = False
-        q.limit = UDP_PLAIN
-        return VERDICT_REPLY
+    sound = read_additional(&r, q, records + additional, additional)
     if q.limit < UDP_PLAIN:
         q.limit = UDP_PLAIN
     elif q.limit > UDP_EDNS:
         q.limit = UDP_EDNS
+    if not sound or q.qtype == TYPE_OPT:  # with OPT if we have come as far as that (RFC 6891 section 7)
+        return VERDICT_REPLY
     if q.edns_version:
         q.rcode = RCODE_BADVERS
         return VERDICT_REPLY

@@ -43,7 +43,7 @@ from resolver.lists.matrix import (
     build_matrix,
 )
 from resolver.lists.merge import ListRun, read_header, write_index
-from resolver.lists.reading import RUNS, Reading, check_list, describe, mend_list, take_list
+from resolver.lists.reading import RUNS, Reading, check_list, describe, is_unchanged, mend_list, take_list
 from resolver.lists.report import ListOutcome, ListReport, Report
 from resolver.snapshot import (
     NO_EDE,
@@ -54,7 +54,9 @@ from resolver.snapshot import (
     Policy,
     generations,
     in_force,
+    last_good,
     number_routes,
+    read_policy,
     write_generation,
     write_json,
     write_policy,
@@ -102,6 +104,29 @@ def build_generation(
         raise BuildError(describe(error)) from error
 
 
+def standing(config: Config, state_dir: Path) -> Generation | None:
+    """The generation in force, where a build would come to the same: no list and nothing in the config has changed.
+
+    Its files are verified. None where anything has changed, or a source looks younger than can be told by its stat.
+    """
+    generation = last_good(state_dir)
+    served = [listed for listed in config.lists if listed.enabled != "no"]
+    if generation is None or generation.config != _digest(config) or len(served) != len(generation.lists):
+        return None
+    try:
+        if not all(map(is_unchanged, served, generation.lists)):
+            return None
+        Index(generation.index_path(state_dir))
+        read_policy(generation.policy_path(state_dir))
+    except (OSError, ValueError):
+        return None
+    return generation
+
+
+def _digest(config: Config) -> str:
+    return hashlib.sha256(config.to_json().encode()).hexdigest()
+
+
 def check_lists(config: Config) -> list[ListReport]:
     """What reading each list of the config would come to; nothing is written, and no lock is needed."""
     return [check_list(listed) for listed in config.lists if listed.enabled != "no"]
@@ -135,7 +160,7 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
         number=number,
         parent=parent.number if parent else 0,
         created=time.time(),
-        config=hashlib.sha256(config.to_json().encode()).hexdigest(),
+        config=_digest(config),
         index=index,
         policy=name,
         lists=states,
@@ -395,6 +420,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.nice(NICENESS)
     try:
+        if options.stdin:
+            Config()  # what takes time before a config can be read, while none is there yet
         config = Config.from_json(sys.stdin.read()) if options.stdin else load(options.config)
         generation = build_generation(config, force=options.force, session=options.session)
     except (ConfigError, BuildError) as error:

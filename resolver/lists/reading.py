@@ -141,6 +141,15 @@ def _take(
     raise ValueError(f"{listed.path}: changes while it is read; it is taken once it stands still")
 
 
+def is_unchanged(listed: ListConfig, before: ListState) -> bool:
+    """Whether a list would be read into the run that it has, as far as stat and config can tell; OSError: it is gone."""
+    stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
+    source = tuple((stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats)
+    options = options_of(listed).fingerprint()
+    state = replace(before, name=listed.name, kind=listed.kind, options=options, source=source)
+    return state == before and before.run != "" and _is_unchanged(state, before)
+
+
 def _is_unchanged(state: ListState, before: ListState) -> bool:
     """Whether stat alone proves that a source is the one its run was read from."""
     youngest = max(mtime_ns for _, _, mtime_ns, _ in state.source) / 1e9

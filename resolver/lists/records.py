@@ -34,7 +34,7 @@ def encode_records(outcome: Outcome) -> bytes:
             else:
                 word, _, rest = text.partition(" ")
                 rrtype = dns.rdatatype.from_text(word)
-                rdata = dns.rdata.from_text(dns.rdataclass.IN, rrtype, rest, origin=dns.name.root)
+                rdata = dns.rdata.from_text(dns.rdataclass.IN, rrtype, rest, origin=dns.name.root, relativize=False)
                 records.append((rrtype, rdata.to_wire() or b""))
         except (dns.exception.DNSException, ValueError, struct.error) as error:
             raise ValueError(f"not a record: {text!r}: {error}") from error

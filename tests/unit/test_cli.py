@@ -151,7 +151,7 @@ def test_explain_says_what_is_no_name_client_or_type(folder: Path, arguments: li
 def test_lists_without_a_server_has_no_hits(folder: Path) -> None:
     assert _run(folder, "compile").exit_code == 0
     ads, free = _json(folder, "lists")
-    assert (ads["list"], ads["state"], ads["names"], ads["refused"], ads["hits"]) == ("ads", "read", "2", "1", "")
+    assert (ads["list"], ads["state"], ads["names"], ads["refused"], ads["hits"]) == ("ads", "read", 2, 1, None)
     assert free["format"] == "domains"
     assert _run(folder, "lists").stdout.splitlines()[1].startswith("ads\tread\t2\t1\t")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import threading
@@ -106,40 +105,6 @@ def test_a_field_of_any_type_is_an_int_or_an_error(value: object) -> None:
         assert type(value) is not int
     else:
         assert message == control.Swapped(value)  # type: ignore[arg-type]
-
-
-async def _pair() -> tuple[control.Channel, control.Channel]:
-    left, right = socket.socketpair()
-    return await control.Channel.over(left), await control.Channel.over(right)
-
-
-def test_channel_carries_messages_both_ways_and_reports_the_end() -> None:
-    async def go() -> None:
-        supervisor, worker = await _pair()
-        supervisor.send(SWAP)
-        supervisor.send(control.Inspect())
-        worker.send(control.Swapped(7))
-        assert await worker.receive() == SWAP
-        assert await worker.receive() == control.Inspect()
-        assert await supervisor.receive() == control.Swapped(7)
-        supervisor.close()
-        assert await worker.receive() is None
-        worker.close()
-
-    asyncio.run(go())
-
-
-def test_channel_tells_a_cut_message_from_an_end() -> None:
-    async def go() -> None:
-        left, right = socket.socketpair()
-        channel = await control.Channel.over(right)
-        left.sendall(b'{"message":"Rea')
-        left.close()
-        with pytest.raises(ControlError, match="in the middle"):
-            await channel.receive()
-        channel.close()
-
-    asyncio.run(go())
 
 
 def test_ask_without_a_server_says_so(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ _NAMES = re.compile(r"\|\|(\*\.)?([^/^*|:?=\s]+)\^\|?")
 _COSMETIC = re.compile(r"[^\s#]*#@?(?:\$\??|%|\?)?##?[^\s#]|[^\s$]*\$@?\$[^\s$]")
 _MODIFIERS = re.compile(r"\$(?=[~a-z_])(?P<list>[^/]*|.*=.*)\Z", re.IGNORECASE)
 
+_MAX_RULE = 4096  # characters; longer than any real rule, short enough for every expression here
+
 _NOT_BUILT = frozenset({"client", "ctag", "dnstype", "denyallow", "dnsrewrite", "badfilter"})
 _PAGE_LEVEL = re.compile(
     "1p|3p|all|app|cname|content|cookie|csp|css|doc|document|domain|elemhide|empty|extension|first-party|font"
@@ -72,6 +74,8 @@ class Adblock(Dialect):
     def feed(self, line: int, text: str) -> None:
         """Read one line."""
         text = text.strip()
+        if len(text) > _MAX_RULE and text[0] not in "#!":
+            raise BadLine(f"a rule of {len(text)} characters; at most {_MAX_RULE}")
         if is_cosmetic(text):
             raise Unsupported("a cosmetic rule says nothing about DNS")
         body = without_comment(text)

@@ -25,7 +25,7 @@ _UNBOUND = re.compile(r"(?:local-(?:zone|data|data-ptr)|include)\s*:|(?:server|v
 
 
 def shape_of(text: str) -> str | None:
-    """The dialect one line looks like, whatever its neighbours; UNKNOWN for none, None for a comment or a blank line."""
+    """The dialect one line looks like, whatever its neighbours; UNKNOWN for none, None for a comment."""
     if is_cosmetic(text):
         return "adblock"
     body = without_comment(text)

@@ -21,7 +21,7 @@ from resolver.lists.names import shown
 from resolver.lists.rules import MAX_LINE, BadLine
 
 _TOKEN = re.compile(r'\s+|;.*|(?P<token>"(?:[^"\\]|\\.)*"|[()]|(?:[^\s"();\\]|\\.)+)', re.ASCII | re.DOTALL)
-_TTL = re.compile(r"(?:[0-9]+[smhdw]?)+", re.ASCII | re.IGNORECASE)
+_TTL = re.compile(r"(?=.{1,32}\Z)(?:[0-9]+[smhdw])*[0-9]*", re.ASCII | re.IGNORECASE)
 _OWNER = re.compile(r"(?:[^\s\"();\\]|\\.)+", re.ASCII)
 _NOWHERE = "name-of-the-zone.invalid."  # stands for the zone while its name is unknown
 MAX_TTL = 2**31 - 1  # seconds, RFC 2181 section 8

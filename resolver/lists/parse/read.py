@@ -123,7 +123,7 @@ class _Reader:
         if self._rule_lines >= MIN_JUDGED and self._bad_lines > MAX_REFUSED_SHARE * self._rule_lines:
             raise NotAList(
                 f"{_at(path)}{self._bad_lines} of {self._rule_lines} lines are no rules, read as {name}: "
-                f"{self._example()}; at most {MAX_REFUSED_SHARE:.0%} may be bad"
+                f"{self._example(report.files[-1].first)}; at most {MAX_REFUSED_SHARE:.0%} may be bad"
             )
 
     def _read_chunk(self, dialect: Dialect, chunk: bytes) -> None:
@@ -166,10 +166,10 @@ class _Reader:
             )
         raise NotAList(f"{_at(path)}empty list: {report.lines} lines, and no rule among them")
 
-    def _example(self) -> str:
-        if not self.report.refused_lines:
-            return ""
-        line, text, reason = self.report.refused_lines[-1 if self.report.refused == 1 else 0]
+    def _example(self, first: int = 1) -> str:
+        """One refused line, from line number `first` on if it was kept."""
+        kept = self.report.refused_lines
+        line, text, reason = next((refused for refused in kept if refused.line >= first), kept[-1])
         return f"line {self.report.place(line)[1]}, “{shown(text)}”: {reason}"
 
 

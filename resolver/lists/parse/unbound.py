@@ -80,7 +80,7 @@ class Unbound(Dialect):
     def feed(self, line: int, text: str) -> None:
         """Read one line."""
         body = text.strip()
-        if body[0] in "#!;":
+        if not body or body[0] in "#!;":
             self.report.comments += 1
             return
         match = SETTING.fullmatch(body)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resolver.config import document
-from resolver.config.load import load, search
+from resolver.config.load import load
 from resolver.config.model import Config
+from resolver.config.places import search
 from resolver.config.problem import ConfigError
 
 

@@ -8,14 +8,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from resolver.lists.parse import Options, detect, read_files, read_list
+from resolver.lists.parse import DIALECTS, Options, detect, read_files, read_list
 from resolver.lists.rules import MAX_LINE, MAX_REFUSED_KEPT, NotAList
 from resolver.lists.source import lines_of, open_source
 from resolver.vocabulary import Scope
 from tests.unit.lists.collector import Collector, read
 
 AUTO = Options(own_names=frozenset())
+SPECIMENS = [
+    "\n",
+    "||",
+    "^",
+    "$",
+    ".",
+    "x.com",
+    " ",
+    "\t",
+    '"',
+    "CNAME",
+    "local-zone:",
+    "local-data:",
+    "address=/",
+    "/",
+    "0.0.0.0 ",
+]
 NAMES = "".join(f"name{number}.com\n" for number in range(50))
 
 
@@ -183,6 +202,43 @@ def test_options_that_change_the_rules_change_the_fingerprint() -> None:
     }
     assert len(prints) == 6
     assert AUTO.fingerprint() == Options(own_names=frozenset()).fingerprint()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(["auto", *DIALECTS]),
+    st.lists(st.one_of(st.text(max_size=40), st.binary(max_size=40), st.sampled_from(SPECIMENS)), max_size=8),
+)
+def test_no_octets_upset_a_reader(dialect: str, parts: list[str | bytes]) -> None:
+    body = b"".join(part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part for part in parts)
+    try:
+        report = read(b"".join(lines_of(iter([body]))), Options(format=dialect, own_names=frozenset())).report
+    except NotAList as error:
+        assert str(error).isprintable()
+        return
+    assert all((refused.text + refused.reason).isprintable() for refused in report.refused_lines)
+
+
+LONG_LINES = [
+    "1" * 5000 + "x",
+    "x.com " + "1" * 5000 + " CNAME .",
+    "x.com " + "1" * 40 + "x CNAME .",
+    "x.com A " + "1" * 60_000,
+    "x.com TXT " + "(" * 60_000,
+    "x" + " " * 60_000 + "y",
+    "||" + "a." * 30_000 + "^",
+    "$a" * 30_000 + "/",
+    "0.0.0.0 " + "1.1 " * 15_000,
+    *('"' * 60_000, "/" * 60_000, "|" * 60_000, "#" * 60_000, "\\" * 60_001),
+    *("a:" * 30_000, "1d" * 30_000, "ü" * 30_000),
+]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("line", LONG_LINES)
+def test_no_line_takes_long(dialect: str, line: str) -> None:
+    with pytest.raises(NotAList):
+        read(f"{line}\n" * 5, Options(format=dialect, own_names=frozenset()))
 
 
 def test_a_long_list_is_read_in_constant_memory() -> None:

@@ -13,6 +13,7 @@ from resolver.lists.parse import read as driver
 from resolver.lists.rules import NotAList
 from tests.unit.lists.collector import Collector
 
+EXAMPLES = 200  # a dialect
 OPTIONS = ["auto", "yes", "no"]
 WORDS = ["a", "b-c", "_d", "com", "net", "x", "1", "localhost", "ip6-a", "XN--P1AI", "rpz-ip", "me", "lan", "zone", "ü"]
 NAME = st.one_of(
@@ -25,13 +26,14 @@ AROUND = st.sampled_from([("", ""), ("*.", ""), (".", ""), ("", " # c"), ("  ", 
 BODIES = {
     "domains": ["{}", "*.{}", ".{}", "https://{}/x"],
     "hosts": ["0.0.0.0 {}", "127.0.0.1\t{}", ":: {}", "192.0.2.1  {}", "0.0.0.0 {} b.net", "{}"],
-    "adblock": ["||{}^", "@@||{}^", "||{}^$important", "@@||{}^$important", "||*.{}^", "||{}", "{}##ad", "{}", "||{}^$popup"],
+    "adblock": ["||{}^", "@@||{}^", "||{}^$important", "@@||{}^$important", "||*.{}^", "||{}", "{}##ad", "||{}^$popup"],
     "dnsmasq": [
         "address=/{}/#", "address=/{}/", "address=/{}/0.0.0.0", "address=/{}/::", "server=/{}/", "local=/{}/",
         "address=/{}/192.0.2.1", "address=/{}/192.0.2.2", "address=/{}/2001:db8::1", "server=/{}/192.0.2.1",
     ],
     "unbound": [
-        'local-zone: "{}" static', 'local-zone: "{}." always_null', "\tlocal-zone: '{}' deny", "local-zone: {} redirect",
+        'local-zone: "{}" static', 'local-zone: "{}." always_null', "\tlocal-zone: '{}' deny",
+        "local-zone: {} redirect",
         'local-data: "{} A 192.0.2.1"', 'local-data: "{} 60 A 192.0.2.2"', "server:", "view:", "  name: {}",
         'local-zone: "{}" transparent # {}',
     ],
@@ -39,9 +41,20 @@ BODIES = {
         "{} CNAME .", "*.{} CNAME .", "{}\t60\tIN\tCNAME\t*.", "{} CNAME garden.net.", "*.{} CNAME garden.net.",
         "{} CNAME rpz-passthru.", "{} CNAME {}.", "{}.zone. CNAME .", "{}.zone. CNAME garden", "{} A 192.0.2.1",
         "{} A 192.0.2.2", " A 192.0.2.3", "\tCNAME .", "{} 9 TXT x", "{} ( CNAME", ". )", "{} TXT \"x", "$ORIGIN {}.",
-        "$ORIGIN zone.", "$TTL 60", "$TTL 61", "@ SOA a. b. 1 2 3 4 5", "zone. SOA a. b. 1 2 3 4 6", "; {}", "@ CNAME .",
-        "\\120.com CNAME . ; {}", "{} CNAME . ; {}",
+        "$ORIGIN zone.", "$TTL 60", "$TTL 61", "@ SOA a. b. 1 2 3 4 5", "zone. SOA a. b. 1 2 3 4 6", "; {}",
+        "@ CNAME .", "\\120.com CNAME . ; {}", "{} CNAME . ; {}",
     ],
+}  # fmt: skip
+TRIPPING = {  # kinds of lines that trip each other
+    "rpz": [
+        ["{} CNAME garden.net.", "garden.net CNAME garden.net."], ["{} CNAME .", " A 192.0.2.3", "; c"],
+        ["{} CNAME .", "$TTL 60", "$TTL 61"], ["{} CNAME .", "$ORIGIN zone.", "$ORIGIN com.zone."],
+        ["{}.zone. CNAME .", "zone. SOA a. b. 1 2 3 4 6", "zone. CNAME ."], ["{} CNAME .", "x.rpz-ip CNAME ."],
+        ["\\120.com CNAME . ; {}", "{} CNAME ."], ["{} CNAME .", "{} A 192.0.2.1", "{} A 192.0.2.2"],
+        ["{} CNAME .", "x.com ( CNAME", ". )"], ["{} 60 CNAME .", "{} CNAME .", "@ SOA a. b. 1 2 3 4 5"],
+    ],
+    "unbound": [['local-zone: "{}" static', "view:", "server:"]],
+    "hosts": [["0.0.0.0 {}", "0.0.0.0 me.lan"]],
 }  # fmt: skip
 BODIES["mixed"] = [body for dialect, bodies in BODIES.items() if dialect != "rpz" for body in bodies]
 
@@ -50,15 +63,27 @@ def test_every_dialect_is_tried() -> None:
     assert set(BODIES) == set(DIALECTS)
 
 
-def files(dialect: str) -> st.SearchStrategy[list[str]]:
-    plain = st.builds(lambda body, name: body.replace("{}", name), st.sampled_from(BODIES[dialect]), NAME)
-    odd = st.builds(lambda around, line: line.join(around), AROUND, plain)
-    junk = st.text("ab.|^/#$@*=:;()\"' \t\\.1", max_size=12)
-    return st.lists(st.one_of(plain, plain, plain, odd, junk, st.just("")), max_size=40)
+@st.composite
+def files(draw: st.DrawFn, dialect: str) -> list[str]:
+    """Lines of few kinds about few names, so that a file often has templates to use and something that trips them."""
+    bodies = draw(
+        st.one_of(
+            st.lists(st.sampled_from(BODIES[dialect]), min_size=1, max_size=4),
+            *[st.just(kinds) for kinds in TRIPPING.get(dialect, [])],
+        )
+    )
+    names = ["a.com", "b.net", *draw(st.lists(NAME, max_size=3))]
+    kinds = [st.builds(lambda body, name: body.replace("{}", name), st.sampled_from(bodies), st.sampled_from(names))]
+    if draw(st.integers(0, 3)) == 0:
+        kinds.append(st.builds(lambda around, line: line.join(around), AROUND, kinds[0]))
+    if draw(st.integers(0, 5)) == 0:
+        kinds.append(st.text("ab.|^/#$@*=:;()\"' \t\\.1", max_size=12))
+        kinds.append(st.just(""))
+    return draw(st.lists(st.one_of(kinds), max_size=16))
 
 
 @pytest.mark.parametrize("dialect", BODIES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_templates_and_feeding_give_the_same(dialect: str, data: st.DataObject) -> None:
     lines = data.draw(files(dialect))
