@@ -15,7 +15,7 @@ import pytest
 from tests.blackbox.bulk import ask_all
 from tests.blackbox.harness import Server, is_alive, kill, until
 from tests.blackbox.test_lists import names_of, sources
-from tests.fakes import FakeUpstream
+from tests.fakes import Act, FakeUpstream
 
 RATE = 20_000  # queries a second
 CHANGES = 9  # reloads
@@ -55,6 +55,8 @@ def served(shared_lists: Path, tmp_path: Path) -> Iterator[tuple[Server, list[st
         "categories": {"all": {"action": "nxdomain"}},
     }
     with FakeUpstream() as upstream:
+        for at in range(20):
+            upstream.on(f"slow{at}.example", Act(delay=0.7))
         server = Server(tmp_path, config, upstream=upstream.port)
         server.write("live.txt", "first.live.example\n")
         with server:

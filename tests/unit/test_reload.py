@@ -12,8 +12,8 @@ import pytest
 
 from resolver.config.load import load
 from resolver.config.model import Config
+from resolver.facts import Facts
 from resolver.lists.report import Report
-from resolver.metrics import Facts
 from resolver.reload import AT_START, Builder, Outcome, Reloader, ReloadError
 from resolver.watch import Watch
 from resolver.workers import Workers

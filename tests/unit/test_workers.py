@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from resolver import control, counters, spawn, workers
-from resolver.metrics import CACHE_GAUGES, Facts
+from resolver.facts import CACHE_GAUGES, Facts
 from resolver.sockets import Sockets
 from resolver.workers import Workers, WorkersError, make_counters
 from tests.blackbox.harness import is_alive
