@@ -106,6 +106,25 @@ def test_a_second_start_reuses_the_index(folder: Path) -> None:
         assert server.addresses("ads.example") == ["0.0.0.0"]
 
 
+@pytest.mark.parametrize("kind", ["index", "run", "policy"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_file_is_built_anew(folder: Path, upstream: FakeUpstream, kind: str, damage: str) -> None:
+    with Server(folder, LISTS, upstream=upstream.port):
+        pass
+    for path in (folder / "state").rglob(f"*.{kind}"):
+        octets = bytearray(path.read_bytes())
+        if damage == "flipped":
+            octets[len(octets) // 3] ^= 0x10
+        path.write_bytes({"truncated": octets[: len(octets) // 2], "flipped": octets, "empty": b""}[damage])
+    (folder / "log").unlink()
+    with Server(folder, LISTS, upstream=upstream.port) as server:
+        assert server.is_blocked("www.ads.example")
+        assert server.addresses("free.example") == [address_of("free.example")]
+        (folder / "lists" / "ads.txt").write_text("ads.example\nnew.example\n")
+        server.tampah("reload").check_returncode()
+        assert server.is_blocked("new.example")
+
+
 def test_filtering_goes_on_without_any_upstream(folder: Path) -> None:
     with Server(folder, LISTS) as server:
         assert server.rcode("free.example") == "SERVFAIL"
