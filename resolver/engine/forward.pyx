@@ -186,7 +186,8 @@ cdef bint forward_wait(Forward* f, Pending* p, const Query* q) noexcept nogil:
     if q.fd >= 0:
         memcpy(&w.peer, q.peer, sizeof(sockaddr_in6))
         w.control_size = q.control_size
-        memcpy(w.control, q.control, q.control_size)
+        if q.control_size:
+            memcpy(w.control, q.control, q.control_size)
     if p.waiters == NONE:
         p.waiters = at
     else:

@@ -196,6 +196,7 @@ class Harness:
     def _let_time_pass(self) -> None:
         """Half of what is under way is answered, the rest handed over; worn sockets are made new."""
         self._answer_some()
+        self.engine.drop_upstream(0)
         for token, reply in self.engine.take_answers():
             packet, transport = self._asked.pop(token)  # type: ignore[call-overload]
             self.reached["answered later"] += 1
@@ -203,7 +204,6 @@ class Harness:
                 self.check(packet, transport, reply)
         self.reached["handed over"] += len(self._asked)
         self._asked.clear()
-        self.engine.drop_upstream(0)
         self._punts()
         self._connect()
         self.engine.flush()
