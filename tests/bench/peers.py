@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 
 from tests.bench.names import Names, read
 from tests.bench.processes import Process
@@ -362,11 +363,37 @@ zone:
 """
 
 
-def start_upstream(folder: Path, port: int, core: str) -> Process:
-    """An nsd that answers every name with 192.0.2.1."""
-    folder.mkdir()
-    (folder / "root.zone").write_text(
-        "$ORIGIN .\n$TTL 3600\n@ IN SOA a. b. 1 3600 600 86400 300\n@ IN NS a.\na. IN A 127.0.0.1\n*. IN A 192.0.2.1\n"
-    )
-    (folder / "nsd.conf").write_text(_NSD.format(port=port, folder=folder))
-    return Process(["nsd", "-d", "-c", f"{folder}/nsd.conf"], core, log=folder / "log")
+class Upstream:
+    """An nsd that answers every name with 192.0.2.1, for as long as the block lasts."""
+
+    def __init__(self, folder: Path, port: int, core: str) -> None:
+        self.port = port
+        self._folder, self._core = folder, core
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        """Start it, also where an earlier one has ended."""
+        self.end()
+        command = ["nsd", "-d", "-c", f"{self._folder}/nsd.conf"]
+        self._process = Process(command, self._core, log=self._folder / "log")
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.end()
+
+    def has_ended(self) -> bool:
+        return self._process is None or self._process.has_ended()
+
+    def __enter__(self) -> Upstream:
+        self._folder.mkdir()
+        (self._folder / "root.zone").write_text(
+            "$ORIGIN .\n$TTL 3600\n@ IN SOA a. b. 1 3600 600 86400 300\n@ IN NS a.\na. IN A 127.0.0.1\n*. IN A 192.0.2.1\n"
+        )
+        (self._folder / "nsd.conf").write_text(_NSD.format(port=self.port, folder=self._folder))
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()

@@ -38,9 +38,9 @@ CAVEATS = f"""\
   kernel's time stamp of the answer; a lost query counts as {LOST:g} s.
 - All block a name and what is below it, on the same names. Answers differ in size: 0.0.0.0 with an Extended DNS Error
   (Tampah), 0.0.0.0 alone (dnsdist, dnsmasq, Unbound), NXDOMAIN with a SOA (RPZ).
-- Start is until the last name of the list is blocked. Reload is from the change of the file to the first answer by it;
-  p99 is of the mix meanwhile, for one second at least. Unbound forgets its cache at a reload, BIND and Tampah do not.
-  A dash: it has to be started anew, or took too long.
+- Start is until the last name of the list is blocked; load begins when a server has nothing left to do after it. Reload
+  is from the change of the file to the first answer by it; p99 is of the mix meanwhile, for one second at least.
+  Unbound forgets its cache at a reload, BIND and Tampah do not. A dash: it has to be started anew, or took too long.
 - Memory is PSS of all processes. "Used" is after all cases, with full caches, whose limits differ between servers.
 - tampah-2 is two workers on both cores, one of them shared with dnsperf: read its memory and its CPU, not its speed.
 """
