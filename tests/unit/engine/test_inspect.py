@@ -30,7 +30,8 @@ def answered(
     if verdict == PUNT:
         [punt] = world.engine.take_punts()
         upstream = dns.message.make_response(query, recursion_available=True)
-        upstream.answer = [dns.rrset.from_text(*line.split(None, 4)) for line in records]
+        for owner, ttl, _, kind, data in (line.split(None, 4) for line in records):
+            upstream.answer.append(dns.rrset.from_text(owner, int(ttl), "IN", kind, data))
         if learn:
             assert world.engine.learn(punt, upstream.to_wire())
         verdict, reply = world.engine.finish(punt, upstream.to_wire())
