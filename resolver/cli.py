@@ -328,6 +328,41 @@ def stats(context: _Context) -> None:
     context.table(data, ("count", "value"), _flat(data))
 
 
+@_command
+@click.argument("server", required=False)
+@click.option("--names", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Names to ask for.")
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="How long to ask.")
+@click.option("--rate", type=float, default=0.0, help="Queries a second  [default: as fast as answers come]")
+@click.option("--outstanding", type=int, default=100, show_default=True, help="Queries under way without --rate.")
+@click.option("--yes-remote", is_flag=True, help="Allow a server that is not on this machine.")
+def bench(
+    context: _Context,
+    server: str | None,
+    file: Path | None,
+    seconds: float,
+    rate: float,
+    outstanding: int,
+    yes_remote: bool,
+) -> None:
+    """Ask SERVER (address:port) many queries and measure. Without SERVER: the one of the config."""
+    from resolver import bench
+    from resolver.config.addresses import parse_endpoint
+
+    where = parse_endpoint(server) if server else next(iter(context.config().listen.dns), None)
+    if where is None:
+        raise ValueError("the config has no listen.dns: name a server, such as 127.0.0.1:53")
+    result = bench.run(
+        where.host,
+        where.port,
+        bench.read_names(file) if file else (),
+        seconds=seconds,
+        rate=rate,
+        outstanding=outstanding,
+        yes_remote=yes_remote,
+    )
+    context.print(result.to_json(), result.lines())
+
+
 def _shown(value: object) -> object:
     """A cell for a person: numbers with separators, nothing for what is not known."""
     return "" if value is None else f"{value:,}" if isinstance(value, int) else value

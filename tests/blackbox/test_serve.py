@@ -485,6 +485,14 @@ def test_explain_lists_and_stats(server: Server) -> None:
     assert done.returncode == 1 and "no server answers" in done.stderr
 
 
+def test_bench_measures_the_server_of_the_config_and_leaves_others_alone(server: Server) -> None:
+    measured = server.tampah_json("bench", "--seconds", "1", "--rate", "200")
+    assert measured["answered"] == measured["sent"] > 100
+    assert measured["lost"] == 0 and measured["latency"]["p99"] > 0
+    refused = server.tampah("bench", "192.0.2.1:53", "--seconds", "1")
+    assert refused.returncode == 1 and "--yes-remote" in refused.stderr
+
+
 def test_the_control_socket_is_the_owners_alone_and_bad_messages_harm_nobody(server: Server) -> None:
     path = server.state_dir / "control.sock"
     assert path.stat().st_mode & 0o777 == 0o600
