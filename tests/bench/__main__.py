@@ -36,7 +36,7 @@ PEERS: tuple[type[Peer], ...] = (
     peers.KnotResolver,
 )
 CASES = ("start", "memory", "blocked", "cached", "mix", "miss", "tcp", "latency", "reload")
-NAMES = 114_377  # the national list's size in 2024
+NAMES = 114_377  # as many as the sample of the national list has
 VISITS = 3  # of a peer, where the upstream does not live through one
 
 
