@@ -6,7 +6,11 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 CONFIG ?= config.yaml
 ENGINE := $(wildcard resolver/engine/*.pyx resolver/engine/*.pxd)
+PACKETS ?= 100000
+SECONDS_EACH ?= 200
 LIBASAN = $(shell gcc -print-file-name=libasan.so)
+# Python's own allocator hides overruns, and its arenas are never given back.
+SANITIZED = PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TAMPAH_SHARED=$(abspath ../shared)
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,13 +41,21 @@ check: $(VENV)/dev  ## Lint, types and formatting
 	$(VENV)/bin/mypy
 	PATH=$(abspath $(VENV)/bin):$$PATH cython-lint resolver/engine
 
-debug: $(VENV)/dev  ## Build the engine with AddressSanitizer in .venv/debug and run the engine's tests under it
+debug: $(VENV)/dev  ## Build the engine with AddressSanitizer in .venv/debug, run its tests and PACKETS random packets
 	@rm -rf $(VENV)/debug && mkdir -p $(VENV)/debug
 	cp -r resolver setup.py pyproject.toml README.md LICENSE tests $(VENV)/debug/
 	find $(VENV)/debug/resolver -name '*.so' -delete
 	cd $(VENV)/debug && TAMPAH_DEBUG=1 $(abspath $(PY)) setup.py --quiet build_ext --inplace
-	cd $(VENV)/debug && TAMPAH_DEBUG=1 PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  TAMPAH_SHARED=$(abspath ../shared) LD_PRELOAD=$(LIBASAN) $(abspath $(PY)) -m pytest -q tests/unit/engine tests/fuzz $(ARGS)
+	cd $(VENV)/debug && $(SANITIZED) LD_PRELOAD=$(LIBASAN) $(abspath $(PY)) -m pytest -q --capture=sys \
+	  tests/unit/engine tests/fuzz $(ARGS)
+	cd $(VENV)/debug && $(SANITIZED) LD_PRELOAD=$(LIBASAN) $(abspath $(PY)) -m tests.fuzz --packets $(PACKETS)
+
+fuzz: $(VENV)/dev  ## Fuzz the engine with libFuzzer, SECONDS_EACH a target (needs clang); findings go to .venv/fuzz
+	@rm -rf $(VENV)/fuzz && mkdir -p $(VENV)/fuzz
+	$(PY) -m tests.fuzz.native build $(VENV)/fuzz
+	@cd $(VENV)/fuzz && set -e && for target in packet answer index; do \
+	  $(SANITIZED) LD_PRELOAD=$$($(abspath $(PY)) -m tests.fuzz.native runtime) $(abspath $(PY)) -m tests.fuzz.native \
+	    run $$target -max_total_time=$(SECONDS_EACH) -print_final_stats=1 -reduce_inputs=0; done
 
 bench: $(VENV)/dev  ## Measure against the peers that are installed; the report goes to bench-report/
 	$(PY) -m tests.bench $(ARGS)
@@ -54,4 +66,4 @@ soak: $(VENV)/dev  ## Mixed load with reloads, kills and upstream flaps (ARGS="-
 clean:  ## Remove everything that was built
 	rm -rf $(VENV) build *.egg-info resolver/engine/engine.c resolver/engine/*.so
 
-.PHONY: help build run test check debug bench soak clean
+.PHONY: help build run test check debug fuzz bench soak clean

@@ -169,6 +169,18 @@ cdef bint index_next_record(RecordSet* records, Record* out) noexcept nogil:
     return True
 
 
+cdef const char* index_sections_fault(uint64_t size, const IndexHeader* header) noexcept nogil:
+    """Whether every section lies in the file's `size` octets; NULL, or what is wrong."""
+    cdef const IndexSection* section
+    cdef int i
+    for i in range(INDEX_SECTIONS):
+        section = &header.table[i]
+        if (section.offset % INDEX_ALIGN or section.offset < sizeof(IndexHeader) or section.offset > size
+                or section.length > size - section.offset):
+            return "a section lies outside the file"
+    return NULL
+
+
 cdef const char* index_fault(const uint8_t* file, const IndexHeader* header, IndexView* view) noexcept nogil:
     """Check every id and offset of a file whose checksums are right, and fill in `view`; NULL, or what is wrong."""
     cdef const IndexSection* table = &header.table[0]
@@ -292,7 +304,6 @@ cdef class Index:
         cdef const uint8_t* file = <const uint8_t*>self.buffer.buf
         cdef uint64_t size = self.buffer.len, total
         cdef const IndexHeader* header = <const IndexHeader*>file
-        cdef const IndexSection* section
         cdef const char* fault = NULL
         cdef int i
         if memcmp(header.magic, b"TAMPAHIX", 8) != 0:
@@ -304,15 +315,12 @@ cdef class Index:
         if header.sections != INDEX_SECTIONS or header.length != size:
             raise ValueError(f"{self.path}: {size} octets long, the header says {header.length}")
         with nogil:
-            for i in range(INDEX_SECTIONS):
-                section = &header.table[i]
-                if (section.offset % INDEX_ALIGN or section.offset < sizeof(IndexHeader) or section.offset > size
-                        or section.length > size - section.offset):
-                    fault = "a section lies outside the file"
-                elif xxh64(file + section.offset, section.length) != section.checksum:
-                    fault = "a section's checksum is wrong"
-                if fault != NULL:
-                    break
+            fault = index_sections_fault(size, header)
+            if fault == NULL:
+                for i in range(INDEX_SECTIONS):
+                    if xxh64(file + header.table[i].offset, header.table[i].length) != header.table[i].checksum:
+                        fault = "a section's checksum is wrong"
+                        break
             if fault == NULL:
                 fault = index_fault(file, header, &self.view)
         if fault != NULL:

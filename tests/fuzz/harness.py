@@ -95,13 +95,13 @@ class Harness:
         self._connect()
         self.engine.set_timeout(60)
         for name in CACHED:
-            self._keep(name)
+            self.keep(name)
 
     def _connect(self) -> None:
         self.engine.set_upstream(0, [sock.fileno() for sock in self._outside], 0)
         self.engine.set_route(0, 0)
 
-    def _keep(self, name: str) -> None:
+    def keep(self, name: str) -> None:
         """Answers for a name in the cache: one record, more than a datagram, none."""
         packet = wire_query([label.encode() for label in name.split(".")])
         record = b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 3600, 4) + bytes(4)
@@ -208,7 +208,7 @@ class Harness:
         self._connect()
         self.engine.flush()
         for name in CACHED:
-            self._keep(name)
+            self.keep(name)
 
     def _answer_some(self) -> None:
         for _ in range(len(self._asked)):

@@ -6,7 +6,9 @@ import random
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
+import dns.edns
 import dns.flags
 import dns.message
 import dns.rcode
@@ -205,6 +207,46 @@ def test_negative_answers_end(world: World) -> None:
     assert learn(world, query("no.example"), rcode=3, soa=SOA.format(ttl=3600, minimum=1))
     time.sleep(2.1)
     assert not is_kept(world, query("no.example"))
+
+
+# -- RFC 8906 section 8, for names that are kept ----------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"edns": None, "rd": False},
+        {"cd": True},
+        {"ad": True},
+        {"do": True},
+        {"transport": Transport.TCP},
+        {"options": [dns.edns.GenericOption(dns.edns.OptionType.make(100), b"xy")]},
+        {"options": [dns.edns.ECSOption("0.0.0.0", 0), dns.edns.GenericOption(dns.edns.OptionType.make(3), b"")]},
+    ],
+    ids=str,
+)
+def test_kept_answers_conform(world: World, options: dict[str, Any]) -> None:
+    asked = query("www.example", **{name: value for name, value in options.items() if name in ("do", "cd")})
+    answer = bytearray(reply_to(asked, "www.example. 60 A 192.0.2.1"))
+    answer[2] |= 0x04  # AA
+    answer[3] |= 0x60  # Z and AD
+    assert world.engine.learn(world.punt(asked), bytes(answer))
+    got = world.ask("www.example", **options)
+    assert got.rcode() == 0 and got.answer and got.flags & dns.flags.RA
+    assert not got.flags & (dns.flags.AA | dns.flags.TC | 0x40)
+    # AD only to those who asked for it (RFC 6840 section 5.8).
+    assert bool(got.flags & dns.flags.AD) == bool(options.get("do") or options.get("ad"))
+    assert bool(got.flags & dns.flags.CD) == bool(options.get("cd"))
+    assert got.edns == (-1 if options.get("edns", 0) is None else 0) and not got.options
+    assert bool(got.ednsflags & dns.flags.DO) == bool(options.get("do"))
+
+
+@pytest.mark.parametrize("bit", [0x0040, 0x0400, 0x0080])
+def test_flags_of_the_query_do_not_change_a_kept_answer(world: World, bit: int) -> None:
+    assert learn(world, query("www.example"), "www.example. 60 A 192.0.2.1")
+    packet = bytearray(query("www.example").to_wire())
+    plain = world.answer(bytes(packet))[1]
+    packet[2] |= bit >> 8
+    packet[3] |= bit & 0xFF
+    assert plain is not None and world.answer(bytes(packet))[1] == plain
 
 
 # -- OPT --------------------------------------------------------------------------------------------------------------
