@@ -254,13 +254,15 @@ def test_entries_that_nobody_needs_go(tmp_path: Path, unbounded: None) -> None:
 def test_a_parent_left_behind_is_seen_again_when_its_parent_changes(tmp_path: Path, unbounded: None) -> None:
     """b.x.example has an entry only for a name that goes; later x.example is listed and then not."""
     builds = Builds(tmp_path)
-    host = ReferenceList(block("h.example"))
+    host = ReferenceList((Rule("h.x.example", Scope.BOTH, ALLOW),))
     builds.full([ReferenceList(block("a.b.x.example")), host])
     for names in [("u.example",), ("x.example",), ("u.example",), ("example",), ("u.example",)]:
         lists = [ReferenceList(block(*names)), host]
         assert builds.patched(lists)
         check(
-            builds.index, lists, ["example", "x.example", "b.x.example", "a.b.x.example", "c.b.x.example", "h.example"]
+            builds.index,
+            lists,
+            ["example", "x.example", "b.x.example", "a.b.x.example", "c.b.x.example", "h.x.example"],
         )
 
 
