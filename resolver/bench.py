@@ -48,7 +48,7 @@ _WAIT = 0.01  # seconds that are slept at most
 _BUSY = 0.9  # share of a core in use from which on this client is the limit
 
 
-class BenchError(Exception):
+class BenchError(ValueError):
     """What was asked for cannot be done; the text says why."""
 
 

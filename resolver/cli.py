@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from resolver import __version__
+
 if TYPE_CHECKING:
     from resolver.config.model import Config
     from resolver.lists.report import ListReport
@@ -114,11 +116,18 @@ def _failures() -> tuple[type[Exception], ...]:
     from resolver.control import ControlError
     from resolver.overlay import OverlayError
 
-    return (ConfigError, ControlError, OverlayError, OSError, ValueError, RuntimeError)
+    return (ConfigError, ControlError, OverlayError, OSError, ValueError)
+
+
+def _said(error: Exception) -> str:
+    """What an exception says, without Python's way of saying it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="tampah", prog_name="tampah")
+@click.version_option(__version__, prog_name="tampah")
 def main() -> None:
     """Tampah: a filtering DNS forwarder."""
 
@@ -136,7 +145,7 @@ def _command(function: _Command) -> _Command:
             sys.exit(1)
         except _failures() as error:
             problems = getattr(error, "problems", None)
-            context.fail([str(problem) for problem in problems] if problems else [str(error)])
+            context.fail([str(problem) for problem in problems] if problems else [_said(error)])
 
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
@@ -317,6 +326,41 @@ def stats(context: _Context) -> None:
 
     data = _ask(context, control.Statistics())
     context.table(data, ("count", "value"), _flat(data))
+
+
+@_command
+@click.argument("server", required=False)
+@click.option("--names", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Names to ask for.")
+@click.option("--seconds", type=float, default=10.0, show_default=True, help="How long to ask.")
+@click.option("--rate", type=float, default=0.0, help="Queries a second  [default: as fast as answers come]")
+@click.option("--outstanding", type=int, default=100, show_default=True, help="Queries under way without --rate.")
+@click.option("--yes-remote", is_flag=True, help="Allow a server that is not on this machine.")
+def bench(
+    context: _Context,
+    server: str | None,
+    file: Path | None,
+    seconds: float,
+    rate: float,
+    outstanding: int,
+    yes_remote: bool,
+) -> None:
+    """Ask SERVER (address:port) many queries and measure. Without SERVER: the one of the config."""
+    from resolver import bench
+    from resolver.config.addresses import parse_endpoint
+
+    where = parse_endpoint(server) if server else next(iter(context.config().listen.dns), None)
+    if where is None:
+        raise ValueError("the config has no listen.dns: name a server, such as 127.0.0.1:53")
+    result = bench.run(
+        where.host,
+        where.port,
+        bench.read_names(file) if file else (),
+        seconds=seconds,
+        rate=rate,
+        outstanding=outstanding,
+        yes_remote=yes_remote,
+    )
+    context.print(result.to_json(), result.lines())
 
 
 def _shown(value: object) -> object:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from resolver import counters as layout
+from resolver.facts import Facts, ListFacts, Source
 from resolver.vocabulary import Action, Transport
 
 _CACHE_COUNTERS = ((0, "hits"), (1, "misses"), (2, "stores"), (3, "evictions"), (7, "stale_answers"))
 _CACHE_ENTRIES, _CACHE_BYTES, _CACHE_SIZE = 4, 5, 6
-CACHE_GAUGES = (_CACHE_ENTRIES, _CACHE_BYTES)  # what a new worker begins at zero
 _ENGINE = (
     ("malformed_queries", "Packets that were no query."),
     ("refused_queries", "Queries of clients outside of allow_from."),
@@ -43,49 +42,6 @@ _UPSTREAM = (
 )
 _LATENCY_SUM = 7
 _LATENCY_FIRST = 8
-
-
-@dataclass(frozen=True, slots=True)
-class ListFacts:
-    """What is known of a list beside its counters; `slot` is where it is counted."""
-
-    name: str
-    category: str
-    slot: int
-    names: int
-    refused: int
-
-
-@dataclass(slots=True)
-class Facts:
-    """What the supervisor knows beside the counters. Times in seconds, `last_success` since the epoch (0: none yet).
-
-    `servers`: names of the upstream servers by slot. `processes`: name → pid.
-    """
-
-    generation: int = 0
-    lists: Sequence[ListFacts] = ()
-    servers: Sequence[str] = ()
-    processes: Mapping[str, int] = field(default_factory=dict)
-    worker_restarts: int = 0
-    reloads: int = 0
-    reload_failures: int = 0
-    reload_duration: float = 0.0
-    last_success: float = 0.0
-
-
-class Source:
-    """Where the numbers come from: the workers' counters and the supervisor's facts."""
-
-    def __init__(self, counters: Sequence[memoryview], facts: Facts) -> None:
-        self._counters = [memory.cast("B").cast("Q") for memory in counters]
-        self.facts = facts
-
-    def totals(self) -> dict[str, list[int]]:
-        """Every section of counters.py, summed over the workers."""
-        workers = [memory.tolist() for memory in self._counters]
-        summed = list(map(sum, zip(*workers, strict=True))) if workers else [0] * layout.COUNT
-        return {name: list(section.of(summed)) for name, section in layout.SECTIONS.items()}
 
 
 def type_name(slot: int) -> str:

@@ -16,6 +16,7 @@ The supervisor itself reads only the config; lists are read by the build process
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import secrets
@@ -30,9 +31,9 @@ from resolver.config.addresses import Endpoint, Server
 from resolver.config.load import load
 from resolver.config.model import Config
 from resolver.config.problem import ConfigError
-from resolver.lists.compile import standing
+from resolver.facts import Facts, ListFacts
 from resolver.lists.report import Report
-from resolver.metrics import Facts, ListFacts
+from resolver.lists.standing import standing
 from resolver.watch import Watch, state_of
 from resolver.workers import Workers, WorkersError
 
@@ -97,7 +98,7 @@ class Builder:
         try:
             output, complaints = await process.communicate(config.to_json().encode())
         finally:
-            self.stop()
+            await self.stop()
         try:
             answer = json.loads(output)
             if "error" not in answer:
@@ -107,11 +108,13 @@ class Builder:
             raise ReloadError(f"the build ended with status {process.returncode} and no result: {last}") from None
         raise ReloadError(answer["error"])
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End the process, whatever it is at."""
         process, self._process = self._process, None
         if process and process.returncode is None:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 class Reloader:

@@ -25,13 +25,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from resolver import control, counters, logs, metrics
+from resolver import control, counters, logs
 from resolver.admin.app import AdminError, AdminServer, make_app
 from resolver.channel import Channel
 from resolver.config.load import load
 from resolver.config.model import Config
 from resolver.control import ControlError
-from resolver.metrics import Facts, Source
+from resolver.facts import Facts, Source
 from resolver.overlay import Entry, Overlay, OverlayError
 from resolver.privilege import PrivilegeError, drop_to
 from resolver.reload import Reloader, ReloadError
@@ -39,6 +39,7 @@ from resolver.sockets import SocketError, Sockets
 from resolver.watch import Watch
 from resolver.workers import Workers, WorkersError, make_counters
 
+ADMIN_AFTER = 1.0  # seconds after which HTTP is served although DNS is not yet
 GRACE = 5.0  # seconds to answer what is in flight
 
 _log = logging.getLogger(__name__)
@@ -115,8 +116,6 @@ class Supervisor:
         for warning in self._sockets.warnings:
             _log.warning("%s", warning)
         commands = await asyncio.start_unix_server(self._converse, sock=self._commands)
-        if self._admin:
-            self._admin.start(make_app(self._source, self._why_not_ready))
         try:
             serving = asyncio.ensure_future(self._serve())
             stopping = asyncio.ensure_future(self._stopping.wait())
@@ -130,9 +129,9 @@ class Supervisor:
             await self._end()
         finally:
             self._workers.kill()
-            self._reloader.builder.stop()
             for task in self._tasks:
                 task.cancel()
+            await self._reloader.builder.stop()
             commands.close()
             (self._config.state_path / control.SOCKET).unlink(missing_ok=True)
             await asyncio.to_thread(self._undo.close)
@@ -141,6 +140,8 @@ class Supervisor:
         """Bring everything up; returns when the first generation is in force."""
         began = time.monotonic()
         await self._workers.lay_over(self._overlay.entries)
+        up = asyncio.Event()
+        self._spawn(self._open_admin(up))
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._workers.start())
@@ -150,6 +151,7 @@ class Supervisor:
             if known is None:
                 raise
             raise StartError(str(known.exceptions[0])) from None
+        up.set()
         self._spawn(self._follow_files())
         self._spawn(self._reloader.builder.prepare())
         _log.info(
@@ -160,6 +162,13 @@ class Supervisor:
             ", ".join(map(str, self._sockets.addresses)) or "no address",
             self._admin.address if self._admin else "no address",
         )
+
+    async def _open_admin(self, up: asyncio.Event) -> None:
+        """Serve HTTP once DNS is served, or when that takes long: what it needs takes time to load."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(up.wait(), ADMIN_AFTER)
+        if self._admin:
+            self._admin.start(make_app(self._source, self._why_not_ready))
 
     async def _end(self) -> None:
         """Answer what is in flight, then end the workers."""
@@ -228,6 +237,8 @@ class Supervisor:
             case control.TakeBack(name):
                 return await self._change_overlay(lambda: self._overlay.take_back(name))
             case control.Statistics():
+                from resolver import metrics  # not at the start: it takes time to load
+
                 return control.Report(metrics.summary(self._source))
         return control.Failed(f"{type(message).__name__} is not for the supervisor")
 
@@ -242,6 +253,8 @@ class Supervisor:
         return control.Report(dataclasses.asdict(entry))
 
     async def _status(self) -> dict[str, Any]:
+        from resolver import metrics  # as above
+
         states = await self._workers.inspect()
         pids = self._workers.pids
         return {

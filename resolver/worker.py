@@ -145,9 +145,12 @@ class Worker:
             for _ in range(ROUNDS_AT_END):
                 if not self._drain():
                     break
-        while self.engine.tick() and loop.time() < end:  # noqa: ASYNC110  the engine has no event to wait for
+        while loop.time() < end:
+            waiting = self.engine.tick()
+            self.punts.run()  # what the engine has just given up is not lost either
+            if not waiting and not self.punts.in_flight:
+                break
             await asyncio.sleep(LOOK)
-        await self.punts.drain(max(0.0, end - loop.time()))
         await streams
         self.native.close()
         self.pool.close()
@@ -176,10 +179,10 @@ async def _obey(worker: Worker, channel: Channel, ended: asyncio.Event, seconds:
                 try:
                     await worker.swap(message)
                 except (OSError, ValueError, MemoryError) as error:
-                    channel.send(control.Failed(str(error) or type(error).__name__, message.number))
+                    channel.send(control.Failed(_said(error), message.number))
                     await channel.flush()
                     if not worker.generation:
-                        raise WorkerError(str(error)) from None
+                        raise WorkerError(_said(error)) from None
                 else:
                     channel.send(control.Swapped(message.number))
             case control.Overlay():
@@ -194,6 +197,10 @@ async def _obey(worker: Worker, channel: Channel, ended: asyncio.Event, seconds:
             case _:
                 raise ControlError(f"{type(message).__name__} is not for a worker")
     _log.warning("the supervisor is gone; serving on by generation %d until SIGTERM", worker.generation)
+
+
+def _said(error: Exception) -> str:
+    return str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
 
 
 class WorkerError(Exception):
@@ -213,9 +220,9 @@ async def _main(fd: int) -> None:
     try:
         worker = Worker(configure)
     except (OSError, ValueError, MemoryError) as error:
-        channel.send(control.Failed(str(error)))
+        channel.send(control.Failed(_said(error)))
         await channel.flush()
-        raise WorkerError(str(error)) from None
+        raise WorkerError(_said(error)) from None
     channel.send(control.Ready())
     obeying = asyncio.ensure_future(_obey(worker, channel, ended, seconds))
     obeying.add_done_callback(lambda task: ended.set() if task.exception() else None)

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from resolver import control, counters, overlay, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
-from resolver.metrics import CACHE_GAUGES, Facts
+from resolver.facts import CACHE_GAUGES, Facts
 from resolver.sockets import Sockets
 
 SWAP_PATIENCE = 10.0  # seconds for a worker to enforce a generation
@@ -48,7 +48,8 @@ class _Keeper:
         self.settled = asyncio.Event()  # it came up, or its first life ended
         self.enforced = 0  # the generation that it has confirmed
         self.overlaid = 0  # the overlay that it has confirmed
-        self.last_words = ""
+        self.first_end = ""  # how its first life ended, if it did before it came up
+        self._last_words = ""
         self._workers = workers
         self._configure = configure
         self._heard = asyncio.Condition()
@@ -62,20 +63,24 @@ class _Keeper:
         while True:
             began = loop.time()
             reason = await self._live()
-            self.settled.set()
+            if not self.settled.is_set():
+                self.first_end = reason
+                self.settled.set()
             if not self._workers.wanted:
                 return
             if loop.time() - began > STEADY:
                 delay = 0.0
             _log.error("worker %d ended (%s); starting it again in %.1f s", self.number, reason, delay)
             self._workers.facts.worker_restarts += 1
-            await asyncio.sleep(delay)
+            await self._workers.pause(delay)
+            if not self._workers.wanted:
+                return
             delay = min(max(2 * delay, FIRST_DELAY), LONGEST_DELAY)
             self._forget_gauges()
 
     async def _live(self) -> str:
         """One life of the worker; returns how it ended."""
-        self.last_words, self.enforced, self.overlaid = "", 0, 0
+        self._last_words, self.enforced, self.overlaid = "", 0, 0
         ours, theirs = socket.socketpair()
         shared = (self._configure.counters_fd, self._configure.buckets_fd)
         handed = [theirs.fileno(), *shared, *(bound.fd for bound in self._configure.sockets)]
@@ -106,7 +111,7 @@ class _Keeper:
                         await asyncio.wait_for(self.process.wait(), 1)
                     if self.process.returncode is None:
                         self.process.kill()
-        return self.last_words or _ending(await self.process.wait())
+        return self._last_words or _ending(await self.process.wait())
 
     async def _take(self, channel: Channel, message: control.Message) -> None:
         async with self._heard:
@@ -123,7 +128,7 @@ class _Keeper:
                     self.overlaid = serial
                 case control.Failed(text):
                     self._refused = message
-                    self.last_words = "" if self.enforced else text  # it ends after refusing its first generation
+                    self._last_words = "" if self.enforced else text  # it ends after refusing its first generation
                 case control.Inspected():
                     self._inspected = message
             self._heard.notify_all()
@@ -194,7 +199,7 @@ class Workers:
     """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker. `facts` is told of lives and deaths."""
 
     def __init__(self, sockets: Sockets, counters_fds: list[int], cache_bytes: int, facts: Facts) -> None:
-        self.wanted = True
+        self._unwanted = asyncio.Event()
         self.desired: control.Swap | None = None
         self.overlay = control.Overlay(0, ())
         self.facts = facts
@@ -206,6 +211,16 @@ class Workers:
             _Keeper(self, number, control.Configure(number, sockets.of(number), fd, buckets_fd, key, share))
             for number, fd in enumerate(counters_fds)
         ]
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a worker that ends is started again."""
+        return not self._unwanted.is_set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but not for longer than workers are wanted."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._unwanted.wait(), seconds)
 
     def tell_processes(self) -> None:
         """Tell `facts` which processes there are."""
@@ -226,8 +241,7 @@ class Workers:
         for keeper in self._keepers:
             await keeper.settled.wait()
         if not any(keeper.channel for keeper in self._keepers):
-            first = self._keepers[0]
-            raise WorkersError(f"no worker could be started: {first.last_words or 'see the lines above'}")
+            raise WorkersError(f"no worker could be started: {self._keepers[0].first_end}; see the lines above")
         self._started.set()
 
     async def swap(self, order: control.Swap) -> None:
@@ -256,7 +270,7 @@ class Workers:
 
     async def stop(self, seconds: float) -> None:
         """Let every worker answer what is in flight, for `seconds` at most, then end it."""
-        self.wanted = False
+        self._unwanted.set()
         for keeper in self._keepers:
             if keeper.channel:
                 keeper.channel.send(control.Drain(seconds))
@@ -272,7 +286,7 @@ class Workers:
 
     def kill(self) -> None:
         """End every worker at once."""
-        self.wanted = False
+        self._unwanted.set()
         for keeper in self._keepers:
             self._signal(keeper, signal.SIGKILL)
 

@@ -14,11 +14,8 @@ import wsgiref.simple_server
 from collections.abc import Callable, Iterable
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prometheus_client import make_wsgi_app
-from prometheus_client.registry import CollectorRegistry
-
 from resolver.config.addresses import Endpoint
-from resolver.metrics import Source, TampahCollector
+from resolver.facts import Source
 from resolver.sockets import family_of
 
 _TEXT = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"))
@@ -30,6 +27,11 @@ class AdminError(Exception):
 
 def make_app(source: Source, why_not_ready: Callable[[], str]) -> WSGIApplication:
     """The application. `why_not_ready`: "" when the server serves with its lists; called from a thread."""
+    from prometheus_client import make_wsgi_app  # only here: it takes time to load, and the port is taken before
+    from prometheus_client.registry import CollectorRegistry
+
+    from resolver.metrics import TampahCollector
+
     registry = CollectorRegistry()
     registry.register(TampahCollector(source))
     metrics: WSGIApplication = make_wsgi_app(registry)

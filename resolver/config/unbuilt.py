@@ -70,11 +70,10 @@ ROWS = (
     _Row(("upstream", "servers", EACH), _encrypted, "encrypted upstream"),
     _Row(("upstream", "routes", EACH, "servers"), _all_encrypted, "encrypted upstream", weakens=True),
     _Row(("upstream", "routes", EACH, "servers", EACH), _encrypted, "encrypted upstream"),
-    _Row(("upstream", "strategy"), _is("parallel"), "asking servers in parallel"),
+    _Row(("cache", "serve_stale"), _not("1d", "24h", 86_400, "0s", 0), "stale answers"),
     _Row(("lists", EACH, "source"), _remote, "lists from other machines", weakens=True),
     _Row(("lists", EACH, "mirrors"), _given, "mirrors of lists"),
     _Row(("lists", EACH, "format"), _is("addresses"), "lists of addresses", weakens=True),
-    _Row(("lists", EACH, "override"), _is("tcp-only"), "the override tcp-only"),
     # A client that is not recognised falls to a later group, which may have fewer lists.
     _Row(("groups", EACH, "clients", EACH), _mac, "clients by MAC address", weakens=True),
     _Row(("groups", EACH, "schedule"), _given, "schedules", weakens=True),

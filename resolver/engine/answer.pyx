@@ -7,6 +7,11 @@ cdef inline uint32_t type_slot(uint32_t qtype) noexcept nogil:
     return 66 if qtype == TYPE_ANY else 67 if qtype == TYPE_CAA else 71
 
 
+cdef inline bint is_blocked(const Query* q) noexcept nogil:
+    # Whether the cell keeps the upstream's answer from the client.
+    return q.cell.action >= ACTION_ADDRESS and not (q.cell.action == ACTION_TCP_ONLY and q.transport != TRANSPORT_UDP)
+
+
 cdef int answer_query(Core* core, Query* q) noexcept nogil:
     """Decide a query and write its reply: REPLY, DROP, WAIT, or PUNT with q.reason.
 
@@ -15,7 +20,6 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     cdef const SnapshotView* s = core.snapshot
     cdef Answer kept
     cdef const Answer* answer
-    cdef bint blocked
     cdef int verdict
 
     # The packet first: nothing may look at what has not been proven to be there.
@@ -47,8 +51,7 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
             return VERDICT_PUNT
 
     # Blocked: answered here, unless an earlier RPZ list has to see the upstream's answer first. TCP_ONLY lets streams pass.
-    blocked = q.cell.action >= ACTION_ADDRESS and not (q.cell.action == ACTION_TCP_ONLY and q.transport != TRANSPORT_UDP)
-    if blocked and not q.cell.flags & CELL_NEEDS_ANSWER:
+    if is_blocked(q) and not q.cell.flags & CELL_NEEDS_ANSWER:
         return reply_blocked(q, s)
 
     # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before.
@@ -57,7 +60,8 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     if answer == NULL and cache_lookup(&core.cache, q, core.now, &kept):
         answer = &kept
     if answer != NULL:
-        return reply_blocked(q, s) if blocked else reply_answer(q, answer)
+        policy_answer(s, answer, q)
+        return reply_blocked(q, s) if is_blocked(q) else reply_answer(q, answer)
 
     # Unknown here: only a client that wants recursion gets it (RFC 1035 section 4.1.1).
     if not q.flags & FLAG_RD:

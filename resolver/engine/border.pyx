@@ -76,6 +76,8 @@ cdef class Snapshot:
             text = text[:-1]
         if len(soa) > 512 or len(ipv4) != 4 or len(ipv6) != 16:
             raise ValueError("a profile's SOA or address has the wrong length")
+        if not 0 <= profile.action <= ACTION_DATA:
+            raise ValueError(f"a profile has action {profile.action}, the last is {ACTION_DATA}")
         p.action = profile.action
         p.ttl = profile.ttl
         p.ede = profile.ede
@@ -256,16 +258,18 @@ cdef class Engine:
         `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
         """
         cdef uint8_t[::1] view
+        cdef uint32_t sets
         cdef Limits* limits = &self.core.limits
         if not per_second:
             limits.buckets = NULL
             self.buckets = None
             return
         view = buckets
-        limits.sets = <uint32_t> (view.shape[0] // (LIMIT_WAYS * sizeof(Bucket)))
-        if limits.sets == 0 or limits.sets & (limits.sets - 1) or per_second > 1000000 \
+        sets = <uint32_t> (view.shape[0] // (LIMIT_WAYS * sizeof(Bucket)))
+        if sets == 0 or sets & (sets - 1) or per_second > 1000000 \
                 or not 0 <= prefix4 <= 32 or not 0 <= prefix6 <= 128 or len(key) != 16:
             raise ValueError("a rate limit that cannot be kept")
+        limits.sets = sets
         limits.per_second = per_second
         limits.mask4 = <uint8_t> prefix4
         limits.mask6 = <uint8_t> prefix6
@@ -399,8 +403,12 @@ cdef class Engine:
         for i in range(u.socket_count):
             u.fds[i] = -1
             u.in_flight[i] = 0
-        for i in range(u.socket_count):
-            self.replace_socket(upstream, i, fds[i])
+        try:
+            for i in range(u.socket_count):
+                self.replace_socket(upstream, i, fds[i])
+        except OSError:
+            self.drop_upstream(upstream)
+            raise
 
     def drop_upstream(self, uint32_t upstream):
         """Forget an upstream; what was under way there is handed over. Its sockets may be closed then."""

@@ -31,6 +31,7 @@ cdef struct Entry:             # octets at the start of each entry in a ring; `o
     uint16_t key_size
     uint8_t frequency          # asked again, saturating
     uint8_t dead               # a filler, or replaced
+    Inspection inspection
 
 cdef struct Ring:
     uint8_t* data
@@ -53,6 +54,7 @@ cdef struct Cache:
     uint8_t* scratch           # an entry on its way from one place to another
     uint8_t* answer_packet     # the answer that cache_prepare made ready
     uint16_t* answer_ttls
+    Inspection answer_inspection
     uint64_t* counters
 
 cdef enum Prepared:
@@ -107,11 +109,7 @@ cdef uint64_t cache_hash(const Cache* c, const uint8_t* key, uint32_t size) noex
     word = 0
     memcpy(&word, key, left)
     sip_word(&state, word | <uint64_t> size << 56)
-    state.v2 ^= 0xff
-    sip_round(&state)
-    sip_round(&state)
-    sip_round(&state)
-    return state.v0 ^ state.v1 ^ state.v2 ^ state.v3
+    return sip_finish64(&state)
 
 
 cdef inline uint32_t slot_home(const Cache* c, uint64_t slot) noexcept nogil:
@@ -296,6 +294,7 @@ cdef bint cache_lookup(Cache* c, const Query* q, uint32_t now, Answer* answer) n
         e.frequency += 1
     answer.packet = entry_packet(e)
     answer.ttls = entry_ttls(e)
+    answer.inspection = &e.inspection
     answer.size = e.packet_size
     answer.ttl_count = e.ttl_count
     answer.age = now - e.stored
@@ -325,6 +324,7 @@ cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t n
     e.key_size = <uint16_t> key_size
     e.frequency = 0
     e.dead = 0
+    e.inspection = answer.inspection[0]
     memcpy(entry_key(e), key, key_size)
     memcpy(entry_ttls(e), answer.ttls, 2 * answer.ttl_count)
     memcpy(entry_packet(e), answer.packet, answer.size)
@@ -464,6 +464,9 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
         lifetime = 0
     answer.packet = c.answer_packet
     answer.ttls = c.answer_ttls
+    answer.inspection = &c.answer_inspection
+    c.answer_inspection.generation = 0
+    c.answer_inspection.count = 0
     answer.size = end
     answer.ttl_count = count
     answer.age = 0

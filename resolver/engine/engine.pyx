@@ -50,6 +50,7 @@ include "cache.pyx"      # what upstreams said
 include "limit.pyx"      # how often they may
 include "core.pyx"       # what an engine holds
 include "forward.pyx"    # asking upstream
+include "inspect.pyx"    # what answers point at
 include "answer.pyx"     # the map: answer_query
 include "udp.pyx"        # sockets
 include "border.pyx"     # Snapshot, Punt, Engine: what Python sees

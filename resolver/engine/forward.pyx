@@ -114,11 +114,7 @@ cdef uint64_t forward_random(Forward* f) noexcept nogil:
     f.drawn += 1
     sip_start(&state, f.key0, f.key1)
     sip_word(&state, f.drawn)
-    state.v2 ^= 0xff
-    sip_round(&state)
-    sip_round(&state)
-    sip_round(&state)
-    return state.v0 ^ state.v1 ^ state.v2 ^ state.v3
+    return sip_finish64(&state)
 
 
 cdef Forward* forward_make() noexcept nogil:
@@ -190,7 +186,8 @@ cdef bint forward_wait(Forward* f, Pending* p, const Query* q) noexcept nogil:
     if q.fd >= 0:
         memcpy(&w.peer, q.peer, sizeof(sockaddr_in6))
         w.control_size = q.control_size
-        memcpy(w.control, q.control, q.control_size)
+        if q.control_size:
+            memcpy(w.control, q.control, q.control_size)
     if p.waiters == NONE:
         p.waiters = at
     else:

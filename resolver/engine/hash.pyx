@@ -97,6 +97,15 @@ cdef inline void sip_finish(const Sip* state, Hash* out) noexcept nogil:
     out.low = s.v0 ^ s.v1 ^ s.v2 ^ s.v3
 
 
+cdef inline uint64_t sip_finish64(Sip* s) noexcept nogil:
+    """64 bits of SipHash-1-3 over what was absorbed, for tables and random numbers; the state is spent."""
+    s.v2 ^= 0xff
+    sip_round(s)
+    sip_round(s)
+    sip_round(s)
+    return s.v0 ^ s.v1 ^ s.v2 ^ s.v3
+
+
 cdef enum:
     NAME_OCTETS = 255  # of a name in wire form (RFC 1035 section 3.1)
 

@@ -38,11 +38,7 @@ cdef uint64_t limit_prefix(const Limits* l, const uint8_t* client) noexcept nogi
     sip_word(&state, word)
     memcpy(&word, octets + 8, 8)
     sip_word(&state, word)
-    state.v2 ^= 0xff
-    sip_round(&state)
-    sip_round(&state)
-    sip_round(&state)
-    return (state.v0 ^ state.v1 ^ state.v2 ^ state.v3) | 1
+    return sip_finish64(&state) | 1
 
 
 cdef bint limit_pays(const Limits* l, const uint8_t* client, uint64_t microseconds) noexcept nogil:

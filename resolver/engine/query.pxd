@@ -47,7 +47,10 @@ cdef enum:
     TYPE_CNAME = 5
     TYPE_SOA = 6
     TYPE_AAAA = 28
+    TYPE_DNAME = 39
     TYPE_OPT = 41
+    TYPE_SVCB = 64
+    TYPE_HTTPS = 65
     TYPE_TKEY = 249
     TYPE_TSIG = 250
     TYPE_IXFR = 251
@@ -155,10 +158,26 @@ cdef struct Profile:
     uint8_t text[200]          # EXTRA-TEXT, UTF-8
     uint8_t soa[512]           # MNAME and RNAME in wire form
 
+# What an answer points at, as far as it is listed (inspect.pyx).
+cdef enum:
+    TARGETS = 6                # that are kept of one answer
+
+cdef struct Inspection:
+    uint64_t generation        # in which it was found; 0: not inspected yet
+    uint32_t count
+    uint32_t listsets[TARGETS]
+
+# A name that an answer points at.
+cdef struct Target:
+    uint32_t labels_count
+    uint8_t labels[128]
+    uint8_t name[256]          # lower-case, wire form
+
 # An upstream's answer, made ready by cache_prepare: checked, without OPT, with the places of its TTLs.
 cdef struct Answer:
     const uint8_t* packet      # header, question, sections
     const uint16_t* ttls       # offset of each TTL in packet
+    Inspection* inspection     # what was found in it; filled when first needed
     uint32_t size              # octets of packet
     uint32_t ttl_count
     uint32_t age               # seconds since it was stored

@@ -102,7 +102,8 @@ cdef int reply_end(Query* q, Writer* w, uint32_t answers, uint32_t authority, ui
             write_u16(w, OPTION_EDE)
             write_u16(w, 2 + q.ede_size)
             write_u16(w, <uint32_t> q.ede)
-            write_octets(w, q.ede_text, q.ede_size)
+            if q.ede_size:
+                write_octets(w, q.ede_text, q.ede_size)
         additional += 1
     put_u16(q.reply + 6, answers)
     put_u16(q.reply + 8, authority)

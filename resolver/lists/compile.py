@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import sys
@@ -46,8 +45,9 @@ from resolver.lists.matrix import (
 )
 from resolver.lists.merge import ListRun, read_header, write_index
 from resolver.lists.patch import patch_index
-from resolver.lists.reading import RUNS, Reading, check_list, describe, is_unchanged, mend_list, take_list
+from resolver.lists.reading import RUNS, Reading, check_list, describe, mend_list, take_list
 from resolver.lists.report import ListOutcome, ListReport, Report
+from resolver.lists.standing import config_digest
 from resolver.snapshot import (
     NO_EDE,
     NO_SLOT,
@@ -57,9 +57,7 @@ from resolver.snapshot import (
     Policy,
     generations,
     in_force,
-    last_good,
     number_routes,
-    read_policy,
     write_generation,
     write_json,
     write_policy,
@@ -107,29 +105,6 @@ def build_generation(
         raise BuildError(describe(error)) from error
 
 
-def standing(config: Config, state_dir: Path) -> Generation | None:
-    """The generation in force, where a build would come to the same: no list and nothing in the config has changed.
-
-    Its files are verified. None where anything has changed, or a source looks younger than can be told by its stat.
-    """
-    generation = last_good(state_dir)
-    served = [listed for listed in config.lists if listed.enabled != "no"]
-    if generation is None or generation.config != _digest(config) or len(served) != len(generation.lists):
-        return None
-    try:
-        if not all(map(is_unchanged, served, generation.lists)):
-            return None
-        Index(generation.index_path(state_dir))
-        read_policy(generation.policy_path(state_dir))
-    except (OSError, ValueError):
-        return None
-    return generation
-
-
-def _digest(config: Config) -> str:
-    return hashlib.sha256(config.to_json().encode()).hexdigest()
-
-
 def check_lists(config: Config) -> list[ListReport]:
     """What reading each list of the config would come to; nothing is written, and no lock is needed."""
     return [check_list(listed) for listed in config.lists if listed.enabled != "no"]
@@ -167,7 +142,7 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
         number=number,
         parent=parent.number if parent else 0,
         created=time.time(),
-        config=_digest(config),
+        config=config_digest(config),
         index=index,
         policy=name,
         lists=states,

@@ -25,11 +25,11 @@ from resolver.lists.records import encode_records
 from resolver.lists.report import REFUSED_SHOWN, ListOutcome, ListReport, RefusedLine
 from resolver.lists.runs import Refused, Run, RunHeader, diff, run_digest, run_path, write_run
 from resolver.lists.source import SourceStat, files_of, open_source, sha256_of, stat_of
+from resolver.lists.standing import is_unchanged
 from resolver.snapshot import ListState
 
 RUNS = "runs"  # folder below state_dir
 MAX_READINGS = 3  # of a source that changes while it is read
-YOUNG = 2.0  # seconds: a file changed so shortly before it was looked at may change again without its stat showing it
 # Triggers of RPZ lists that upstream's answers are held against; those that nobody looks for cannot outrank a name's.
 ENFORCED_TRIGGERS: frozenset[str] = frozenset()
 
@@ -124,8 +124,9 @@ def _take(
     for _ in range(MAX_READINGS):
         stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
         state = replace(fresh, source=tuple((stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats))
-        if before and not force and _is_unchanged(state, before) and (header := _header_of(runs, before.run)):
-            return ListOutcome.REUSED, _filled(state, before.run, header), header
+        known = before if before and not force and state.options == before.options else None
+        if known and is_unchanged(state.source, known) and (header := _header_of(runs, known.run)):
+            return ListOutcome.REUSED, _filled(state, known.run, header), header
         digest = _digest(stats)
         path = run_path(runs, run_digest(digest, {"options": state.options}))
         header = None if force else _header_of(runs, path.name)
@@ -139,21 +140,6 @@ def _take(
             header = write_run(path, builder, replace(header, source={"digest": digest}))
         return outcome, _filled(state, path.name, header), header
     raise ValueError(f"{listed.path}: changes while it is read; it is taken once it stands still")
-
-
-def is_unchanged(listed: ListConfig, before: ListState) -> bool:
-    """Whether a list would be read into the run that it has, as far as stat and config can tell; OSError: it is gone."""
-    stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
-    source = tuple((stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats)
-    options = options_of(listed).fingerprint()
-    state = replace(before, name=listed.name, kind=listed.kind, options=options, source=source)
-    return state == before and before.run != "" and _is_unchanged(state, before)
-
-
-def _is_unchanged(state: ListState, before: ListState) -> bool:
-    """Whether stat alone proves that a source is the one its run was read from."""
-    youngest = max(mtime_ns for _, _, mtime_ns, _ in state.source) / 1e9
-    return (state.source, state.options) == (before.source, before.options) and youngest < before.seen - YOUNG
 
 
 def _digest(stats: Sequence[SourceStat]) -> str:

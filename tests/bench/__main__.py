@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.bench import machine, measure, names, peers, report, tampah
 from tests.bench.measure import Figures, LatencyClient, Limits, UnfitError
-from tests.bench.peers import Peer
+from tests.bench.peers import Peer, Upstream
 from tests.bench.processes import Process, free_port, pss_bytes
 
 PEERS: tuple[type[Peer], ...] = (
@@ -36,21 +36,21 @@ PEERS: tuple[type[Peer], ...] = (
     peers.KnotResolver,
 )
 CASES = ("start", "memory", "blocked", "cached", "mix", "miss", "tcp", "latency", "reload")
-NAMES = 114_377  # the national list's size in 2024
-SETTLE = 0.5  # seconds between a start and the first figure
+NAMES = 114_377  # as many as the sample of the national list has
+VISITS = 3  # of a peer, where the upstream does not live through one
 
 
 class Round:
     """One size: its names and queries, and every peer's folder."""
 
-    def __init__(self, options: argparse.Namespace, folder: Path, source: Path | int, upstream: int) -> None:
+    def __init__(self, options: argparse.Namespace, folder: Path, source: Path | int, upstream: Upstream) -> None:
         self.options = options
-        self.folder = folder
+        self.upstream = upstream
         self.limits = Limits(options.limit, options.memory << 30)
         self.names = names.collect(source, folder / "names.txt", options.seed)
         self.queries = names.write_queries(folder, self.names, options.seconds, options.seed)
         self.client = peers.build("latency", folder)
-        self.peers = [peer(folder, free_port(), upstream) for peer in PEERS if peer.name in options.peers]
+        self.peers = [peer(folder, free_port(), upstream.port) for peer in PEERS if peer.name in options.peers]
         self.figures = {peer.name: Figures() for peer in self.peers}
         for peer in self.peers:
             peer.write(self.names)
@@ -64,13 +64,27 @@ class Round:
                 if figures.unfit:
                     continue
                 began = time.monotonic()
-                try:
-                    self._visit(peer, figures, repetition)
-                except UnfitError as error:
-                    figures.unfit = str(error)
-                said = figures.unfit or report.brief(figures)
+                visit = self._visit_undisturbed(peer, repetition)
+                figures.add(visit)
+                said = report.brief(visit)
+                if visit.unfit:
+                    said = f"{said}: {visit.unfit}"
                 took = time.monotonic() - began
                 print(f"  {repetition + 1}/{self.options.repeats} {peer.name:14} {said} ({took:.0f} s)", flush=True)
+
+    def _visit_undisturbed(self, peer: Peer, repetition: int) -> Figures:
+        """One peer once. A visit during which the upstream ended says nothing about the peer, and is made again."""
+        for _ in range(VISITS):
+            figures = Figures()
+            try:
+                self._visit(peer, figures, repetition)
+            except UnfitError as error:
+                figures.unfit = str(error)
+            if not self.upstream.has_ended():
+                return figures
+            print("  the upstream has ended by itself: once more", file=sys.stderr, flush=True)
+            self.upstream.start()
+        raise RuntimeError("the upstream does not stay alive")
 
     def _visit(self, peer: Peer, figures: Figures, repetition: int) -> None:
         """One peer once. Cases that fill or flush a cache come after those that need it warm."""
@@ -83,7 +97,7 @@ class Round:
                 server.end()
                 server, seconds = measure.start(peer, self.last, self.limits)
                 figures.warm_starts.append(seconds)
-            time.sleep(SETTLE)
+            measure.settle(server)
             figures.memory.append(pss_bytes(server.tree))
             self._drive("blocked", peer, server, figures)
             if peer.blocks:
@@ -98,6 +112,7 @@ class Round:
                 self._drive("tcp", peer, server, figures, queries="mix", options=("-m", "tcp"))
             if self._wants("reload") and peer.can_reload:
                 self._reload(peer, server, figures, repetition)
+                measure.settle(server)
             self._drive("miss", peer, server, figures)
             figures.memory_used.append(pss_bytes(server.tree))
         finally:
@@ -184,13 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tampah-bench-")))
         folder.chmod(0o755)  # some peers drop privileges before they read
-        port = free_port()
-        cleanup.enter_context(peers.start_upstream(folder / "upstream", port, measure.CLIENT_CORE))
+        upstream = cleanup.enter_context(Upstream(folder / "upstream", free_port(), measure.CLIENT_CORE))
         for number, source in enumerate(sources):
             size = folder / str(number)
             size.mkdir()
             print(f"preparing {source}", flush=True)
-            current = Round(options, size, source, port)
+            current = Round(options, size, source, upstream)
             print(f"{current.names.count:,} names, {len(current.peers)} servers", flush=True)
             sizes[current.names.count] = current.figures
             try:

@@ -30,6 +30,8 @@ SERVER_CORE = 0
 CLIENTS, OUTSTANDING = 8, 200  # dnsperf's sockets, and its queries under way at a time
 LOST = 2.0  # seconds after which a query counts as lost, here and in latency.c
 LATENCY_RATE = 5_000  # queries a second
+SETTLE_LOOK, SETTLE_MOST = 0.5, 10.0  # seconds
+IDLE = 0.02  # share of a core that an idle server may take
 POLL = 0.005  # seconds between two looks at whether a server answers
 RELOAD_WINDOW = 1.0  # seconds that latency is watched for at least, from the change on
 _RECORD = struct.Struct("ddQ")
@@ -118,10 +120,23 @@ def drive(server: Process, port: int, queries: Path, seconds: float, *options: s
     )
 
 
+def settle(server: Process) -> None:
+    """Wait until the server has nothing left to do after a start or a reload, for SETTLE_MOST seconds at most."""
+    end = time.monotonic() + SETTLE_MOST
+    while time.monotonic() < end:
+        used = cpu_seconds(server.tree)
+        time.sleep(SETTLE_LOOK)
+        if cpu_seconds(server.tree) - used <= SETTLE_LOOK * IDLE:
+            return
+
+
 def warm(port: int, queries: Path) -> None:
-    """Ask each query of a file once or twice, slowly enough for every server."""
+    """Ask each query of a file twice, slowly enough for every server. UnfitError if that takes too long."""
     command = ["taskset", "-c", CLIENT_CORE, "dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(queries)]
-    subprocess.run([*command, "-n", "2", "-q", "20", "-c", "1"], capture_output=True, timeout=120, check=False)
+    try:
+        subprocess.run([*command, "-n", "2", "-q", "20", "-c", "1"], capture_output=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        raise UnfitError("does not answer 10,000 names in a minute") from None
 
 
 class LatencyClient:
@@ -143,17 +158,18 @@ class LatencyClient:
 
 
 def summarise(records: Sequence[tuple[float, float, int]]) -> Latency:
-    """Percentiles of a client's records. A lost query has no latency; it is counted."""
-    times = sorted(latency * 1e3 for _, latency, _ in records if latency >= 0)
-    if not times:
+    """Percentiles of a client's records. A lost query counts as one that took LOST: losing many is not being quick."""
+    lost = sum(1 for _, latency, _ in records if latency < 0)
+    if lost == len(records):
         raise UnfitError("answers nothing at a low rate")
+    times = sorted((latency if latency >= 0 else LOST) * 1e3 for _, latency, _ in records)
 
     def percentile(share: float) -> float:
         return times[min(len(times) - 1, int(len(times) * share))]
 
     return Latency(
         sent=len(records),
-        lost=len(records) - len(times),
+        lost=lost,
         failed=sum(1 for _, latency, rcode in records if latency >= 0 and rcode not in (0, 3)),
         p50=percentile(0.5),
         p90=percentile(0.9),
@@ -246,3 +262,20 @@ class Figures:
     small_reloads: list[Reload] = field(default_factory=list)
     unfit: str = ""
     notes: list[str] = field(default_factory=list)
+
+    def add(self, more: Figures) -> None:
+        """Take over another repetition."""
+        for case, loads in more.loads.items():
+            self.loads.setdefault(case, []).extend(loads)
+        for name in (
+            "latencies",
+            "starts",
+            "warm_starts",
+            "memory",
+            "memory_used",
+            "reloads",
+            "small_reloads",
+            "notes",
+        ):
+            getattr(self, name).extend(getattr(more, name))
+        self.unfit = self.unfit or more.unfit

@@ -19,12 +19,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 
 from tests.bench.names import Names, read
 from tests.bench.processes import Process
 
-EDNS_BYTES = 1232
 CACHED_ANSWERS = 200_000
+FIRST_SERIAL = 1_000_000_001  # of zones; ten digits, so that it can be raised in place
 
 
 class Peer(ABC):
@@ -106,7 +107,7 @@ def build(program: str, folder: Path) -> Path:
     return folder / program
 
 
-def rpz(names: Iterator[str], serial: int = 1) -> Iterator[str]:
+def rpz(names: Iterator[str], serial: int = FIRST_SERIAL) -> Iterator[str]:
     """A response policy zone that answers NXDOMAIN for the names and all below them."""
     yield f"$TTL 60\n@ IN SOA localhost. root.localhost. {serial} 3600 600 86400 60\n@ IN NS localhost.\n"
     for name in names:
@@ -132,14 +133,13 @@ class _RpzPeer(Peer):
         write_lines(self.zone, rpz(read(names.path)))
 
     def add(self, name: str) -> None:
-        """Append the name and raise the serial, which stands in the second line; its field has room."""
+        """Append the name and raise the serial, which stands in the second line."""
         with self.zone.open("r+") as file:
             head = "".join(islice(file, 2))
             found = re.search(r"localhost\. (\d+) ", head)
             assert found
-            serial = str(int(found[1]) % 9 + 1)  # as long as the one before: the rest of the file stays where it is
             file.seek(found.start(1))
-            file.write(serial)
+            file.write(str(int(found[1]) + 1))
             file.seek(0, os.SEEK_END)
             file.write(f"{name} CNAME .\n*.{name} CNAME .\n")
 
@@ -220,7 +220,7 @@ class Bind(_RpzPeer):
  directory "{self.folder}"; listen-on port {self.port} {{127.0.0.1;}}; listen-on-v6 {{none;}};
  recursion yes; forward only; forwarders port {self.upstream} {{127.0.0.1;}}; dnssec-validation no;
  pid-file none; session-keyfile none; max-cache-size 256m;
- response-policy {{ zone "rpz.local"; }} qname-wait-recurse no; minimal-responses yes;
+ response-policy {{ zone "rpz.local"; }} qname-wait-recurse no min-update-interval 0; minimal-responses yes;
 }};
 zone "rpz.local" {{ type primary; file "{self.zone}"; check-names ignore; }};
 controls {{}};
@@ -363,11 +363,37 @@ zone:
 """
 
 
-def start_upstream(folder: Path, port: int, core: str) -> Process:
-    """An nsd that answers every name with 192.0.2.1."""
-    folder.mkdir()
-    (folder / "root.zone").write_text(
-        "$ORIGIN .\n$TTL 3600\n@ IN SOA a. b. 1 3600 600 86400 300\n@ IN NS a.\na. IN A 127.0.0.1\n*. IN A 192.0.2.1\n"
-    )
-    (folder / "nsd.conf").write_text(_NSD.format(port=port, folder=folder))
-    return Process(["nsd", "-d", "-c", f"{folder}/nsd.conf"], core, log=folder / "log")
+class Upstream:
+    """An nsd that answers every name with 192.0.2.1, for as long as the block lasts."""
+
+    def __init__(self, folder: Path, port: int, core: str) -> None:
+        self.port = port
+        self._folder, self._core = folder, core
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        """Start it, also where an earlier one has ended."""
+        self.end()
+        command = ["nsd", "-d", "-c", f"{self._folder}/nsd.conf"]
+        self._process = Process(command, self._core, log=self._folder / "log")
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.end()
+
+    def has_ended(self) -> bool:
+        return self._process is None or self._process.has_ended()
+
+    def __enter__(self) -> Upstream:
+        self._folder.mkdir()
+        (self._folder / "root.zone").write_text(
+            "$ORIGIN .\n$TTL 3600\n@ IN SOA a. b. 1 3600 600 86400 300\n@ IN NS a.\na. IN A 127.0.0.1\n*. IN A 192.0.2.1\n"
+        )
+        (self._folder / "nsd.conf").write_text(_NSD.format(port=self.port, folder=self._folder))
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()

@@ -34,13 +34,13 @@ CAVEATS = f"""\
   by that, except that a server with time to spare finds smaller batches and pays more for each.
 - The echo looks at nothing: it is what the kernel takes for one datagram in and one out, by recvmmsg and sendmmsg.
 - dnsperf keeps {OUTSTANDING} queries under way from {CLIENTS} sockets. A query counts as lost after {LOST:g} s.
-- Latency is of an open loop of {LATENCY_RATE:,} queries a second unless said otherwise, counted from when a query was
-  due; its client spins on a core of its own.
+- Latency is of an open loop of {LATENCY_RATE:,} queries a second unless said otherwise, from the client's send to the
+  kernel's time stamp of the answer; a lost query counts as {LOST:g} s.
 - All block a name and what is below it, on the same names. Answers differ in size: 0.0.0.0 with an Extended DNS Error
   (Tampah), 0.0.0.0 alone (dnsdist, dnsmasq, Unbound), NXDOMAIN with a SOA (RPZ).
-- Start is until the last name of the list is blocked. Reload is from the change of the file to the first answer by it;
-  p99 is of the mix meanwhile, for one second at least. Unbound forgets its cache at a reload, BIND and Tampah do not.
-  A dash: it has to be started anew, or took too long.
+- Start is until the last name of the list is blocked; load begins when a server has nothing left to do after it. Reload
+  is from the change of the file to the first answer by it; p99 is of the mix meanwhile, for one second at least.
+  Unbound forgets its cache at a reload, BIND and Tampah do not. A dash: it has to be started anew, or took too long.
 - Memory is PSS of all processes. "Used" is after all cases, with full caches, whose limits differ between servers.
 - tampah-2 is two workers on both cores, one of them shared with dnsperf: read its memory and its CPU, not its speed.
 """

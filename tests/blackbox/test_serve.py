@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ import dns.rcode
 import pytest
 
 from resolver.sockets import has_ipv6
-from tests.blackbox.harness import Server, is_alive, kill, until
+from tests.blackbox.harness import ROOT, Server, is_alive, kill, until
 from tests.fakes import Act, FakeUpstream, address_of
 
 LISTS = {
@@ -102,6 +104,26 @@ def test_a_second_start_reuses_the_index(folder: Path) -> None:
     with Server(folder, LISTS) as server:
         assert "index reused" in server.log
         assert server.addresses("ads.example") == ["0.0.0.0"]
+
+
+@pytest.mark.parametrize("kind", ["index", "run", "policy"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_file_is_built_anew(folder: Path, upstream: FakeUpstream, kind: str, damage: str) -> None:
+    with Server(folder, LISTS, upstream=upstream.port):
+        pass
+    for path in (folder / "state").rglob(f"*.{kind}"):
+        octets = bytearray(path.read_bytes())
+        if damage == "flipped":
+            octets[len(octets) // 3] ^= 0x10
+        kept = {"truncated": len(octets) // 2, "flipped": len(octets), "empty": 0}[damage]
+        path.write_bytes(octets[:kept])
+    (folder / "log").unlink()
+    with Server(folder, LISTS, upstream=upstream.port) as server:
+        assert server.is_blocked("www.ads.example")
+        assert server.addresses("free.example") == [address_of("free.example")]
+        (folder / "lists" / "ads.txt").write_text("ads.example\nnew.example\n")
+        server.tampah("reload").check_returncode()
+        assert server.is_blocked("new.example")
 
 
 def test_filtering_goes_on_without_any_upstream(folder: Path) -> None:
@@ -376,36 +398,44 @@ def test_dns_goes_on_without_the_supervisor_and_the_next_one_says_who_serves(ser
 CAP_NET_BIND_SERVICE = 1 << 10
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter, unlike pytest's."""
+    with tempfile.TemporaryDirectory(prefix="tampah-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        (folder / "lists").mkdir()
+        (folder / "lists" / "ads.txt").write_text("ads.example\n")
+        (folder / "lists" / "more-1.txt").write_text("one.example\n")
+        yield folder
+
+
+def _others_can_run_this() -> bool:
+    command = [sys.executable, "-c", "import resolver.supervisor"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, user=65534, group=65534, capture_output=True, check=False)
+    except PermissionError:
+        return False
+    return done.returncode == 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_root_is_given_up_but_for_low_ports(folder: Path) -> None:
-    folder.chmod(0o755)
-    for parent in folder.parents:
-        if not parent.stat().st_mode & 0o001:
-            pytest.skip(f"{parent} is closed to other users")
-    if not _others_can_run_python():
-        pytest.skip("other users cannot read this Python or this source")
-    with Server(folder, {**LISTS, "user": "nobody"}) as server:
+def test_root_is_given_up_but_for_low_ports(open_folder: Path) -> None:
+    if not _others_can_run_this():
+        pytest.skip("other users may not read this Python or this source")
+    with Server(open_folder, {**LISTS, "user": "nobody"}) as server:
         assert server.process is not None
         assert server.addresses("ads.example") == ["0.0.0.0"]
-        for pid, capability in ((server.process.pid, CAP_NET_BIND_SERVICE), (server.worker_pids()[0], 0)):
-            status = dict(
-                line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
-            )
-            assert set(status["Uid"].split()) == {"65534"} and set(status["Gid"].split()) == {"65534"}
-            assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == capability
+        for pid, capabilities in ((server.process.pid, CAP_NET_BIND_SERVICE), (server.worker_pids()[0], 0)):
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+            assert set(status["Uid"].split()) == set(status["Gid"].split()) == {"65534"}
+            assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == capabilities
         server.write("lists/ads.txt", "later.example\n")
-        (server.folder / "lists" / "ads.txt").chmod(0o644)
         server.tampah("reload").check_returncode()
         assert server.is_blocked("later.example")
-
-
-def _others_can_run_python() -> bool:
-    import sys
-
-    from tests.blackbox.harness import ROOT
-
-    command = [sys.executable, "-c", "import resolver.supervisor"]
-    return subprocess.run(command, cwd=ROOT, user=65534, group=65534, capture_output=True, check=False).returncode == 0
+        kill(server.worker_pids()[0])
+        until(lambda: server.http("/readyz")[0] == 200, "a killed worker is back without root")
 
 
 # -- admin and commands -----------------------------------------------------------------------------------------------
@@ -453,6 +483,15 @@ def test_explain_lists_and_stats(server: Server) -> None:
     assert server.tampah_json("lists")[0]["hits"] is None
     done = server.tampah("stats")
     assert done.returncode == 1 and "no server answers" in done.stderr
+
+
+def test_bench_measures_the_server_of_the_config_and_leaves_others_alone(server: Server) -> None:
+    measured = server.tampah_json("bench", "--seconds", "1", "--rate", "200")
+    assert measured["answered"] == measured["sent"] > 100
+    assert measured["lost"] == 0 and measured["latency"]["p99"] > 0
+    refused = server.tampah("bench", "192.0.2.1:53", "--seconds", "1")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: 192.0.2.1 is another machine: add --yes-remote")
 
 
 def test_the_control_socket_is_the_owners_alone_and_bad_messages_harm_nobody(server: Server) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from resolver.control import ControlError
 from tests.bench.names import generate
 from tests.bench.processes import free_port
 from tests.soak.events import SINKHOLES, Events, Journal, Upstream
@@ -109,14 +110,18 @@ async def soak(
             await events.stop()
             await clients.stop()
             base = verdict.samples[0][1] if verdict.samples else None
-            sample = await _quiet_sample(server, base)
+            try:
+                sample = await _quiet_sample(server, base)
+            except ControlError as error:
+                verdict.faults.append(f"the server does not answer, {server.describe_end()}: {error}")
+                break
             verdict.samples.append((time.monotonic() - began, sample))
             tally = clients.tally
             seen = f"{tally.answered:,} answers, {tally.faults.total()} faults, {tally.lost} lost"
             say(f"{verdict.samples[-1][0]:.0f} s: {sample.total / 2**20:.1f} MiB, {seen}")
         verdict.seconds = time.monotonic() - began
         status = await asyncio.to_thread(server.end)
-        verdict.faults = [*_faults(verdict, is_long), *_log_faults(server.log)]
+        verdict.faults += [*_faults(verdict, is_long), *_log_faults(server.log)]
         if status != 0:
             verdict.faults.append(f"the server ended with status {status} after SIGTERM")
     return verdict
@@ -148,6 +153,8 @@ def _faults(verdict: Verdict, is_long: bool) -> Iterator[str]:
         for transport in ("udp", "tcp"):
             if not tally.asked[f"{transport} {kind.value}"]:
                 yield f"nothing of kind {kind.value} was asked over {transport}: the soak proves nothing"
+    if not verdict.samples:
+        return
     (_, first), (_, last) = verdict.samples[0], verdict.samples[-1]
     most = GROWTH if is_long else GROWTH_SHORT
     growth = last.total / first.total - 1
@@ -166,7 +173,7 @@ def _faults(verdict: Verdict, is_long: bool) -> Iterator[str]:
 
 
 def _log_faults(log: Path) -> Iterator[str]:
-    """Tracebacks and internal errors in the server's log."""
+    """Tracebacks, internal errors and a sanitizer's finding in the server's log."""
     text = log.read_text(errors="replace")
     for sign in ("Traceback", "internal error", "Sanitizer"):
         if (at := text.find(sign)) >= 0:

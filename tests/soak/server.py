@@ -121,6 +121,13 @@ admin: {{listen: "127.0.0.1:{self._admin}"}}
         self.process.end(grace=15)
         return self.process.wait(1)
 
+    def describe_end(self) -> str:
+        """Whether it has ended, and its last words."""
+        tail = self.log.read_text(errors="replace")[-1500:]
+        if self.process is None or not self.process.has_ended():
+            return f"it runs, and its log ends: {tail}"
+        return f"it has ended with status {self.process.wait(1)}, and its log ends: {tail}"
+
     def ask(self, message: control.Message, timeout: float = 30.0) -> dict[str, Any]:
         """A command's answer; ControlError if it failed."""
         answer = control.ask(self.state_dir / "control.sock", message, timeout)

@@ -11,7 +11,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from resolver import counters as layout
 from resolver import metrics
-from resolver.metrics import Facts, ListFacts, Source
+from resolver.facts import Facts, ListFacts, Source
 from resolver.vocabulary import Action, RRType, Transport
 
 FACTS = Facts(

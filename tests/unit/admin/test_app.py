@@ -11,7 +11,7 @@ import pytest
 from resolver import counters
 from resolver.admin.app import AdminError, AdminServer, make_app
 from resolver.config.addresses import Endpoint
-from resolver.metrics import Facts, Source
+from resolver.facts import Facts, Source
 from resolver.sockets import has_ipv6
 
 

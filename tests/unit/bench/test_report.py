@@ -77,8 +77,9 @@ def test_the_chart_is_xml_with_a_bar_for_each_figure_and_the_data_is_json(tmp_pa
     assert data["sizes"]["1000"]["echo"]["loads"]["mix"][0]["cpu_us"] == 4
 
 
-def test_lost_queries_have_no_latency_but_are_counted() -> None:
+def test_lost_queries_count_as_the_slowest() -> None:
     latency = summarise([(0.0, number / 1000, 0) for number in range(1, 100)] + [(0.0, -1.0, 0), (0.0, 0.001, 2)])
     assert (latency.sent, latency.lost, latency.failed) == (101, 1, 1)
-    assert latency.worst == 99.0
+    assert latency.worst == 2000.0
+    assert latency.p99 == 99.0
     assert 48 <= latency.p50 <= 51

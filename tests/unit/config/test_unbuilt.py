@@ -19,16 +19,14 @@ WARNED = [
     ("listen: {certificate: {key: a.pem}}", "listen.certificate.key", ""),
     ("upstream: {servers: [9.9.9.9, tls://1.1.1.1]}", "upstream.servers[1]", ""),
     ("upstream: {servers: [quic://9.9.9.9, 1.1.1.1]}", "upstream.servers[0]", ""),
-    ("upstream: {strategy: parallel}", "upstream.strategy", ""),
+    ("cache: {serve_stale: 2d}", "cache.serve_stale", ""),
     (
         "upstream: {routes: [{zones: [a.example], servers: [10.0.0.1, tls://10.0.0.2]}]}",
         "upstream.routes[0].servers[1]",
         "",
     ),
     ("lists: [{name: a, source: a, mirrors: [b]}]", "lists[0].mirrors", ""),
-    ("lists: [{name: a, source: a, override: tcp-only}]", "lists[0].override", ""),
     ("rewrites: [{name: nas.lan, answers: [10.0.0.1]}]", "rewrites", ""),
-    ("rate_limit: {per_second: 5}", "rate_limit.per_second", ""),
     ("query_log: {what: none}", "query_log.what", ""),
     ("query_log: {clients: hash}", "query_log.clients", ""),
     ("query_log: {keep: 1d}", "query_log.keep", ""),
@@ -49,11 +47,13 @@ BUILT = [
     "listen: {tls: [], certificate: {chain: ''}}",
     "upstream: {servers: [udp://9.9.9.9, tcp://1.1.1.1, 8.8.8.8], strategy: ordered}",
     "upstream: {strategy: random}",
+    "upstream: {strategy: parallel}",
+    "lists: [{name: a, source: a, override: tcp-only}]",
     "lists: [{name: a, source: a, mirrors: [], override: given}]",
     "lists: [{name: a, source: https://lists.example/a.txt, format: addresses, enabled: no}]",
     "rebinding: {protect: no, allow: [lan]}",
     "rewrites: []",
-    "rate_limit: {per_second: 0}",
+    "rate_limit: {per_second: 50}",
     "query_log: {keep: 1w, what: all, clients: full, size: 1GiB}",
 ]
 
@@ -94,15 +94,15 @@ def test_ignored_keys_have_their_defaults_and_others_their_values(tmp_path: Path
 upstream:
   servers: [tls://1.1.1.1, 10.0.0.1, https://1.1.1.1, 10.0.0.2, quic://1.1.1.1]
   strategy: parallel
-rate_limit: {per_second: 5, prefix4: 20}
+cache: {serve_stale: 3d, max_ttl: 2d}
 rewrites: [{name: nas.lan, answers: [10.0.0.1]}]
 """
     config = load(write(tmp_path, text))
     assert [server.host for server in config.upstream.servers] == ["10.0.0.1", "10.0.0.2"]
-    assert config.upstream.strategy == "fastest"
-    assert (config.rate_limit.per_second, config.rate_limit.prefix4) == (0, 20)
+    assert config.upstream.strategy == "parallel"
+    assert (config.cache.serve_stale, config.cache.max_ttl) == (86_400, 172_800)
     assert config.rewrites == ()
-    assert [warning.line for warning in config.warnings] == [2, 2, 2, 3, 4, 5]
+    assert [warning.line for warning in config.warnings] == [2, 2, 2, 4, 5]
 
 
 def test_a_file_that_is_too_little_without_what_is_ignored_is_an_error(tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""What there is to say about a running server: the workers' counters, and what the supervisor knows beside them.
+
+metrics.py puts it into words for Prometheus and for `tampah stats`; here is nothing that takes time to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from resolver import counters as layout
+
+CACHE_GAUGES = (4, 5)  # of the section "cache": entries and octets, which a new worker begins at zero
+
+
+@dataclass(frozen=True, slots=True)
+class ListFacts:
+    """What is known of a list beside its counters; `slot` is where it is counted."""
+
+    name: str
+    category: str
+    slot: int
+    names: int
+    refused: int
+
+
+@dataclass(slots=True)
+class Facts:
+    """What the supervisor knows beside the counters. Times in seconds, `last_success` since the epoch (0: none yet).
+
+    `servers`: names of the upstream servers by slot. `processes`: name → pid.
+    """
+
+    generation: int = 0
+    lists: Sequence[ListFacts] = ()
+    servers: Sequence[str] = ()
+    processes: Mapping[str, int] = field(default_factory=dict)
+    worker_restarts: int = 0
+    reloads: int = 0
+    reload_failures: int = 0
+    reload_duration: float = 0.0
+    last_success: float = 0.0
+
+
+class Source:
+    """Where the numbers come from: the workers' counters and the supervisor's facts."""
+
+    def __init__(self, counters: Sequence[memoryview], facts: Facts) -> None:
+        self._counters = [memory.cast("B").cast("Q") for memory in counters]
+        self.facts = facts
+
+    def totals(self) -> dict[str, list[int]]:
+        """Every section of counters.py, summed over the workers."""
+        workers = [memory.tolist() for memory in self._counters]
+        summed = list(map(sum, zip(*workers, strict=True))) if workers else [0] * layout.COUNT
+        return {name: list(section.of(summed)) for name, section in layout.SECTIONS.items()}

@@ -1,0 +1,239 @@
+"""What the fuzzers run packets through: a world in which every path of the engine can be reached, and what must hold.
+
+Every answer parses with dnspython, has the query's id and question, and is no larger than its client takes. `reached`
+counts the paths, so that a run can prove where it has been.
+"""
+
+from __future__ import annotations
+
+import itertools
+import select
+import socket
+import struct
+from collections import Counter
+from pathlib import Path
+
+import dns.message
+import dns.rcode
+
+from resolver import counters as layout
+from resolver.engine.engine import DROP, PUNT, PUNT_CONDITIONAL, PUNT_FORWARD, PUNT_LOCAL, REPLY, WAIT, Engine, Punt
+from resolver.vocabulary import EDE, Action, Transport
+from tests.fuzz.packets import Packets
+from tests.unit.engine.world import CLIENT, World, allow, block, client, wire_query
+
+BLOCKED = {
+    "address.example": Action.ADDRESS,
+    "zero.example": Action.ZERO,
+    "nxdomain.example": Action.NXDOMAIN,
+    "nodata.example": Action.NODATA,
+    "refused.example": Action.REFUSED,
+    "drop.example": Action.DROP,
+    "tcp.example": Action.TCP_ONLY,
+}
+CACHED = ("kept.example", "big.example", "no.example")
+NAMES = (
+    *BLOCKED,
+    *CACHED,
+    "data.example",
+    "alias.example",
+    "garden.example",
+    "conditional.example",
+    "needs.example",
+    "allowed.zero.example",
+    "corp.example",
+)
+STRANGER = client("192.0.2.1")
+EVERY = frozenset(
+    (
+        "drop", "punt forward", "punt conditional", "punt local", "wait", "formerr", "notimp", "badvers", "refused",
+        "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger", "learned",
+        "not learned", "no answer", "answered later", "handed over",
+        *(f"action {action.name}" for action in Action if action is not Action.CNAME),
+    )
+)  # fmt: skip
+
+
+def make_world(folder: Path) -> World:
+    """A world with every action, one name for which Python decides and one that needs its answer first."""
+    texts = tuple(f"TXT {'x' * 200}{number}" for number in range(9))
+    world = World(
+        folder,
+        *(block(name, action=action) for name, action in BLOCKED.items()),
+        block("data.example", action=Action.DATA, data=("A 192.0.2.7", "MX 10 mail.example.", *texts), ttl=77),
+        block("alias.example", action=Action.DATA, data=("CNAME target.example.",)),
+        block("garden.example", action=Action.CNAME, data=("*.garden.test",)),
+        block("conditional.example", condition="type A", list="conditional"),
+        block("needs.example", list="needs"),
+        allow("allowed.zero.example"),
+        allow_from=["127.0.0.0/8", "::1"],
+        routes={"corp.example": 1},
+    )
+    world.patch("needs.example", flags=1)
+    return world
+
+
+class Harness:
+    """Runs packets and checks what comes back."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.world = make_world(folder)
+        self.engine = self.world.engine
+        self.packets = Packets(seed, NAMES)
+        self.reached: Counter[str] = Counter()
+        self.steps = 0
+        self._other = Engine(counters=memoryview(bytearray(layout.SIZE)), cache_bytes=1 << 20)  # learns nonsense
+        self._tokens = itertools.count()
+        self._asked: dict[int, tuple[bytes, Transport]] = {}
+        self._hole = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._hole.bind(("127.0.0.1", 0))
+        self._hole.setblocking(False)
+        self._outside = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(8)]
+        for sock in self._outside:
+            sock.setblocking(False)
+            sock.connect(self._hole.getsockname())
+        self._connect()
+        self.engine.set_timeout(60)
+        for name in CACHED:
+            self._keep(name)
+
+    def _connect(self) -> None:
+        self.engine.set_upstream(0, [sock.fileno() for sock in self._outside], 0)
+        self.engine.set_route(0, 0)
+
+    def _keep(self, name: str) -> None:
+        """Answers for a name in the cache: one record, more than a datagram, none."""
+        packet = wire_query([label.encode() for label in name.split(".")])
+        record = b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 3600, 4) + bytes(4)
+        soa = b"\xc0\x0c" + struct.pack(">HHIH", 6, 1, 3600, 22) + b"\0\0" + struct.pack(">IIIII", 1, 2, 3, 4, 3600)
+        count = {"kept.example": 1, "big.example": 200}.get(name, 0)
+        header = packet[:2] + struct.pack(">HHHHH", 0x81A0, 1, count, 0 if count else 1, 0)
+        answer = header + packet[12:] + (record * count if count else soa)
+        assert self.engine.learn(self.world.punt_elsewhere(packet), answer)
+
+    def close(self) -> None:
+        """Give the sockets back."""
+        self.engine.close()
+        for sock in (*self._outside, self._hole):
+            sock.close()
+
+    def run(self, count: int) -> None:
+        """`count` packets, and an answer for whatever Python is handed."""
+        for number in range(count):
+            self.step(self.packets.packet())
+            if number % 500 == 499:
+                self._let_time_pass()
+
+    def step(self, packet: bytes) -> None:
+        """One packet from some client by some transport."""
+        self.steps += 1
+        chance = self.packets.chance
+        transport = Transport.UDP if chance.random() < 0.7 else Transport.TCP
+        stranger = chance.random() < 0.03
+        token = next(self._tokens) if chance.random() < 0.5 else None
+        verdict, reply = self.engine.answer(packet, STRANGER if stranger else CLIENT, transport, token)
+        if verdict == WAIT:
+            assert token is not None
+            self._asked[token] = (packet, transport)
+            self.reached["wait"] += 1
+        elif verdict == PUNT:
+            self._punts()
+        elif verdict == DROP:
+            self.reached["drop"] += 1
+            assert reply is None
+        else:
+            assert verdict == REPLY and reply is not None
+            if stranger:
+                self.reached["stranger"] += 1
+            self.check(packet, transport, reply)
+
+    def check(self, packet: bytes, transport: Transport, reply: bytes) -> dns.message.Message:
+        """What must hold of every answer."""
+        answer = dns.message.from_wire(reply)
+        assert reply[:2] == packet[:2] and reply[2] & 0x80 and not reply[3] & 0x40
+        assert len(reply) <= (limit_of(packet) if transport == Transport.UDP else 65535)
+        if answer.question:
+            end = len(answer.question[0].name.to_wire() or b"") + 16
+            assert reply[12:end] == packet[12:end]
+        if reply[2] & 0x02:
+            self.reached["tc"] += 1
+        self.reached[dns.rcode.to_text(answer.rcode()).lower()] += 1
+        return answer
+
+    def _punts(self) -> None:
+        reasons = {PUNT_FORWARD: "forward", PUNT_CONDITIONAL: "conditional", PUNT_LOCAL: "local"}
+        for punt in self.engine.take_punts():
+            self.reached[f"punt {reasons[punt.reason]}"] += 1
+            cell = None
+            if punt.reason == PUNT_CONDITIONAL:
+                cell = self.world.cell(self.packets.chance.choice(("zero.example", "data.example", "nxdomain.example")))
+            answer, is_sound = None, self.packets.chance.random() < 0.7
+            if self.packets.chance.random() < 0.9:
+                answer = self.packets.answer(punt.packet[12 : 16 + len(punt.qname)])
+                answer = answer if is_sound else self.packets.damaged(answer)
+                self._learn(punt, answer, is_sound)
+            verdict, reply = self.engine.finish(punt, answer, EDE.NETWORK_ERROR, "no way", cell=cell)
+            assert verdict in (REPLY, DROP, PUNT)
+            if verdict == PUNT:
+                self.engine.take_punts()
+            if reply is not None and is_sound:
+                self.check(punt.packet, Transport(punt.transport), reply)
+            elif reply is not None:
+                self.check_forwarded(punt.packet, Transport(punt.transport), reply)
+
+    def _learn(self, punt: Punt, answer: bytes, is_sound: bool) -> None:
+        engine = self.engine if is_sound else self._other
+        try:
+            self.reached["learned" if engine.learn(punt, answer) else "not learned"] += 1
+        except ValueError:
+            self.reached["no answer"] += 1
+
+    def check_forwarded(self, packet: bytes, transport: Transport, reply: bytes) -> None:
+        """What must hold where an upstream's nonsense is passed on as it stands, which dnspython need not like."""
+        assert reply[:2] == packet[:2] and reply[2] & 0x80
+        assert len(reply) <= (limit_of(packet) if transport == Transport.UDP else 65535)
+
+    def _let_time_pass(self) -> None:
+        """Half of what is under way is answered, the rest handed over; worn sockets are made new."""
+        self._answer_some()
+        self.engine.drop_upstream(0)
+        for token, reply in self.engine.take_answers():
+            packet, transport = self._asked.pop(token)  # type: ignore[call-overload]
+            self.reached["answered later"] += 1
+            if reply is not None:
+                self.check(packet, transport, reply)
+        self.reached["handed over"] += len(self._asked)
+        self._asked.clear()
+        self._punts()
+        self._connect()
+        self.engine.flush()
+        for name in CACHED:
+            self._keep(name)
+
+    def _answer_some(self) -> None:
+        for _ in range(len(self._asked)):
+            try:
+                packet, source = self._hole.recvfrom(4096)
+            except BlockingIOError:
+                break
+            if self.packets.chance.random() < 0.5:
+                self._hole.sendto(packet[:2] + self.packets.answer(packet[12:-11])[2:], source)
+        while self.engine.drain() or select.select([self.engine.fileno()], [], [], 0)[0]:
+            pass
+
+    def paths(self) -> Counter[str]:
+        """What was reached, with what the counters say."""
+        found = Counter(self.reached)
+        cache = layout.SECTIONS["cache"].of(self.world.counters)
+        found.update({"cache hit": cache[0], "cache miss": cache[1], "cache store": cache[2]})
+        answers = layout.SECTIONS["answers"].of(self.world.counters)
+        for action in Action:
+            found[f"action {action.name}"] += sum(answers[action * layout.LIST_SLOTS :][: layout.LIST_SLOTS])
+        return found
+
+
+def limit_of(packet: bytes) -> int:
+    """The most octets that a UDP client takes, by the first OPT record; 1232 where none can be found is safe to allow."""
+    at = packet.find(b"\0\0\x29", 12)
+    size = int.from_bytes(packet[at + 3 : at + 5], "big") if 0 <= at <= len(packet) - 5 else 0
+    return 1232 if packet.count(b"\0\0\x29") > 1 else min(max(size, 512), 1232)

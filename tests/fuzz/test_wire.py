@@ -1,0 +1,105 @@
+"""The wire reader against dnspython: what one takes for a plain query the other must not call malformed.
+
+The exceptions, all meant:
+
+- Behind the last record octets may follow: passed over here, an error there unless told otherwise (it is told).
+- Records that are not OPT are passed over here without looking into them, as they mean nothing in a query; dnspython reads
+  their names and RDATA. So dnspython may refuse a packet with such a record that is taken here.
+- A compression pointer in the question is FORMERR here, as nothing stands before it to point at.
+- Of the options only a cookie's length is looked at here; dnspython reads those that it knows.
+- QTYPE OPT (41) is FORMERR here: it is no type of data (RFC 6891 section 6.1.1).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from pathlib import Path
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.opcode
+import dns.rcode
+import dns.rdatatype
+
+from resolver.engine.engine import DROP, REPLY
+from resolver.vocabulary import Transport
+from tests.fuzz.harness import NAMES, make_world
+from tests.fuzz.packets import Packets
+from tests.unit.engine.world import CLIENT
+
+COUNT = 20_000
+
+
+def test_both_readers_agree(tmp_path: Path) -> None:
+    engine = make_world(tmp_path).engine
+    packets = Packets(8, NAMES)
+    seen: Counter[str] = Counter()
+    for _ in range(COUNT):
+        packet = packets.packet()
+        theirs = read(packet)
+        verdict, reply = engine.answer(packet, CLIENT, Transport.TCP)
+        engine.take_punts()
+        is_formerr = verdict == REPLY and reply is not None and reply[3] & 0xF == dns.rcode.FORMERR
+        if theirs == "plain":
+            assert not is_formerr or (engine_is_strict(packet)), packet
+        elif theirs == "malformed":
+            assert is_formerr or verdict == DROP or is_answered_unread(packet) or engine_is_lenient(packet), packet
+        else:
+            assert (verdict == DROP) == (theirs == "answer"), packet
+        seen[f"{theirs} {'formerr' if is_formerr else 'taken'}"] += 1
+    assert min(seen["plain taken"], seen["malformed formerr"], seen["other taken"]) > 100, seen
+
+
+def read(packet: bytes) -> str:
+    """What dnspython takes a packet for: plain (a query of one question), other (opcode, counts), answer, malformed."""
+    try:
+        message = dns.message.from_wire(packet, ignore_trailing=True)
+    except (dns.exception.DNSException, ValueError):
+        return "malformed"
+    if message.flags & dns.flags.QR:
+        return "answer"
+    counts = struct.unpack(">H", packet[4:6])
+    return "plain" if message.opcode() == dns.opcode.QUERY and counts == (1,) else "other"
+
+
+def is_answered_unread(packet: bytes) -> bool:
+    """Whether the header alone decides: an opcode that is not implemented."""
+    return packet[2] & 0x78 != 0
+
+
+def question_end(packet: bytes) -> int | None:
+    """Where a question without compression ends; None if there is none."""
+    at = 12
+    while at < len(packet) and 0 < packet[at] < 64:
+        at += packet[at] + 1
+    return at + 5 if at + 5 <= len(packet) and packet[at] == 0 and at - 11 <= 255 else None
+
+
+def engine_is_strict(packet: bytes) -> bool:
+    """The question has a pointer or asks for OPT, or there is a cookie of a wrong length."""
+    end = question_end(packet)
+    return end is None or packet[end - 4 : end - 2] == b"\0\x29" or b"\0\x0a" in packet[end:]
+
+
+def engine_is_lenient(packet: bytes) -> bool:
+    """The question is sound, and what dnspython did not like is a record that is not OPT or an option of OPT."""
+    end = question_end(packet)
+    if end is None:
+        return False
+    records = sum(struct.unpack(">HHH", packet[6:12]))
+    has_opt = packet[end : end + 3] == b"\0\0\x29"
+    return records > has_opt or (has_opt and has_known_option(packet[end:]))
+
+
+def has_known_option(opt: bytes) -> bool:
+    """Whether an OPT record has an option that dnspython reads, and that therefore may be malformed for it."""
+    at, end = 11, 11 + int.from_bytes(opt[9:11], "big")
+    while at + 4 <= end:
+        code, size = struct.unpack(">HH", opt[at : at + 4])
+        if code in dns.edns._type_to_class:
+            return True
+        at += 4 + size
+    return False

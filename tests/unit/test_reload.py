@@ -1,0 +1,142 @@
+"""Requests share reloads that began after them; builds happen elsewhere, and their deaths are told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from resolver.config.load import load
+from resolver.config.model import Config
+from resolver.facts import Facts
+from resolver.lists.report import Report
+from resolver.reload import AT_START, Builder, Outcome, Reloader, ReloadError
+from resolver.watch import Watch
+from resolver.workers import Workers
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "ads.txt").write_text("ads.example\n")
+    (tmp_path / "config.yaml").write_text("lists: [{name: ads, source: ads.txt}]\n")
+    return load(tmp_path / "config.yaml")
+
+
+class Slow(Reloader):
+    """A reloader whose reloads last until they are let go, and fail when told to."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.base / "config.yaml", config, cast(Workers, None), Facts(), Watch(config.state_path))
+        self.begun = 0
+        self.gate = asyncio.Event()
+        self.fails = False
+
+    async def reload(self) -> Outcome:
+        self.begun += 1
+        number = self.begun
+        await self.gate.wait()
+        if self.fails:
+            raise ReloadError("broken")
+        return Outcome(Report(number, 0, "built", 0, 0, 0, 0, 0.0, ()), (), 0.0)
+
+
+def test_requests_during_a_reload_share_the_next_one(config: Config) -> None:
+    async def go() -> None:
+        reloader = Slow(config)
+        first = asyncio.ensure_future(reloader.request())
+        await asyncio.sleep(0.01)
+        later = [asyncio.ensure_future(reloader.request()) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        assert reloader.begun == 1  # one at a time
+        reloader.gate.set()
+        assert (await first).report.generation == 1
+        assert {(await task).report.generation for task in later} == {2}
+        assert (await reloader.request()).report.generation == 3
+        await reloader.builder.stop()
+
+    asyncio.run(go())
+
+
+def test_a_failure_is_told_to_all_who_asked_for_it_and_to_nobody_else(config: Config) -> None:
+    async def go() -> None:
+        reloader = Slow(config)
+        reloader.gate.set()
+        reloader.fails = True
+        results = await asyncio.gather(*(reloader.request() for _ in range(3)), return_exceptions=True)
+        assert [str(result) for result in results] == ["broken"] * 3
+        reloader.fails = False
+        assert (await reloader.request()).report.generation == 2
+        await reloader.builder.stop()
+
+    asyncio.run(go())
+
+
+def test_one_who_gives_up_waiting_does_not_end_the_reload_of_the_others(config: Config) -> None:
+    async def go() -> None:
+        reloader = Slow(config)
+        impatient, patient = (asyncio.ensure_future(reloader.request()) for _ in range(2))
+        await asyncio.sleep(0.01)
+        impatient.cancel()
+        reloader.gate.set()
+        assert (await patient).report.generation == 1
+        await reloader.builder.stop()
+
+    asyncio.run(go())
+
+
+def test_a_build_reports_what_it_found(config: Config) -> None:
+    async def go() -> None:
+        builder = Builder()
+        first = await builder.build(config)
+        await builder.prepare()  # as the supervisor does: the next one waits
+        (config.base / "ads.txt").write_text("ads.example\nmore.example\n")
+        second = await builder.build(config)
+        assert (first.generation, first.added) == (1, 1)
+        assert (second.generation, second.added) == (2, 1)
+        await builder.stop()
+
+    asyncio.run(go())
+
+
+def test_a_dead_builder_is_replaced_and_one_that_dies_at_work_is_told(config: Config) -> None:
+    async def go() -> None:
+        builder = Builder()
+        await builder.prepare()
+        assert builder._process is not None
+        builder._process.kill()
+        await builder._process.wait()
+        assert (await builder.build(config)).generation == 1
+
+        await builder.prepare()
+        os.kill(builder._process.pid, signal.SIGSTOP)  # so that it is at work when it dies
+        building = asyncio.ensure_future(builder.build(config))
+        await asyncio.sleep(0.1)
+        os.kill(builder._process.pid, signal.SIGKILL)
+        with pytest.raises(ReloadError, match="ended with status -9 and no result"):
+            await building
+        assert (await builder.build(config)).generation == 2
+        await builder.stop()
+
+    asyncio.run(go())
+
+
+def test_a_build_that_cannot_be_says_why(config: Config) -> None:
+    config.state_path.write_text("in the way")
+
+    async def go() -> None:
+        with pytest.raises(ReloadError, match="state"):
+            await Builder().build(config)
+
+    asyncio.run(go())
+
+
+def test_every_key_that_is_read_at_the_start_is_a_key(config: Config) -> None:
+    for key, read in AT_START.items():
+        read(config)
+        value: object = config
+        for part in key.split("."):
+            value = getattr(value, part)
