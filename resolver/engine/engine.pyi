@@ -130,6 +130,46 @@ class Merger:
     ) -> None: ...
     def run(self) -> None: ...
 
+def changed_rules(
+    old: RunReader, new: RunReader, outcomes: Sequence[int | None], limit: int
+) -> tuple[list[tuple[bytes, tuple[int, ...], bool]], list[bytes], tuple[int, int, int]] | None:
+    """What differs between two runs of a list, and the new run's names below that; None if more than `limit` names do.
+
+    In the order of their keys: (key, the new run's rules as `outcome << 2 | scope`, whether it has the name no more).
+    Then those of the changed keys that are not below another, and how many names were added, removed, changed.
+    """
+
+def keys_below(reader: RunReader, key: bytes, limit: int) -> list[bytes]:
+    """The keys below `key`, itself included, at most `limit` + 1; reads on from where the cursor is."""
+
+class IndexPatch:
+    """A copy of an index's buckets, side table and pairs, for changing. Of no use after an exception."""
+
+    octets: bytearray
+    buckets: int
+    reach: int
+    entries: int
+    @property
+    def side(self) -> bytes: ...
+    @property
+    def pairs(self) -> bytes: ...
+    def __init__(self, index: Index) -> None: ...
+    def add_pair(self, own: int, below: int) -> int:
+        """A new pair's id."""
+    def with_children(self, keys: list[bytes]) -> list[bytes]:
+        """Those of the keys below whose names there may be entries."""
+    def walk(
+        self,
+        visits: list[tuple[bytes, tuple[int, ...], bool]],
+        combine: Callable[[int, int, int, tuple[int, ...]], tuple[int, int, bool]],
+    ) -> list[bytes]:
+        """Visit the names that may have changed in the order of their keys, each with its rules and whether it went.
+
+        combine(listset of the name before, of what was below it, listset that its parent now gives it, rules) → (listset
+        of what is below it, pair id, whether the name differs from its parent). Returns names that the index may still
+        hold although no list has them nor one below. KeyCollision: a full build is due.
+        """
+
 def name_hash(key: bytes, name: str) -> bytes:
     """The 16 octets that the index's hash gives `name` under a key of 16 octets."""
 

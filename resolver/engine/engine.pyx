@@ -60,3 +60,4 @@ include "sort.pyx"       # sorting a list's rules
 include "build.pyx"      # a list's rules into a run
 include "read.pyx"       # reading runs
 include "merge.pyx"      # runs into the index's buckets
+include "patch.pyx"       # a copy of an index, changed where a list did

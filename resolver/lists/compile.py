@@ -2,6 +2,8 @@
 
     lock ─ take each list ─ index (only if a run or the order of lists changed) ─ policy file ─ record ─ delete the old
 
+Where few names changed the index is the last one's, patched (patch.py); else, or asked to, all runs are merged (merge.py).
+
 Runs as a process of its own at low priority (`python -m resolver.lists.compile`), so that reading ten million names
 does not disturb the workers. Nothing that is in use is touched: every file is new, and the record comes last. A build
 that dies at any point leaves the generations as they were, and litter that the next build removes.
@@ -42,6 +44,7 @@ from resolver.lists.matrix import (
     build_matrix,
 )
 from resolver.lists.merge import ListRun, read_header, write_index
+from resolver.lists.patch import patch_index
 from resolver.lists.reading import RUNS, Reading, check_list, describe, mend_list, take_list
 from resolver.lists.report import ListOutcome, ListReport, Report
 from resolver.lists.standing import config_digest
@@ -120,16 +123,20 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
         take_list(listed, state_dir, before.get(listed.name), slots[listed.name], force=force) for listed in served
     ]
     index = None if force else _known_index(state_dir, recorded, readings)
-    is_new = index is None
+    made = "reused"
     if index is None:
         index = f"index/{number}.index"
-        readings = _write_index(state_dir, index, served, before, readings)
+        if parent and not force and _patch(state_dir, parent.index, index, readings):
+            made = "patched"
+        else:
+            made = "built"
+            readings = _write_index(state_dir, index, served, before, readings)
     states = tuple(reading.state for reading in readings)
 
     policy = make_policy(config, state_dir / index, states)
     name = f"policy/{number}.policy"
     write_policy(state_dir / name, policy)
-    report = _report(number, parent, "built" if is_new else "reused", readings, before, _warnings(config, states))
+    report = _report(number, parent, made, readings, before, _warnings(config, states))
     report = replace(report, seconds=time.perf_counter() - started)
     generation = Generation(
         number=number,
@@ -186,11 +193,21 @@ def _write_index(
     return readings
 
 
+def _patch(state_dir: Path, old: str, index: str, readings: Sequence[Reading]) -> bool:
+    """Make the index out of the last one, if that is quick; where a file is damaged, a merge finds out what to do."""
+    try:
+        return patch_index(state_dir / old, state_dir / index, _runs(state_dir, readings)) is not None
+    except (OSError, ValueError):
+        return False
+
+
 def _merge(state_dir: Path, index: str, readings: Sequence[Reading]) -> None:
+    write_index(state_dir / index, _runs(state_dir, readings))
+
+
+def _runs(state_dir: Path, readings: Sequence[Reading]) -> list[ListRun]:
     states = [reading.state for reading in readings if reading.state.run]
-    write_index(
-        state_dir / index, [ListRun(state.name, state_dir / RUNS / state.run, state.replaces) for state in states]
-    )
+    return [ListRun(state.name, state_dir / RUNS / state.run, state.replaces) for state in states]
 
 
 # -- the policy -------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ Both files begin alike:
     SHAPES    u32 a shape: how many members; shape 0 has none
     REFS      u32: offset in DATA of a member's records, 0 = it has none; a listset's follow each other
     DATA      {u32 ttl or all ones, u16 flags, u16 count} and count times {u16 type, u16 rdlength, rdata}
-    TEXT      JSON: lists, kinds, shapes (merge.py); never mapped
+    TEXT      JSON: lists, kinds, shapes (merge.py), and after a patch what it left (patch.py); never mapped
 
 A name's hash has 128 bits. The upper half of its first word, times the number of buckets, picks the bucket; of the
 second word the lower 56 bits are the fingerprint (0 counts as 1) and the upper 3 the filter bit.
@@ -37,7 +37,8 @@ buckets, so one suffix a name can be mistaken. That suffix is compared with the 
 on average, and in about one of eight cases with those of a second or third: fewer than 8, each equal by chance once in
 2**56. So 8 / 2**56 = 1.1e-16 a name, and 1.1e-7 a year at a billion distinct names. The key is drawn at random for each
 index and leaves the machine with no answer, so nobody can search for such a name. Listed names are compared when the
-index is built: two that share a fingerprint where one could be found for the other make it draw another key.
+index is built: two that share a fingerprint where one could be found for the other make it draw another key. A patch of
+an index (patch.py) asks it for each changed name, and takes a new one for another as seldom as a look-up does.
 
 **Run file**, no facts. Sections: BLOCKS (its sum is 0: each block has its own), INDEX, TEXT (JSON: RunHeader, runs.py).
 

@@ -12,14 +12,14 @@ import json
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from resolver.engine.engine import RunBuilder, RunReader, checksum, diff_runs
+from resolver.engine.engine import RunBuilder, RunReader, checksum, diff_runs, keys_below
 from resolver.lists.container import Damaged, SectionReader, SectionWriter, replacing
 from resolver.lists.layout import BLOCK_KEYS, RUN, Block, RunSection, key_of, pack_blocks, unpack_blocks
 from resolver.lists.rules import Outcome
@@ -128,6 +128,7 @@ class Run:
             self._file.close()
             raise error if isinstance(error, Damaged) else self._file.damaged(error) from error
         self._first_keys = [block.first for block in self._blocks]
+        self._loaded: tuple[int, bytes] = (-1, b"")  # the block read last: the next question is often for it too
 
     def reader(self, first: int = 0) -> RunReader:
         """A cursor over the keys from block `first` on."""
@@ -147,6 +148,15 @@ class Run:
     def names(self) -> Iterator[tuple[str, list[RunRule]]]:
         """Everything the list has, in the order of the keys."""
         return self.below("")
+
+    def keys_below(self, keys: Iterable[bytes], limit: int) -> list[bytes]:
+        """These keys and all below them, as far as the list has them; at most `limit` + 1. Quickest in their order."""
+        found: list[bytes] = []
+        for key in keys:
+            found += keys_below(self._reader_at(key), key, limit - len(found))
+            if len(found) > limit:
+                break
+        return found
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -170,12 +180,15 @@ class Run:
             raise self._file.damaged(f"a rule has outcome {outcome}, which is not in the table") from None
 
     def _load(self, number: int) -> bytes:
+        if self._loaded[0] == number:
+            return self._loaded[1]
         block = self._blocks[number]
         octets = self._file.read_at(block.offset, block.length, block.checksum)
         try:
-            return zlib.decompress(octets, -zlib.MAX_WBITS)
+            self._loaded = number, zlib.decompress(octets, -zlib.MAX_WBITS)
         except zlib.error as error:
             raise self._file.damaged(error) from error
+        return self._loaded[1]
 
 
 def diff(old: Path, new: Path) -> RunDiff:

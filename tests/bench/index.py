@@ -1,6 +1,8 @@
 """Builds an index of many made-up names and says what it takes: time a stage, octets a name, look-ups a second.
 
-    python -m tests.bench.index [--names 1000000] [--folder /tmp/index-bench] [--keep]
+    python -m tests.bench.index [--names 1000000] [--folder /tmp/index-bench] [--keep] [--patch]
+
+--patch adds what a change takes where a list of 10,000 names stands beside the many: 100 of them exchanged, and all.
 
 The names are drawn with a fixed seed and look like those of a national list: words, numbers and hyphens under a few
 hundred TLDs, a fifth of them below shared hosts such as web.app. They come in random order, which is the worst case for
@@ -21,11 +23,13 @@ from pathlib import Path
 
 from resolver.engine.engine import Index, RunBuilder
 from resolver.lists.merge import ListRun, write_index
+from resolver.lists.patch import patch_index
 from resolver.lists.rules import Outcome
 from resolver.lists.runs import RunHeader, write_run
 from resolver.vocabulary import Scope
 
 CHUNK = 100_000  # lines made and scanned at a time
+SMALL = 10_000  # names of the list that changes beside the many
 WORDS = (
     "slot gacor judi online bet togel poker casino toto dewa raja asia win jackpot maxwin bola sakti hoki mega super "
     "play game link login daftar situs agen resmi vip club zeus olympus spin bonus deposit live hk sgp macau indo "
@@ -64,12 +68,41 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def measure_patches(folder: Path, many: ListRun) -> dict[str, object]:
+    """Seconds that a full build and patches of it take."""
+
+    def lists(count: int) -> list[ListRun]:
+        """The many names and the small list, with its first `count` names exchanged for others."""
+        path = folder / f"small{count}.run"
+        pool = b"".join(names(3 * SMALL, seed=3)).split()
+        builder = RunBuilder()
+        builder.scan(
+            b"\n".join([*pool[count:SMALL], *pool[SMALL : SMALL + count], b""]), 1, [(b"", b"", Scope.BOTH, 0)]
+        )
+        write_run(path, builder, RunHeader((Outcome(),)))
+        return [many, ListRun("small", path, False)]
+
+    full = folder / "full.index"
+    runs = lists(0)
+    started = time.perf_counter()
+    report = write_index(full, runs)
+    figures: dict[str, object] = {"full": {"all": time.perf_counter() - started, **report.seconds}}
+    for count in (100, SMALL):
+        runs = lists(count)
+        started = time.perf_counter()
+        patched = patch_index(full, folder / f"patch{count}.index", runs)
+        seconds = time.perf_counter() - started
+        figures[f"{count} names"] = {"all": seconds, **patched.seconds} if patched else "not patched: too few names"
+    return figures
+
+
 def main() -> None:
     """Run once and print the figures as JSON."""
     parser = argparse.ArgumentParser(description="what an index takes")
     parser.add_argument("--names", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/index-bench"))
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--patch", action="store_true")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     text = options.folder / "names.txt"
@@ -127,6 +160,9 @@ def main() -> None:
         started = time.perf_counter()
         index.count_listed(packed)
         figures[f"{label}_ns"] = (time.perf_counter() - started) / len(asked) * 1e9
+    if options.patch:
+        del index
+        figures["patch_seconds"] = measure_patches(options.folder, ListRun("names", run, False))
     print(json.dumps(figures, indent=1))
     if not options.keep:
         shutil.rmtree(options.folder)

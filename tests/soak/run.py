@@ -3,8 +3,11 @@
     start → (load and events → quiet → sample) again and again → SIGTERM → verdict
 
 A sample is taken without load: clients have gone, nothing is in flight, lists and config are as in the beginning. The
-first is the base; what the server holds in later ones may not be more, but for GROWTH of memory. The first comes after
-a minute (a third of a shorter run), when caches are full and every path has been taken.
+first is the base; what the server holds in the last may not be more, but for GROWTH of memory. The first comes after a
+minute (a third of a shorter run), when caches are full and every path has been taken.
+
+Memory is what the processes that live throughout have gained, as a share of what all had. One that took a killed one's
+place has less behind it, so it tells nothing of growth; it may only not be much larger than the worker that lived on.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ BLOCKED, TOGGLED, POPULAR = 50_000, 100, 300  # names
 MINUTE = 60.0
 GROWTH = 0.01  # of memory, from the first sample to the last
 GROWTH_SHORT = 0.05  # of a run of less than LONG seconds, whose first sample comes before everything is warm
+LARGER = 1.15  # how much larger than the oldest worker one may be
 LONG = 300.0
 KILL_EVERY = 35.0  # seconds: later than a worker that lived for long is started again at once
 SETTLE = 12.0  # seconds that connections and sockets have to go away once the load ends
@@ -157,9 +161,14 @@ def _faults(verdict: Verdict, is_long: bool) -> Iterator[str]:
         return
     (_, first), (_, last) = verdict.samples[0], verdict.samples[-1]
     most = GROWTH if is_long else GROWTH_SHORT
-    growth = last.total / first.total - 1
+    lasting = first.memory.keys() & last.memory.keys()
+    growth = sum(last.memory[pid] - first.memory[pid] for pid in lasting) / first.total
     if growth > most:
         yield f"memory grew by {growth:.1%} from the first sample to the last; allowed: {most:.0%}"
+    oldest = last.memory.get(last.workers.get(0, 0), 0)
+    for number, pid in last.workers.items():
+        if last.memory.get(pid, 0) > oldest * LARGER:
+            yield f"worker {number} takes {last.memory[pid] / oldest:.0%} of what worker 0 does, which is older"
     if _held(last) > _held(first):
         yield f"descriptors: {_held(first)} in the first sample, {_held(last)} in the last"
     if last.files > first.files:

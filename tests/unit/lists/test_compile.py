@@ -397,6 +397,36 @@ def test_a_file_that_never_stands_still_leaves_the_good_run_alone(site: Site, mo
     assert site.action(generation, "ads.example") is Action.ZERO
 
 
+def test_a_small_change_patches_the_index_until_a_full_build_is_asked_for(site: Site) -> None:
+    names = [f"n{number}.example" for number in range(500)]
+    site.write("ads.txt", "\n".join([*names, ""]))
+    site.build()
+    site.write("adult.txt", "adult.example\nother.example\n", OLD + 1)
+    site.write("ads.txt", "\n".join([*names[1:], ""]), OLD + 1)
+    generation, report = site.build()
+    assert (report.index, generation.index) == ("patched", "index/2.index")
+    assert (report.added, report.removed) == (1, 1)
+    assert site.action(generation, "www.other.example") is site.action(generation, "n1.example") is Action.ZERO
+    assert site.action(generation, "n0.example") is Action.FORWARD
+    site.write("adult.txt", "adult.example\n", OLD + 2)
+    generation, report = site.build(force=True)
+    assert report.index == "built"
+    assert site.action(generation, "other.example") is Action.FORWARD
+
+
+def test_an_index_that_cannot_be_patched_is_built(site: Site) -> None:
+    site.write("ads.txt", "".join(f"n{number}.example\n" for number in range(500)))
+    first, _ = site.build()
+    path = first.index_path(site.state_dir)
+    octets = bytearray(path.read_bytes())
+    octets[len(octets) // 2] ^= 1
+    path.write_bytes(octets)
+    site.write("adult.txt", "other.example\n", OLD + 1)
+    generation, report = site.build()
+    assert report.index == "built"
+    assert site.action(generation, "n7.example") is site.action(generation, "other.example") is Action.ZERO
+
+
 # -- damaged state ----------------------------------------------------------------------------------------------------
 def test_a_damaged_index_is_not_reused(site: Site) -> None:
     first, _ = site.build()
