@@ -17,7 +17,18 @@ import dns.message
 import dns.rcode
 
 from resolver import counters as layout
-from resolver.engine.engine import DROP, PUNT, PUNT_CONDITIONAL, PUNT_FORWARD, PUNT_LOCAL, REPLY, WAIT, Engine, Punt
+from resolver.engine.engine import (
+    DROP,
+    PUNT,
+    PUNT_CONDITIONAL,
+    PUNT_FORWARD,
+    PUNT_LOCAL,
+    REPLY,
+    WAIT,
+    Engine,
+    Punt,
+    SuffixTable,
+)
 from resolver.vocabulary import EDE, Action, Transport
 from tests.fuzz.packets import Packets
 from tests.unit.engine.world import CLIENT, World, allow, block, client, wire_query
@@ -42,13 +53,15 @@ NAMES = (
     "needs.example",
     "allowed.zero.example",
     "corp.example",
+    "overlaid.example",
+    "freed.zero.example",
 )
 STRANGER = client("192.0.2.1")
 EVERY = frozenset(
     (
         "drop", "punt forward", "punt conditional", "punt local", "wait", "formerr", "notimp", "badvers", "refused",
         "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger", "learned",
-        "not learned", "no answer", "answered later", "handed over",
+        "not learned", "no answer", "answered later", "handed over", "overlay",
         *(f"action {action.name}" for action in Action if action is not Action.CNAME),
     )
 )  # fmt: skip
@@ -70,6 +83,9 @@ def make_world(folder: Path) -> World:
         routes={"corp.example": 1},
     )
     world.patch("needs.example", flags=1)
+    world.engine.set_overlay(SuffixTable({"overlaid.example": (2, 2), "freed.zero.example": (1, 1)}))
+    room = memoryview(bytearray(1 << 16))
+    world.engine.set_limit(room, per_second=1_000_000, prefix4=24, prefix6=56, key=bytes(range(16)))
     return world
 
 
@@ -227,6 +243,7 @@ class Harness:
         cache = layout.SECTIONS["cache"].of(self.world.counters)
         found.update({"cache hit": cache[0], "cache miss": cache[1], "cache store": cache[2]})
         answers = layout.SECTIONS["answers"].of(self.world.counters)
+        found["overlay"] = sum(answers[action * layout.LIST_SLOTS + layout.OVERLAY_SLOT] for action in Action)
         for action in Action:
             found[f"action {action.name}"] += sum(answers[action * layout.LIST_SLOTS :][: layout.LIST_SLOTS])
         return found

@@ -4,7 +4,8 @@
     python -m tests.fuzz.native run TARGET …        in that copy, with libFuzzer's options
 
 Targets: `packet` (what a client sends), `answer` (what an upstream sends), `index` (an index file). `make fuzz` does both.
-Inputs that reach new code are kept in `corpus/<target>`; findings are written to the folder of the copy as crash-….
+Inputs that reach new code are kept in the copy's `corpus/<target>`; `run TARGET -merge=1 FOLDER` takes those that add
+something to FOLDER, which is how the tree's own corpus was made. Findings are written to the copy as crash-….
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def run(target: str, options: list[str]) -> None:
     harness = Harness(Path(tempfile.mkdtemp()), 1)
     for name in CACHED:
         harness.keep(name)
-    arguments = [f"fuzz-{target}", *options, str(CORPUS / target)]
+    again = f"{sys.executable} -m tests.fuzz.native run {target}"  # how libFuzzer starts itself, for -merge and -jobs
+    arguments = [again, *options, str(CORPUS / target)]
     native.fuzz_native(harness.engine, target, questions(), CLIENT + STRANGER, arguments)
 
 
