@@ -49,6 +49,8 @@ cdef class Snapshot:
         self.routes = SuffixTable({zone: (route, route) for zone, route in policy.routes.items()})
         s.index = &self.index.view
         s.routes = &self.routes.view
+        if number < 1:  # what was inspected in no generation is stamped 0
+            raise ValueError(f"{number} is no generation")
         s.number = number
         s.class_count = policy.classes
         s.shape_count = policy.shapes

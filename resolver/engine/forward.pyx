@@ -414,7 +414,7 @@ cdef void forward_answer(Core* core, Query* q, Pending* p, const uint8_t* packet
     if rcode != RCODE_NOERROR and rcode != RCODE_NXDOMAIN:
         forward_hand_over(f, p, WHY_RCODE)
         return
-    query_start(q, w.packet, w.size, w.transport, f.replies[f.reply_count], OUT_ROOM)
+    query_start(q, w.packet, w.size, w.transport, NULL, 0)
     wire_parse(q)
     q.route = (<uint32_t> p.key[p.key_size - 2] << 8) | p.key[p.key_size - 1]
     if cache_prepare(&core.cache, q, packet, size, &answer) != PREPARED:

@@ -94,4 +94,4 @@ def engine_is_lenient(packet: bytes) -> bool:
         return False
     records: int = sum(struct.unpack(">HHH", packet[6:12]))
     has_opt = packet[end : end + 3] == b"\0\0\x29"
-    return records > has_opt
+    return int(records) > has_opt

@@ -729,6 +729,11 @@ def test_a_policy_whose_cells_name_no_profile_is_refused(fresh: World, changes: 
         fresh.patch("default.example", **changes)
 
 
+def test_a_generation_has_a_number(world: World) -> None:
+    with pytest.raises(ValueError, match="generation"):
+        Snapshot(world.index, world.policy, 0)
+
+
 def test_a_policy_for_fewer_shapes_than_the_index_has_is_refused(world: World) -> None:
     import dataclasses
 

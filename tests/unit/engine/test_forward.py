@@ -298,6 +298,26 @@ def test_identical_questions_share_one_datagram_and_all_are_answered(scene: Scen
     assert scene.upstream.is_idle() and scene.engine.take_answers() == []
 
 
+def test_a_batch_of_replies_that_is_just_full_does_not_spill(tmp_path: Path) -> None:
+    with closing(Scene(tmp_path, sockets=1)) as scene:
+        fill_a_batch(scene)
+
+
+def fill_a_batch(scene: Scene) -> None:
+    clients = [scene.client() for _ in range(64)]
+    for number, sock in enumerate(clients):
+        scene.ask(wire_query([b"one", b"example"], ident=number), sock)
+    scene.ask(wire_query([b"two", b"example"], ident=64))
+    queries = sorted((scene.upstream.take() for _ in range(2)), key=lambda taken: question_of(taken[0]).lower())
+    for packet, source in queries:
+        scene.upstream.socket.sendto(reply_of(packet), source)
+    while scene.engine.tick():
+        scene.run()
+    for number, sock in enumerate((*clients, scene.asking)):
+        answer = scene.get(sock)
+        assert answer.id == number and answer.answer
+
+
 def test_do_and_cd_and_type_are_questions_of_their_own(scene: Scene) -> None:
     for asked in (
         query("www.example"),
