@@ -171,6 +171,15 @@ def test_the_watch_sees_new_files_of_a_pattern_and_the_config(server: Server) ->
     until(lambda: server.rcode("two.example") == "NXDOMAIN", "the new action is enforced")
 
 
+def test_events_beside_the_lists_are_no_news(server: Server) -> None:
+    """The log itself lies in the config's folder here."""
+    before = server.log
+    for number in range(5):
+        (server.folder / "unrelated.txt").write_text(str(number))
+        time.sleep(0.2)
+    assert server.log == before
+
+
 def test_reload_reports_what_changed(server: Server) -> None:
     server.write("lists/ads.txt", "a.example\nb.example\nnot a name\n")
     done = server.tampah("reload")

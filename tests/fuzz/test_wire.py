@@ -92,6 +92,6 @@ def engine_is_lenient(packet: bytes) -> bool:
     end = question_end(packet)
     if end is None:
         return False
-    records = sum(struct.unpack(">HHH", packet[6:12]))
+    records: int = sum(struct.unpack(">HHH", packet[6:12]))
     has_opt = packet[end : end + 3] == b"\0\0\x29"
     return int(records) > has_opt
