@@ -99,11 +99,10 @@ class Round:
                 figures.warm_starts.append(seconds)
             measure.settle(server)
             figures.memory.append(pss_bytes(server.tree))
-            self._drive("blocked", peer, server, figures)
-            if peer.blocks:
-                measure.warm(peer.port, self.queries["popular"])
-            self._drive("cached", peer, server, figures)
-            self._drive("mix", peer, server, figures)
+            for case, asked_before in (("blocked", "blocked"), ("cached", "popular"), ("mix", "mix")):
+                if peer.blocks and (self._wants(case) or case == "mix"):  # which latency and reload ask as well
+                    measure.warm(peer.port, self.queries[asked_before])
+                self._drive(case, peer, server, figures)
             if self._wants("latency"):
                 client = self._ask_slowly(peer, self.options.seconds)
                 with client.process:

@@ -32,6 +32,8 @@ CAVEATS = f"""\
   counts the kernel's work for its packets, which is most of it.
 - dnsperf is the bottleneck of the fastest servers, so queries a second are a lower bound for them; CPU is not affected
   by that, except that a server with time to spare finds smaller batches and pays more for each.
+- Every query of blocked, cached and mix was asked once before, so a server that keeps answers (the Recursor's and
+  dnsdist's packet caches keep blocked ones, too) finds them there.
 - The echo looks at nothing: it is what the kernel takes for one datagram in and one out, by recvmmsg and sendmmsg.
 - dnsperf keeps {OUTSTANDING} queries under way from {CLIENTS} sockets. A query counts as lost after {LOST:g} s.
 - Latency is of an open loop of {LATENCY_RATE:,} queries a second unless said otherwise, from the client's send to the
