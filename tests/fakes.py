@@ -406,13 +406,6 @@ def _main() -> None:
                 print("ok", flush=True)
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody has now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
-
-
 if __name__ == "__main__":
     _main()
     os._exit(0)

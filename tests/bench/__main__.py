@@ -21,7 +21,8 @@ from pathlib import Path
 from tests.bench import machine, measure, names, peers, report, tampah
 from tests.bench.measure import Figures, LatencyClient, Limits, UnfitError
 from tests.bench.peers import Peer, Upstream
-from tests.bench.processes import Process, free_port, pss_bytes
+from tests.bench.processes import Process, pss_bytes
+from tests.ports import free_port
 
 PEERS: tuple[type[Peer], ...] = (
     peers.Echo,

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -158,14 +156,3 @@ class Process:
 
 def _group_lives(group: int) -> bool:
     return any(int(fields[2]) == group and fields[0] != "Z" for _, fields in _all())
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that is free for UDP and TCP now, out of the range that outgoing sockets are given."""
-    for port in random.sample(range(20_000, 32_000), 1_000):
-        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
-            with contextlib.suppress(OSError):
-                stream.bind(("127.0.0.1", port))
-                datagram.bind(("127.0.0.1", port))
-                return port
-    raise OSError("no free port from 20000 to 31999")

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tests.bench.names import Names, read
 from tests.bench.peers import Peer, write_lines
-from tests.bench.processes import Process, free_port
+from tests.bench.processes import Process
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL_LIST = 10_000  # names

@@ -16,7 +16,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -34,23 +33,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from resolver import control
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0  # seconds for anything to happen
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port of loopback that is free for UDP and TCP."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for _ in range(100):
-        with socket.socket(family, socket.SOCK_STREAM) as tcp, socket.socket(family, socket.SOCK_DGRAM) as udp:
-            tcp.bind((host, 0))
-            try:
-                udp.bind(tcp.getsockname())
-            except OSError:
-                continue
-            return int(tcp.getsockname()[1])
-    raise OSError("no free port")
 
 
 def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.blackbox.bulk import Reply, ask_all, nsd
-from tests.blackbox.harness import Server, free_port
+from tests.blackbox.harness import Server
+from tests.ports import free_port
 
 BLOCKED = Reply(0, ((1, bytes(4)),))
 UNLISTED = 100_000

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from resolver.control import ControlError
 from tests.bench.names import generate
-from tests.bench.processes import free_port
+from tests.ports import free_port
 from tests.soak.events import SINKHOLES, Events, Journal, Upstream
 from tests.soak.load import Catalogue, Clients, Tally
 from tests.soak.server import WORKERS, Sample, Server

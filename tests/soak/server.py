@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from resolver import control
-from tests.bench.processes import Process, free_port, process_tree
+from tests.bench.processes import Process, process_tree
+from tests.ports import free_port
 from tests.soak.truth import State
 
 ROOT = Path(__file__).resolve().parents[2]

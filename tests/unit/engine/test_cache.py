@@ -436,14 +436,15 @@ def test_a_hot_set_survives_a_scan_of_ten_times_the_budget(world: World) -> None
 def test_what_comes_back_soon_after_it_was_forgotten_is_kept_longer(world: World) -> None:
     for number in range(9000):  # main is full now
         store(world, number)
-    store(world, 1_000_000)
-    for number in range(20_000, 21_000):  # so 1,000,000 falls out of the small ring
+    back, new = range(100_000, 100_200), range(200_000, 200_200)
+    for number in [*back, *range(20_000, 20_600)]:  # so the first of them fall out of the small ring
         store(world, number)
-    assert not asked_for(world, 1_000_000)
-    store(world, 1_000_000)
-    for number in range(30_000, 34_000):
+    assert not any(asked_for(world, number) for number in back)
+    for number in [*back, *new, *range(30_000, 34_000)]:
         store(world, number)
-    assert asked_for(world, 1_000_000)
+    # The memory of what was forgotten is small and loses some, so most come back to the main ring, not all.
+    assert sum(asked_for(world, number) for number in back) > len(back) // 2
+    assert not any(asked_for(world, number) for number in new)
 
 
 def test_flush_forgets_everything_and_the_cache_goes_on(world: World) -> None:

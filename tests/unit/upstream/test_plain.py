@@ -18,7 +18,8 @@ from resolver.upstream.health import Server
 from resolver.upstream.message import Question, build, wire_name
 from resolver.upstream.plain import Plain, TransportError, fault_of
 from resolver.vocabulary import Transport
-from tests.fakes import Act, FakeUpstream, address_of, free_port
+from tests.fakes import Act, FakeUpstream, address_of
+from tests.ports import free_port
 
 Runner = Callable[[Coroutine[Any, Any, None]], None]
 

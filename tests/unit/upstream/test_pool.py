@@ -16,7 +16,8 @@ from resolver.upstream.health import Server, Strategy
 from resolver.upstream.message import Question, wire_name
 from resolver.upstream.pool import Pool, PoolConfig, Result
 from resolver.vocabulary import EDE
-from tests.fakes import Act, FakeUpstream, address_of, free_port
+from tests.fakes import Act, FakeUpstream, address_of
+from tests.ports import free_port
 
 Runner = Callable[[Coroutine[Any, Any, None]], None]
 
