@@ -84,3 +84,13 @@ def test_damage_behind_right_checksums_does_no_harm(original: bytes, tmp_path: P
         path.write_bytes(with_checksums(octets))
         outcomes[use(path)] += 1
     assert outcomes[""] > 100 and len(outcomes) > 10, outcomes
+
+
+def test_every_index_of_the_corpus_does_no_harm(tmp_path: Path) -> None:
+    inputs = sorted((Path(__file__).parent / "corpus" / "index").iterdir())
+    assert len(inputs) > 20
+    path = tmp_path / "corpus.index"
+    for found in inputs:
+        octets = bytearray(found.read_bytes())
+        path.write_bytes(with_checksums(octets) if len(octets) >= HEADER else bytes(octets))
+        use(path)

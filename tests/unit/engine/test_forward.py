@@ -39,12 +39,18 @@ QUERIES, FAILURES, TIMEOUTS, BAD = range(4)
 SLOT = 3  # of the upstream's counters
 
 
+def roomy_socket() -> socket.socket:
+    """A UDP socket that loses nothing, however late it is read."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    return sock
+
+
 class Upstream:
     """A server's socket: takes queries one at a time and answers as told."""
 
     def __init__(self) -> None:
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self.socket = roomy_socket()
         self.socket.settimeout(PATIENCE)
         self.socket.bind(("127.0.0.1", 0))
 
@@ -92,19 +98,19 @@ class Scene:
         self.engine.set_upstream(5, [sock.fileno() for sock in self.outside], SLOT)
         self.engine.set_route(0, 5)
         self.engine.set_timeout(60)
-        self.listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.listening = roomy_socket()
         self.listening.bind(("127.0.0.1", 0))
         self.engine.add_udp(self.listening.fileno(), socket.AF_INET, False)
         self.asking = self.client()
 
     def connected(self) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock = roomy_socket()
         sock.setblocking(False)
         sock.connect(self.upstream.address)
         return sock
 
     def client(self) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock = roomy_socket()
         sock.settimeout(PATIENCE)
         sock.connect(self.listening.getsockname())
         self.closing = [*getattr(self, "closing", []), sock]
