@@ -230,6 +230,8 @@ def reload(
             time.sleep(POLL)
         seconds = time.monotonic() - written
         time.sleep(max(0.0, RELOAD_WINDOW - seconds))
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise UnfitError(str(error)) from None
     finally:
         end = time.monotonic()
         client.stop()

@@ -25,6 +25,7 @@ from tests.bench.names import Names, read
 from tests.bench.processes import Process
 
 CACHED_ANSWERS = 200_000
+RELOAD_PATIENCE = 300  # seconds that a peer's own command may take to reload
 FIRST_SERIAL = 1_000_000_001  # of zones; ten digits, so that it can be raised in place
 
 
@@ -262,8 +263,9 @@ security-poll-suffix=
         return ["pdns_recursor", f"--config-dir={self.folder}", "--daemon=no"]
 
     def reload(self, server: Process) -> None:
-        command = ["rec_control", f"--socket-dir={self.folder}", "reload-lua-config"]
-        subprocess.run(command, capture_output=True, timeout=600, check=True)
+        options = [f"--socket-dir={self.folder}", f"--timeout={RELOAD_PATIENCE}"]
+        command = ["rec_control", *options, "reload-lua-config"]
+        subprocess.run(command, capture_output=True, timeout=RELOAD_PATIENCE + 5, check=True)
 
 
 class Dnsdist(Peer):
