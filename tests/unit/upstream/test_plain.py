@@ -225,7 +225,7 @@ def tcp(upstream: FakeUpstream) -> Server:
 
 def test_queries_share_one_connection_and_answers_may_overtake(run: Runner) -> None:
     with FakeUpstream() as upstream:
-        upstream.on("slow.example", Act(delay=0.2))
+        upstream.on("slow.example", Act(delay=1.5))
 
         async def body(io: Plain, inbox: Inbox) -> None:
             io.send(tcp(upstream), Transport.TCP, query("slow.example"), inbox, 0)
