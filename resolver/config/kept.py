@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from resolver import __version__
+from resolver.config import machine
 from resolver.config.addresses import Endpoint, Server
 from resolver.config.problem import Problem
 from resolver.snapshot import write_json
@@ -112,8 +113,8 @@ def _key(path: Path) -> str:
         stats = [(file.name, stat.st_size, stat.st_mtime_ns) for file in code if (stat := file.stat())]
     except (OSError, ValueError):
         return ""
-    machine = (os.environ.get("HOME"), os.path.expanduser("~"), sorted(os.sched_getaffinity(0)))  # noqa: PTH111
-    digest.update(repr((__version__, stats, str(path.absolute()), machine)).encode())
+    here = (os.path.expanduser("~"), sorted(os.sched_getaffinity(0)), machine.memory())  # noqa: PTH111
+    digest.update(repr((__version__, stats, str(path.absolute()), here)).encode())
     digest.update(text)
     return digest.hexdigest()
 
