@@ -27,7 +27,7 @@ from pathlib import Path
 
 import uvloop
 
-from resolver import control, counters, logs, overlay
+from resolver import control, counters, logs, overlay, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
@@ -243,6 +243,7 @@ def serve(fd: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # upstream sockets and TCP clients
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLD)
+    spawn.share_arena()
     logs.set_up("worker")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
