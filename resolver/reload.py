@@ -210,7 +210,9 @@ class Reloader:
             number=generation.number,
             index=str(generation.index_path(self._state_dir)),
             policy=str(generation.policy_path(self._state_dir)),
-            cache=control.CacheLimits(cache.max_ttl, cache.min_ttl, cache.negative_ttl),
+            cache=control.CacheLimits(
+                cache.max_ttl, cache.min_ttl, cache.negative_ttl, cache.serve_stale, cache.prefetch
+            ),
             upstream=control.Upstream(
                 routes=tuple(tuple(_text(server) for server in servers) for servers in routes),
                 strategy=upstream.strategy,

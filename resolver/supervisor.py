@@ -103,7 +103,7 @@ class Supervisor:
             self._overlay = Overlay(state_dir)
             fds = make_counters(config.worker_count)
             self._source = Source([memoryview(mmap.mmap(fd, counters.SIZE)) for fd in fds], self._facts)
-            self._workers = Workers(self._sockets, fds, config.cache.size, self._facts)
+            self._workers = Workers(self._sockets, fds, config.cache.size, self._facts, state_dir / "cache")
             self._watch = Watch(state_dir)
             self._reloader = Reloader(path, config, self._workers, self._facts, self._watch)
             self._undo = undo.pop_all()
@@ -236,6 +236,8 @@ class Supervisor:
                 return await self._change_overlay(lambda: self._overlay.put(name, word, seconds))
             case control.TakeBack(name):
                 return await self._change_overlay(lambda: self._overlay.take_back(name))
+            case control.Flush():
+                return await self._flush(message)
             case control.Statistics():
                 from resolver import metrics  # not at the start: it takes time to load
 
@@ -251,6 +253,14 @@ class Supervisor:
             return control.Failed(str(error))
         _log.info("overlay: %s", entry)
         return control.Report(dataclasses.asdict(entry))
+
+    async def _flush(self, order: control.Flush) -> control.Message:
+        try:
+            count = await self._workers.flush(order)
+        except WorkersError as error:
+            return control.Failed(str(error))
+        _log.info("cache flushed: %s, %d answers", order.name or "everything", count)
+        return control.Report({"flushed": count})
 
     async def _status(self) -> dict[str, Any]:
         from resolver import metrics  # as above

@@ -30,6 +30,8 @@ EVERY = [
     control.TakeBack("x.example"),
     SWAP,
     control.Inspect(),
+    control.Flush("x.example", True),
+    control.Flushed(7),
     control.Drain(5.0),
     control.Ready(),
     control.Swapped(3),
