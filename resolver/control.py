@@ -45,11 +45,12 @@ class Bound:
 @dataclass(frozen=True, slots=True)
 class Configure:
     """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
-    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates."""
+    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates; `ring_fd`: ring.py."""
 
     worker: int
     sockets: tuple[Bound, ...]
     counters_fd: int
+    ring_fd: int
     buckets_fd: int
     buckets_key: str
     cache_bytes: int
@@ -86,7 +87,7 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Serve by generation `number` from now on; `index` and `policy` are paths."""
+    """Serve by generation `number` from now on; `index` and `policy` are paths, `records` one of ring.WHAT."""
 
     number: int
     index: str
@@ -94,6 +95,7 @@ class Swap:
     cache: CacheLimits
     upstream: Upstream
     rate_limit: RateLimit
+    records: str = "all"
 
 
 @dataclass(frozen=True, slots=True)

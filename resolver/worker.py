@@ -27,7 +27,7 @@ from pathlib import Path
 
 import uvloop
 
-from resolver import control, counters, logs, overlay
+from resolver import control, counters, logs, overlay, ring
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
@@ -55,6 +55,7 @@ class Worker:
         self.generation = 0
         memory = memoryview(mmap.mmap(configure.counters_fd, counters.SIZE))
         self.engine = Engine(counters=memory, cache_bytes=configure.cache_bytes)
+        self.engine.set_ring(memoryview(mmap.mmap(configure.ring_fd, 0)))
         words = memory.cast("Q")
         self.pool = Pool(PoolConfig(routes={}), counters=words)
         self.native = Native(self.engine, self.pool, words, on_punts=lambda: self.punts.run())
@@ -89,6 +90,7 @@ class Worker:
             key=self._buckets_key,
         )
         self.engine.configure_cache(max_ttl=limits.max_ttl, min_ttl=limits.min_ttl, negative_ttl=limits.negative_ttl)
+        self.engine.set_records(ring.WHAT.index(order.records))
         self.engine.swap(snapshot)
         is_first, self.generation = self.generation == 0, order.number
         if is_first:

@@ -20,7 +20,7 @@ import signal
 import socket
 from collections.abc import Iterable
 
-from resolver import control, counters, overlay, spawn
+from resolver import control, counters, overlay, ring, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.facts import CACHE_GAUGES, Facts
@@ -82,7 +82,7 @@ class _Keeper:
         """One life of the worker; returns how it ended."""
         self._last_words, self.enforced, self.overlaid = "", 0, 0
         ours, theirs = socket.socketpair()
-        shared = (self._configure.counters_fd, self._configure.buckets_fd)
+        shared = (self._configure.counters_fd, self._configure.ring_fd, self._configure.buckets_fd)
         handed = [theirs.fileno(), *shared, *(bound.fd for bound in self._configure.sockets)]
         with theirs:
             self.process = await asyncio.create_subprocess_exec(
@@ -196,7 +196,10 @@ def _ending(status: int) -> str:
 
 
 class Workers:
-    """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker. `facts` is told of lives and deaths."""
+    """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker. `facts` is told of lives and deaths.
+
+    `ring_fds`: each worker's ring of query records, for a ring.Reader.
+    """
 
     def __init__(self, sockets: Sockets, counters_fds: list[int], cache_bytes: int, facts: Facts) -> None:
         self._unwanted = asyncio.Event()
@@ -207,9 +210,10 @@ class Workers:
         self._tasks: list[asyncio.Task[None]] = []
         share = cache_bytes // len(counters_fds)
         buckets_fd, key = make_buckets(), secrets.token_hex(16)
+        self.ring_fds = [ring.make(f"tampah-records-{number}") for number in range(len(counters_fds))]
         self._keepers = [
-            _Keeper(self, number, control.Configure(number, sockets.of(number), fd, buckets_fd, key, share))
-            for number, fd in enumerate(counters_fds)
+            _Keeper(self, number, control.Configure(number, sockets.of(number), *fds, buckets_fd, key, share))
+            for number, fds in enumerate(zip(counters_fds, self.ring_fds, strict=True))
         ]
 
     @property

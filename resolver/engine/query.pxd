@@ -96,6 +96,8 @@ cdef enum:
 # The sections of resolver/counters.py: index of the first counter of each.
 cdef enum:
     TRANSPORTS = 5
+    WAYS = 3                   # counters.WAYS
+    DURATION_STRIDE = 20       # a sum and the buckets of a histogram
     TYPE_SLOTS = 72
     LIST_SLOTS = 1024
     NO_LIST = 1023
@@ -106,7 +108,9 @@ cdef enum:
     COUNT_CACHE = 16768
     COUNT_ENGINE = 16776
     COUNT_UPSTREAM = 16784
-    COUNT_ALL = 18192
+    COUNT_DURATIONS = 18192                                # [transport][way]: sum in microseconds, buckets
+    COUNT_RECORDS = 18492
+    COUNT_ALL = 18500
     CACHE_HITS = COUNT_CACHE
     CACHE_MISSES = COUNT_CACHE + 1
     CACHE_STORES = COUNT_CACHE + 2
@@ -122,6 +126,8 @@ cdef enum:
     ENGINE_ROUNDS = COUNT_ENGINE + 5
     ENGINE_DROPPED = COUNT_ENGINE + 6
     ENGINE_LIMITED = COUNT_ENGINE + 7
+    RECORDS_WRITTEN = COUNT_RECORDS
+    RECORDS_DROPPED = COUNT_RECORDS + 1
 
 # A message under inspection. `failed` sticks: check it once after a run of reads.
 cdef struct Reader:
@@ -198,6 +204,7 @@ cdef struct Query:
     uint64_t control_size      # its octets
     bint may_wait              # the engine may ask upstream itself
     const Answer* given        # finish(): the upstream's answer to use instead of the cache
+    uint64_t since             # microseconds, monotonic: when it came in
     # wire
     uint16_t id
     uint16_t flags             # as received
@@ -226,3 +233,4 @@ cdef struct Query:
     uint32_t ede_size
     uint32_t reply_size
     uint32_t reason            # PuntReason
+    uint8_t told               # TOLD_…: what its record says (ring.pyx)
