@@ -61,7 +61,7 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
         answer = &kept
         q.told |= TOLD_CACHED
     if answer != NULL:
-        policy_answer(s, answer, q)
+        policy_answer(core, answer, q)
         return reply_blocked(q, s) if is_blocked(q) else reply_answer(q, answer)
 
     # Unknown here: only a client that wants recursion gets it (RFC 1035 section 4.1.1).
@@ -88,6 +88,7 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.given = NULL
     q.since = 0
     q.decided = False
+    q.word = 0
     q.question_end = 0
     q.has_opt = False
     q.dnssec_ok = False

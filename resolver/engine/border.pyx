@@ -254,8 +254,9 @@ cdef class Engine:
         self.snapshot = snapshot
 
     def set_overlay(self, SuffixTable table):
-        """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
+        """What operators said, name by name, as overlay.words() puts it; None for nothing."""
         self.core.overlay = &table.view if table is not None else NULL
+        self.core.overlay_number += 1
         self.overlay = table
 
     def set_limit(self, buckets, *, uint32_t per_second, int prefix4, int prefix6, bytes key):

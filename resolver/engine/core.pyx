@@ -16,6 +16,7 @@ cdef struct Core:
     Forward* forward
     Limits limits
     const SuffixView* overlay  # what operators blocked and allowed at once; NULL: nothing
+    uint32_t overlay_number    # counts its changes
     Records records
     uint64_t* counters
     uint32_t now               # seconds, monotonic; set once a batch

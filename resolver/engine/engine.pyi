@@ -13,7 +13,7 @@ DROP: int  # nothing is to be sent
 WAIT: int  # a forward is under way in the engine; the answer comes through take_answers()
 PUNT: int  # Python takes the query: see Punt
 
-OVERLAY_ALLOW_VALUE: int  # values of the overlay's table
+OVERLAY_ALLOW_VALUE: int  # the lowest two bits of values in the overlay's table; of two values the higher is the newer
 OVERLAY_BLOCK_VALUE: int
 
 # -- why a query was punted -----------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class Engine:
     def swap(self, snapshot: Snapshot) -> None:
         """Every query from the next one on sees `snapshot`."""
     def set_overlay(self, table: SuffixTable | None) -> None:
-        """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
+        """What operators said, name by name, as overlay.words() puts it; None for nothing."""
     def set_limit(self, buckets: memoryview | None, *, per_second: int, prefix4: int, prefix6: int, key: bytes) -> None:
         """Limit each client prefix to `per_second` queries over UDP (0: no limit); ValueError on what cannot be kept.
 

@@ -85,8 +85,9 @@ cdef enum:
     ACTION_DATA = 10
     RANK_OVERLAY = 0
     RANK_NOBODY = 255
-    OVERLAY_ALLOW = 1          # values of the overlay's table
+    OVERLAY_ALLOW = 1          # operators' words: two bits of a value in the overlay's table; the newer, the higher the rest
     OVERLAY_BLOCK = 2
+    OVERLAY_WORD = 3
     PROFILE_OVERLAY = 2        # how an operator's block is answered: matrix.py puts it there
     CELL_NEEDS_ANSWER = 1
     CELL_CONDITIONAL = 2
@@ -166,17 +167,20 @@ cdef struct Profile:
 
 # What an answer points at, as far as it is listed (inspect.pyx).
 cdef enum:
-    TARGETS = 6                # that are kept of one answer
+    TARGETS = 6                # different ones that are kept of one answer
 
 cdef struct Inspection:
     uint64_t generation        # in which it was found; 0: not inspected yet
+    uint32_t overlay           # by which it was found: Core.overlay_number
+    uint32_t word              # the newest of the operators' words on what it points at; 0: none
     uint32_t count
     uint32_t listsets[TARGETS]
 
 # A name that an answer points at.
 cdef struct Target:
-    uint32_t labels_count
-    uint8_t labels[128]
+    uint32_t size              # octets of name, the root's included
+    uint32_t labels_count      # without the root
+    uint8_t labels[128]        # offset of each label in name, from the left
     uint8_t name[256]          # lower-case, wire form
 
 # An upstream's answer, made ready by cache_prepare: checked, without OPT, with the places of its TTLs.
@@ -225,6 +229,7 @@ cdef struct Query:
     uint32_t route
     bint counted               # its client's bucket has paid for it
     bint decided               # the cell was set by Python: index and matrix are not asked
+    uint32_t word              # the operators' on the name, as the overlay's table has it; 0: none
     Cell cell
     # out
     uint16_t rcode             # with the extended bits
