@@ -45,12 +45,13 @@ class Bound:
 @dataclass(frozen=True, slots=True)
 class Configure:
     """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
-    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates. `cache_file`: where its cache is from
-    its end to the next start ("": nowhere)."""
+    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates; `ring_fd`: ring.py. `cache_file`: where
+    its cache is from its end to the next start ("": nowhere)."""
 
     worker: int
     sockets: tuple[Bound, ...]
     counters_fd: int
+    ring_fd: int
     buckets_fd: int
     buckets_key: str
     cache_bytes: int
@@ -90,7 +91,7 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Serve by generation `number` from now on; `index` and `policy` are paths."""
+    """Serve by generation `number` from now on; `index` and `policy` are paths, `records` one of ring.WHAT."""
 
     number: int
     index: str
@@ -98,6 +99,7 @@ class Swap:
     cache: CacheLimits
     upstream: Upstream
     rate_limit: RateLimit
+    records: str = "all"
 
 
 @dataclass(frozen=True, slots=True)

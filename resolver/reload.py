@@ -222,6 +222,7 @@ class Reloader:
             rate_limit=control.RateLimit(
                 config.rate_limit.per_second, config.rate_limit.prefix4, config.rate_limit.prefix6
             ),
+            records=config.query_log.what,
         )
 
     def _tell_facts(self, config: Config, generation: snapshot.Generation, report: Report) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import uvloop
 
-from resolver import cachefile, control, counters, logs, overlay
+from resolver import cachefile, control, counters, logs, overlay, ring
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
@@ -56,6 +56,7 @@ class Worker:
         self.generation = 0
         memory = memoryview(mmap.mmap(configure.counters_fd, counters.SIZE))
         self.engine = Engine(counters=memory, cache_bytes=configure.cache_bytes)
+        self.engine.set_ring(memoryview(mmap.mmap(configure.ring_fd, 0)))
         words = memory.cast("Q")
         self.pool = Pool(PoolConfig(routes={}), counters=words)
         self.native = Native(self.engine, self.pool, words, on_punts=lambda: self.punts.run())
@@ -98,6 +99,7 @@ class Worker:
             stale_ttl=limits.serve_stale,
             prefetch=limits.prefetch,
         )
+        self.engine.set_records(ring.WHAT.index(order.records))
         self.engine.swap(snapshot)
         is_first, self.generation = self.generation == 0, order.number
         if is_first:

@@ -21,7 +21,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from resolver import control, counters, overlay, spawn
+from resolver import control, counters, overlay, ring, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.facts import CACHE_GAUGES, Facts
@@ -84,7 +84,7 @@ class _Keeper:
         """One life of the worker; returns how it ended."""
         self._last_words, self.enforced, self.overlaid = "", 0, 0
         ours, theirs = socket.socketpair()
-        shared = (self._configure.counters_fd, self._configure.buckets_fd)
+        shared = (self._configure.counters_fd, self._configure.ring_fd, self._configure.buckets_fd)
         handed = [theirs.fileno(), *shared, *(bound.fd for bound in self._configure.sockets)]
         with theirs:
             self.process = await asyncio.create_subprocess_exec(
@@ -216,6 +216,8 @@ def _ending(status: int) -> str:
 class Workers:
     """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker. `facts` is told of lives and deaths.
 
+    `ring_fds`: each worker's ring of query records, for a ring.Reader.
+
     `cache_folder`: where each worker's cache is between its end and the next start.
     """
 
@@ -235,6 +237,7 @@ class Workers:
         self._tasks: list[asyncio.Task[None]] = []
         share = cache_bytes // len(counters_fds)
         buckets_fd, key = make_buckets(), secrets.token_hex(16)
+        self.ring_fds = [ring.make(f"tampah-records-{number}") for number in range(len(counters_fds))]
         self._keepers = [
             _Keeper(
                 self,
@@ -242,14 +245,14 @@ class Workers:
                 control.Configure(
                     number,
                     sockets.of(number),
-                    fd,
+                    *fds,
                     buckets_fd,
                     key,
                     share,
                     str(cache_folder / str(number)) if cache_folder else "",
                 ),
             )
-            for number, fd in enumerate(counters_fds)
+            for number, fds in enumerate(zip(counters_fds, self.ring_fds, strict=True))
         ]
 
     @property

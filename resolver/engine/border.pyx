@@ -162,13 +162,16 @@ cdef class Punt:
 
     cdef readonly bytes packet, client, question, qname
     cdef readonly int after, upstream
-    cdef readonly int transport, reason, route, qtype, listset, slot, action, member, profile
+    cdef readonly int transport, reason, route, qtype, listset, slot, action, rank, member, profile
     cdef readonly bint do, cd
     cdef public object token
     cdef int fd
     cdef sockaddr_in6 peer
     cdef uint8_t control[CONTROL_ROOM]
     cdef size_t control_size
+    cdef uint64_t since
+    cdef uint32_t policy_class
+    cdef uint8_t told
 
 
 cdef class Engine:
@@ -182,6 +185,7 @@ cdef class Engine:
     cdef int epoll
     cdef object counters
     cdef object buckets
+    cdef object ring
     cdef SuffixTable overlay
     cdef list punts
     cdef list stream_answers   # (token, answer) of streams whose question came back
@@ -252,8 +256,9 @@ cdef class Engine:
         self.snapshot = snapshot
 
     def set_overlay(self, SuffixTable table):
-        """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
+        """What operators said, name by name, as overlay.words() puts it; None for nothing."""
         self.core.overlay = &table.view if table is not None else NULL
+        self.core.overlay_number += 1
         self.overlay = table
 
     def set_limit(self, buckets, *, uint32_t per_second, int prefix4, int prefix6, bytes key):
@@ -282,6 +287,30 @@ cdef class Engine:
         limits.buckets = <Bucket*> &view[0]
         self.buckets = buckets
 
+    def set_ring(self, ring):
+        """Write query records into a ring (ring.make): a writable buffer. ValueError if it is none."""
+        cdef uint8_t[::1] view = ring
+        cdef Records* r = &self.core.records
+        cdef uint64_t head
+        if not ring_is_sound(&view[0] if view.shape[0] else NULL, view.shape[0]):
+            raise ValueError("no ring of query records, or one of another version")
+        head = (<uint64_t*> (&view[0] + RING_HEAD))[0]
+        if head & 7:
+            raise ValueError(f"the ring of query records has its head at {head}")
+        self.ring = view
+        r.memory = &view[0]
+        r.data = r.memory + RING_HEADER
+        r.size = view.shape[0] - RING_HEADER
+        r.head = head
+        r.tail = atomic_load(<uint64_t*> (r.memory + RING_TAIL), ATOMIC_ACQUIRE)
+        r.what = RECORDS_ALL
+
+    def set_records(self, uint32_t what):
+        """Which queries are recorded: a place in ring.WHAT."""
+        if what > RECORDS_ALL:
+            raise ValueError(f"{what} says nothing of records")
+        self.core.records.what = what if self.core.records.memory != NULL else RECORDS_NONE
+
     def add_udp(self, int fd, int family, bint wildcard):
         """Take a bound UDP socket, which stays the caller's. `wildcard`: bound to 0.0.0.0 or ::, with PKTINFO on."""
         cdef epoll_event event
@@ -301,12 +330,6 @@ cdef class Engine:
         """The epoll descriptor to watch; call drain() when it is readable."""
         return self.epoll
 
-    cdef void set_clock(self) noexcept nogil:
-        cdef timespec now
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        self.core.now = <uint32_t> now.tv_sec + CLOCK_START
-        self.core.forward.now = <uint64_t> now.tv_sec * 1000000 + now.tv_nsec // 1000
-
     def drain(self):
         """Answer what has come in, a bounded amount; returns how many datagrams. take_punts() has what is left."""
         cdef epoll_event events[EPOLL_EVENTS]
@@ -315,7 +338,7 @@ cdef class Engine:
         if self.snapshot is None:
             return 0
         with nogil:
-            self.set_clock()
+            core_clock(&self.core)
             ready = epoll_wait(self.epoll, events, EPOLL_EVENTS, 0)
         for i in range(ready):
             if events[i].data.u64 & FROM_UPSTREAM:
@@ -352,6 +375,8 @@ cdef class Engine:
                         OUT_ROOM if w.transport == TRANSPORT_UDP else MAX_TCP)
             memcpy(q.client, w.client, 16)
             q.counted = True
+            q.since = w.since
+            q.told = TOLD_FORWARDED
             verdict = answer_query(&self.core, q)
             punt = self._punt(q, self.tokens.pop(w.token, None) if w.fd < 0 else None, verdict == VERDICT_PUNT)
             punt.fd = w.fd
@@ -379,6 +404,8 @@ cdef class Engine:
         memcpy(q.client, w.client, 16)
         q.counted = True
         q.given = answer
+        q.since = w.since
+        q.told = TOLD_FORWARDED
         verdict = answer_query(&self.core, q)
         if verdict == VERDICT_PUNT:
             self._punt(q, token, True)
@@ -470,7 +497,7 @@ cdef class Engine:
     def tick(self):
         """Hand over what has waited too long; call it some ten times a second. Returns how many are under way."""
         with nogil:
-            self.set_clock()
+            core_clock(&self.core)
             forward_expire(&self.core)
         if self.core.forward.handed != NONE:
             self._take_handed()
@@ -505,6 +532,10 @@ cdef class Engine:
         punt.listset = q.listset
         punt.slot = q.cell.slot
         punt.action = q.cell.action
+        punt.rank = q.cell.rank
+        punt.policy_class = q.policy_class
+        punt.since = q.since
+        punt.told = q.told | TOLD_PUNTED
         punt.member = q.cell.member
         punt.profile = q.cell.profile
         punt.do = q.dnssec_ok
@@ -527,18 +558,20 @@ cdef class Engine:
         """One query from a stream: (verdict, answer). A PUNT is among the next take_punts(), with `token` on it."""
         cdef Query* q = &self.query
         cdef int verdict
+        cdef uint64_t began
         if len(client) != 16:
             raise ValueError("a client has 16 octets")
         if not 0 <= transport < TRANSPORTS:
             raise ValueError(f"{transport} is no transport")
         if self.snapshot is None or len(packet) > MAX_TCP:
             return VERDICT_DROP, None
-        self.set_clock()
+        core_clock(&self.core)
         query_start(q, <const uint8_t*> PyBytes_AS_STRING(packet), <uint32_t> len(packet), transport,
                     self.stream_reply, MAX_TCP)
         memcpy(q.client, PyBytes_AS_STRING(client), 16)
         q.may_wait = token is not None
         q.token = self.next_token
+        q.since = began = self.core.forward.now
         verdict = answer_query(&self.core, q)
         if verdict == VERDICT_WAIT:
             self.tokens[q.token] = token
@@ -549,6 +582,8 @@ cdef class Engine:
             self._punt(q, token, True)
             return verdict, None
         query_count(&self.core, q, verdict)
+        core_clock(&self.core)
+        batch_count(&self.core, transport, began)
         return verdict, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None
 
     cdef int _question(self, Query* q, Punt punt) noexcept:
@@ -566,7 +601,7 @@ cdef class Engine:
         cdef Query* q = &self.query
         cdef Answer prepared
         cdef int result
-        self.set_clock()
+        core_clock(&self.core)
         if self._question(q, punt) != CONTINUE:
             return False
         result = cache_prepare(&self.core.cache, q, <const uint8_t*> PyBytes_AS_STRING(answer), <uint32_t> len(answer),
@@ -579,7 +614,7 @@ cdef class Engine:
     def fail(self, Punt punt not None, int ede):
         """Keep for a moment that nobody answers the question; an answer that may still serve does so from now on."""
         cdef Query* q = &self.query
-        self.set_clock()
+        core_clock(&self.core)
         if self._question(q, punt) == CONTINUE:
             cache_fail(&self.core.cache, q, ede, self.core.now)
 
@@ -587,7 +622,7 @@ cdef class Engine:
         """Whether an answer is kept that may serve if there is no other."""
         cdef Query* q = &self.query
         cdef Answer kept
-        self.set_clock()
+        core_clock(&self.core)
         return self._question(q, punt) == CONTINUE and cache_stale(&self.core.cache, q, self.core.now, &kept)
 
     def finish(self, Punt punt not None, bytes answer, int ede=EDE_NONE, str text="", bytes cell=None):
@@ -604,7 +639,7 @@ cdef class Engine:
         cdef Punt again
         cdef bint is_stale
         cdef int verdict = self._question(q, punt)
-        self.set_clock()
+        core_clock(&self.core)
         if verdict != CONTINUE or self.snapshot is None:
             return VERDICT_DROP, None
         if answer is not None and cache_prepare(&self.core.cache, q, <const uint8_t*> PyBytes_AS_STRING(answer),
@@ -613,6 +648,8 @@ cdef class Engine:
         is_stale = (answer is None or prepared.failed) and cache_stale(&self.core.cache, q, self.core.now, &kept)
         query_start(q, q.packet, q.size, q.transport, q.reply, q.reply_room)
         q.counted = True
+        q.since = punt.since
+        q.told = punt.told
         if cell is not None:
             if len(cell) != sizeof(Cell):
                 raise ValueError("a cell has 8 octets")
@@ -653,7 +690,13 @@ cdef class Engine:
         q.reply_size = <uint32_t> len(reply)
         q.rcode = q.reply[3] & 0xF
         q.cell.action = <uint8_t> punt.action
+        q.cell.rank = <uint8_t> punt.rank
         q.cell.slot = <uint16_t> punt.slot
+        q.listset = punt.listset
+        q.policy_class = punt.policy_class
+        q.since = punt.since
+        q.told = punt.told
+        core_clock(&self.core)
         query_count(&self.core, q, VERDICT_REPLY)
         return self._give(punt, q.reply, q.reply_size)
 
@@ -693,7 +736,7 @@ cdef class Engine:
         cdef Entry* e
         cdef uint32_t at, left, which
         cdef list found = []
-        self.set_clock()
+        core_clock(&self.core)
         for which in range(2):
             ring = &c.small if which else &c.main
             at = ring.tail
@@ -719,7 +762,7 @@ cdef class Engine:
             return False
         packet = (b"\0\0\1" + (b"\x10" if key[size + 4] & 2 else b"\0") + b"\0\1\0\0\0\0\0\1" + key[:size + 4]
                   + b"\0\0\x29\4\xd0\0\0" + (b"\x80" if key[size + 4] & 1 else b"\0") + b"\0\0\0")
-        self.set_clock()
+        core_clock(&self.core)
         query_start(q, <const uint8_t*> PyBytes_AS_STRING(packet), <uint32_t> len(packet), TRANSPORT_UDP, NULL, 0)
         if wire_parse(q) != CONTINUE:
             return False

@@ -13,7 +13,7 @@ DROP: int  # nothing is to be sent
 WAIT: int  # a forward is under way in the engine; the answer comes through take_answers()
 PUNT: int  # Python takes the query: see Punt
 
-OVERLAY_ALLOW_VALUE: int  # values of the overlay's table
+OVERLAY_ALLOW_VALUE: int  # the lowest two bits of values in the overlay's table; of two values the higher is the newer
 OVERLAY_BLOCK_VALUE: int
 
 # -- why a query was punted -----------------------------------------------------------------------------------------
@@ -215,9 +215,22 @@ class Punt:
     listset: int
     slot: int  # of the list that won
     action: int  # vocabulary.Action
+    rank: int  # vocabulary.Rank
     member: int  # of the listset's shape: which member won
     profile: int
     token: object  # free for the listener (streams: which client waits)
+
+class RingEnd:
+    """The consumer's end of a ring of query records: see ring.Reader. ValueError: the buffer holds no ring."""
+
+    def __init__(self, buffer: Buffer) -> None: ...
+    def want(self, wanted: bool) -> None:
+        """Have the worker write from now on, or no more. What was left from before is skipped."""
+    def take(self, octets: int) -> bytes:
+        """Whole records, oldest first, up to the first that reaches `octets`; empty: none. ValueError: a damaged ring."""
+    def skip(self) -> None:
+        """Forget what was written."""
+    def close(self) -> None: ...
 
 class Engine:
     """Owns a cache and serves UDP sockets that it was lent; hands up what it cannot answer. One a worker, for one thread.
@@ -244,12 +257,16 @@ class Engine:
     def swap(self, snapshot: Snapshot) -> None:
         """Every query from the next one on sees `snapshot`."""
     def set_overlay(self, table: SuffixTable | None) -> None:
-        """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
+        """What operators said, name by name, as overlay.words() puts it; None for nothing."""
     def set_limit(self, buckets: memoryview | None, *, per_second: int, prefix4: int, prefix6: int, key: bytes) -> None:
         """Limit each client prefix to `per_second` queries over UDP (0: no limit); ValueError on what cannot be kept.
 
         `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
         """
+    def set_ring(self, ring: Buffer) -> None:
+        """Write query records into a ring (ring.make): a writable buffer. ValueError if it is none."""
+    def set_records(self, what: int) -> None:
+        """Which queries are recorded: a place in ring.WHAT. Without a ring none are."""
     def add_udp(self, fd: int, family: int, wildcard: bool) -> None:
         """Take a bound UDP socket, which stays the caller's. `wildcard`: bound to 0.0.0.0 or ::, with PKTINFO on."""
     def fileno(self) -> int:
