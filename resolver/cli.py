@@ -119,6 +119,14 @@ def _failures() -> tuple[type[Exception], ...]:
     return (ConfigError, ControlError, OverlayError, OSError, ValueError)
 
 
+def complain(error: Exception, as_json: bool = False) -> None:
+    """Say what a user can cause or must know, and end with 1; raise anything else again."""
+    if not isinstance(error, _failures()):
+        raise error
+    problems = getattr(error, "problems", None)
+    _Context(None, as_json).fail([str(problem) for problem in problems] if problems else [_said(error)])
+
+
 def _said(error: Exception) -> str:
     """What an exception says, without Python's way of saying it."""
     if isinstance(error, OSError) and error.strerror:
@@ -143,9 +151,8 @@ def _command(function: _Command) -> _Command:
         except BrokenPipeError:
             sys.stderr.close()  # or Python would complain as it flushes stdout
             sys.exit(1)
-        except _failures() as error:
-            problems = getattr(error, "problems", None)
-            context.fail([str(problem) for problem in problems] if problems else [_said(error)])
+        except Exception as error:
+            complain(error, as_json)
 
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
@@ -167,10 +174,7 @@ def run(context: _Context) -> None:
     """Serve DNS until SIGTERM; SIGHUP reloads."""
     from resolver import supervisor
 
-    try:
-        supervisor.run(context.path)
-    except supervisor.StartError as error:
-        context.fail([str(error)])
+    supervisor.run(context.path)
 
 
 @_command

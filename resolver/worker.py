@@ -264,8 +264,8 @@ async def _main(fd: int) -> None:
     channel.close()
 
 
-def main() -> None:
-    """The process: `python -m resolver.worker FD`, FD being the supervisor's socket."""
+def serve(fd: int) -> None:
+    """Be a worker until it is over; `fd` is the socket to the supervisor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # upstream sockets and TCP clients
@@ -274,13 +274,18 @@ def main() -> None:
     logs.set_up("worker")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_main(int(sys.argv[1])))
+            runner.run(_main(fd))
     except (WorkerError, ControlError) as error:
         _log.error("%s", error)
         sys.exit(1)
     except Exception:
         _log.exception("internal error")
         sys.exit(1)
+
+
+def main() -> None:
+    """The process: `python -m resolver.worker FD`, FD being the supervisor's socket."""
+    serve(int(sys.argv[1]))
 
 
 if __name__ == "__main__":

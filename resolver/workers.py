@@ -2,7 +2,8 @@
 
 Each worker has a keeper, a task that starts its process, hands it the sockets and counters that belong to its number,
 and starts it again when it ends: at once the first time, then after 0.1 s, doubled up to 10 s, until one has lived for
-`STEADY`. The sockets stay open here meanwhile, so what arrives waits for the next worker.
+`STEADY`. The sockets stay open here meanwhile, so what arrives waits for the next worker. The first lives are forked
+(`fork`) before there are threads here, later ones are fresh interpreters.
 
 `_desired` is the newest generation that the workers were told to enforce; a worker that comes up later is told so as
 its first order. A swap is done when every worker that is up has said so; if one refuses or stays silent all go back,
@@ -18,7 +19,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from resolver import control, counters, overlay, ring, spawn
@@ -44,7 +45,7 @@ class _Keeper:
 
     def __init__(self, workers: Workers, number: int, configure: control.Configure) -> None:
         self.number = number
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: asyncio.subprocess.Process | spawn.Forked | None = None
         self.channel: Channel | None = None  # while it is up: from its Ready to its end
         self.settled = asyncio.Event()  # it came up, or its first life ended
         self.enforced = 0  # the generation that it has confirmed
@@ -53,6 +54,7 @@ class _Keeper:
         self._last_words = ""
         self._workers = workers
         self._configure = configure
+        self._ours: socket.socket | None = None  # the channel to a first life that was forked, until it is kept
         self._heard = asyncio.Condition()
         self._inspected: control.Inspected | None = None
         self._flushed: control.Flushed | None = None
@@ -83,19 +85,11 @@ class _Keeper:
     async def _live(self) -> str:
         """One life of the worker; returns how it ended."""
         self._last_words, self.enforced, self.overlaid = "", 0, 0
-        ours, theirs = socket.socketpair()
-        shared = (self._configure.counters_fd, self._configure.ring_fd, self._configure.buckets_fd)
-        handed = [theirs.fileno(), *shared, *(bound.fd for bound in self._configure.sockets)]
-        with theirs:
-            self.process = await asyncio.create_subprocess_exec(
-                *spawn.command("resolver.worker", str(theirs.fileno())),
-                env=spawn.environment(),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=handed,
-            )
+        ours, process = await self._begin()
+        self.process = process
         self._workers.tell_processes()
         if not self._workers.wanted:
-            self.process.kill()
+            process.kill()
         try:
             async with await Channel.over(ours) as channel:
                 channel.send(self._configure)
@@ -106,14 +100,40 @@ class _Keeper:
             self.channel = None
             async with self._heard:
                 self._heard.notify_all()
-            if self.process.returncode is None:
+            if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     # It has closed the channel: either it is about to end, or it is beyond help.
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self.process.wait(), 1)
-                    if self.process.returncode is None:
-                        self.process.kill()
-        return self._last_words or _ending(await self.process.wait())
+                        await asyncio.wait_for(process.wait(), 1)
+                    if process.returncode is None:
+                        process.kill()
+        return self._last_words or _ending(await process.wait())
+
+    async def _begin(self) -> tuple[socket.socket, asyncio.subprocess.Process | spawn.Forked]:
+        """The worker's process, and our end of the channel to it: the one that was forked, else a new one."""
+        ours, self._ours = self._ours, None
+        if ours is not None and self.process is not None:
+            return ours, self.process
+        ours, theirs = socket.socketpair()
+        with theirs:
+            return ours, await asyncio.create_subprocess_exec(
+                *spawn.command("resolver.worker", str(theirs.fileno())),
+                env=spawn.environment(),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=self._handed(theirs),
+            )
+
+    def _handed(self, theirs: socket.socket) -> list[int]:
+        """The descriptors that a worker gets."""
+        shared = (self._configure.counters_fd, self._configure.ring_fd, self._configure.buckets_fd)
+        return [theirs.fileno(), *shared, *(bound.fd for bound in self._configure.sockets)]
+
+    def fork(self, work: Callable[[int], None]) -> None:
+        """Begin the first life as a fork of this process that does `work` with its end of the channel."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = spawn.fork(lambda: work(theirs.fileno()), self._handed(theirs))
+        self._ours = ours
 
     async def _take(self, channel: Channel, message: control.Message) -> None:
         async with self._heard:
@@ -277,6 +297,11 @@ class Workers:
             for keeper in self._keepers
             if keeper.process and keeper.process.returncode is None
         }
+
+    def fork(self, work: Callable[[int], None]) -> None:
+        """Begin all first lives by forks of this process; `start` keeps them. `work` gets its end of the channel."""
+        for keeper in self._keepers:
+            keeper.fork(work)
 
     async def start(self) -> None:
         """Start all; WorkersError with the reason if none comes up."""
