@@ -131,6 +131,7 @@ class Reloader:
         self._running = asyncio.Lock()
         self._next: asyncio.Task[Outcome] | None = None
         self.builder = Builder()
+        self.on_config: Callable[[Config], None] | None = None  # told of each config that was read
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
 
@@ -184,6 +185,8 @@ class Reloader:
         for problem in config.warnings:
             _log.warning("%s", problem)
         here = config.model_copy(update={"state_dir": str(self._state_dir)})
+        if self.on_config:
+            self.on_config(here)
         generation = await asyncio.to_thread(standing, here, self._state_dir)
         if generation is None:
             report = await self.builder.build(here)
