@@ -7,6 +7,8 @@ that is not in it cannot be received.
 
     supervisor → worker   Configure once, then Overlay and Swap, each whenever it changes; Inspect; Flush; Drain
     worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected; Flushed
+    supervisor → fetcher  Follow whenever the config changes, Fetch
+    fetcher → supervisor  Fetched for each list at a Follow and after each attempt; Changed; Done for each Fetch
     command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush: answered by Report or Failed, then
                           the connection is closed
 
@@ -184,10 +186,61 @@ class Failed:
     number: int = 0
 
 
+# -- supervisor → fetcher -------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Keep the copies of this config's lists up to date from now on; `config` is its Config.to_json."""
+
+    config: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask the sources of these lists now (none: of all); asks for a Done with the same `serial`."""
+
+    serial: int
+    lists: tuple[str, ...]
+
+
+# -- fetcher → supervisor -------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """How fetching a list goes. `outcome`: "changed", "unchanged", "failed", or "" where nothing was tried now; `octets`
+    that came; `copied`: when the copy in force came (0: there is none); the rest as in fetch.store.State."""
+
+    list: str
+    outcome: str
+    octets: int
+    copied: float
+    checked: float
+    failures: int
+    error: str
+    next_try: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The copies of these lists have changed: a reload is due."""
+
+    lists: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Every list of a Fetch was fetched, or failed: list → error."""
+
+    serial: int
+    failed: dict[str, str]
+
+
 # -- command → supervisor -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Build and enforce a generation that begins after this message came in."""
+    """Build and enforce a generation that begins after this message came in; with `fetch`, after the sources of `lists`
+    (none: of all lists from other machines) have been asked."""
+
+    fetch: bool = False
+    lists: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +289,11 @@ Message = (
     | Inspected
     | Flushed
     | Failed
+    | Follow
+    | Fetch
+    | Fetched
+    | Changed
+    | Done
     | Reload
     | Status
     | Statistics

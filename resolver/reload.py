@@ -149,6 +149,7 @@ class Reloader:
         self._running = asyncio.Lock()
         self._next: asyncio.Task[Outcome] | None = None
         self.builder = Builder()
+        self.on_config: Callable[[Config], None] | None = None  # told of each config that was read
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
 
@@ -211,6 +212,8 @@ class Reloader:
             except WorkersError as error:
                 _log.warning("building anew, as generation %d is unfit: %s", generation.number, error)
                 report = None
+        if self.on_config:
+            self.on_config(self._here(config) if any(listed.is_remote for listed in config.lists) else config)
         if generation is None or report is None:
             report = await self.builder.build(self._here(config))
             generation = snapshot.read_generation(self._state_dir, report.generation)
