@@ -309,6 +309,25 @@ def allow(context: _Context, name: str | None, seconds: float, undo: bool) -> No
 
 
 @_command
+@click.argument("name", required=False)
+@click.option("--subtree", is_flag=True, help="And of every name below it.")
+@click.option("--all", "everything", is_flag=True, help="Every cached answer.")
+def flush(context: _Context, name: str | None, subtree: bool, everything: bool) -> None:
+    """Forget the cached answers for NAME, of any type."""
+    from resolver import control
+    from resolver.lists import names
+
+    if everything == (name is not None) or (everything and subtree):
+        raise click.UsageError("expected NAME, or --all")
+    try:
+        asked = names.normalise(name, allow_tld=True) if name is not None else ""
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}") from None
+    data = _ask(context, control.Flush(asked, subtree))
+    context.print(data, [f"{data['flushed']} cached answers forgotten"])
+
+
+@_command
 def lists(context: _Context) -> None:
     """The state of every list."""
     from resolver.explain import list_states

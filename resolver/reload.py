@@ -149,6 +149,7 @@ class Reloader:
         self._running = asyncio.Lock()
         self._next: asyncio.Task[Outcome] | None = None
         self.builder = Builder()
+        self.on_config: Callable[[Config], None] | None = None  # told of each config that was read
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
 
@@ -211,6 +212,8 @@ class Reloader:
             except WorkersError as error:
                 _log.warning("building anew, as generation %d is unfit: %s", generation.number, error)
                 report = None
+        if self.on_config:
+            self.on_config(self._here(config) if any(listed.is_remote for listed in config.lists) else config)
         if generation is None or report is None:
             report = await self.builder.build(self._here(config))
             generation = snapshot.read_generation(self._state_dir, report.generation)
@@ -242,7 +245,9 @@ class Reloader:
             number=generation.number,
             index=str(generation.index_path(self._state_dir)),
             policy=str(generation.policy_path(self._state_dir)),
-            cache=control.CacheLimits(cache.max_ttl, cache.min_ttl, cache.negative_ttl),
+            cache=control.CacheLimits(
+                cache.max_ttl, cache.min_ttl, cache.negative_ttl, cache.serve_stale, cache.prefetch
+            ),
             upstream=control.Upstream(
                 routes=tuple(tuple(_text(server) for server in servers) for servers in routes),
                 strategy=upstream.strategy,
@@ -252,6 +257,7 @@ class Reloader:
             rate_limit=control.RateLimit(
                 config.rate_limit.per_second, config.rate_limit.prefix4, config.rate_limit.prefix6
             ),
+            records=config.query_log.what,
         )
 
     def _tell_facts(self, config: Config, generation: snapshot.Generation, report: Report) -> None:

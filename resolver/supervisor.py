@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,11 @@ from resolver import control, counters, logs, spawn
 from resolver.admin import listen
 from resolver.admin.listen import AdminError
 from resolver.channel import Channel
+from resolver.config import kept
+from resolver.config.problem import ConfigError
 from resolver.control import ControlError
 from resolver.facts import Facts, Source
+from resolver.fetch.link import Sources
 from resolver.overlay import Entry, Overlay, OverlayError
 from resolver.privilege import PrivilegeError, drop_capabilities, drop_to
 from resolver.reload import Reading, Reloader, ReloadError, read_config
@@ -110,13 +113,15 @@ class Supervisor:
             self._overlay = Overlay(state_dir)
             fds = make_counters(config.worker_count)
             self._source = Source([memoryview(mmap.mmap(fd, counters.SIZE)) for fd in fds], self._facts)
-            self._workers = Workers(self._sockets, fds, config.cache.size, self._facts)
+            self._workers = Workers(self._sockets, fds, config.cache.size, self._facts, state_dir / "cache")
             self._watch = Watch(state_dir)
             self._reloader = Reloader(path, config, self._workers, self._facts, self._watch)
             if spawn.can_fork():
                 from resolver import worker  # here, so that the forks share what it imports
 
                 self._workers.fork(lambda fd: self._become(worker.serve, fd))
+            self._remote = Sources(self._facts, self._copies_changed)
+            self._reloader.on_config = self._remote.follow
             self._undo = undo.pop_all()
 
     def _become(self, serve: Callable[[int], None], fd: int) -> None:
@@ -148,6 +153,7 @@ class Supervisor:
             self._workers.kill()
             for task in self._tasks:
                 task.cancel()
+            await self._remote.stop()
             await self._reloader.builder.stop()
             commands.close()
             (self._config.state_path / control.SOCKET).unlink(missing_ok=True)
@@ -172,6 +178,7 @@ class Supervisor:
             raise StartError(str(known.exceptions[0])) from None
         up.set()
         self._spawn(self._follow_files())
+        self._spawn(self._remote.run())
         self._spawn(self._reloader.builder.prepare())
         _log.info(
             "ready after %.2f s: generation %d, %d workers, DNS on %s, admin on %s",
@@ -224,6 +231,21 @@ class Supervisor:
         with contextlib.suppress(ReloadError):
             await self._reloader.request()
 
+    def _copies_changed(self, lists: Sequence[str]) -> None:
+        self._spawn(self._reload_quietly(f"fetched: {', '.join(lists)}"))
+
+    async def _fetch(self, names: tuple[str, ...]) -> list[str]:
+        """Have sources asked now, those of a config that nobody has read yet included; what is wrong, a line each."""
+        config = kept.real(read_config(self._path).config)
+        remote = {listed.name for listed in config.lists if listed.is_remote and listed.enabled != "no"}
+        if unknown := set(names) - remote:
+            raise ControlError(
+                f"{min(unknown)}: no list of the config that comes from another machine and is switched on"
+            )
+        self._remote.follow(config.model_copy(update={"state_dir": str(self._config.state_path)}))
+        failed = await self._remote.fetch(names)
+        return [f"lists.{name}: {error}" for name, error in sorted(failed.items())]
+
     async def _follow_files(self) -> None:
         try:
             async with contextlib.aclosing(self._watch.changes()) as changes:
@@ -247,10 +269,12 @@ class Supervisor:
 
     async def _answer(self, message: control.Message) -> control.Message:
         match message:
-            case control.Reload():
+            case control.Reload(fetch, lists):
                 try:
-                    return control.Report((await self._reloader.request()).to_json())
-                except ReloadError as error:
+                    failed = await self._fetch(lists) if fetch else []
+                    outcome = await self._reloader.request()
+                    return control.Report({**outcome.to_json(), "not_fetched": failed})
+                except (ReloadError, ConfigError, ControlError) as error:
                     return control.Failed(str(error))
             case control.Status():
                 return control.Report(await self._status())
@@ -258,6 +282,8 @@ class Supervisor:
                 return await self._change_overlay(lambda: self._overlay.put(name, word, seconds))
             case control.TakeBack(name):
                 return await self._change_overlay(lambda: self._overlay.take_back(name))
+            case control.Flush():
+                return await self._flush(message)
             case control.Statistics():
                 from resolver import metrics  # not at the start: it takes time to load
 
@@ -273,6 +299,14 @@ class Supervisor:
             return control.Failed(str(error))
         _log.info("overlay: %s", entry)
         return control.Report(dataclasses.asdict(entry))
+
+    async def _flush(self, order: control.Flush) -> control.Message:
+        try:
+            count = await self._workers.flush(order)
+        except WorkersError as error:
+            return control.Failed(str(error))
+        _log.info("cache flushed: %s, %d answers", order.name or "everything", count)
+        return control.Report({"flushed": count})
 
     async def _status(self) -> dict[str, Any]:
         from resolver import metrics  # as above

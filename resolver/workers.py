@@ -20,8 +20,9 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
-from resolver import control, counters, overlay, spawn
+from resolver import control, counters, overlay, ring, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.facts import CACHE_GAUGES, Facts
@@ -56,6 +57,7 @@ class _Keeper:
         self._ours: socket.socket | None = None  # the channel to a first life that was forked, until it is kept
         self._heard = asyncio.Condition()
         self._inspected: control.Inspected | None = None
+        self._flushed: control.Flushed | None = None
         self._refused: control.Failed | None = None
 
     async def keep(self) -> None:
@@ -123,7 +125,7 @@ class _Keeper:
 
     def _handed(self, theirs: socket.socket) -> list[int]:
         """The descriptors that a worker gets."""
-        shared = (self._configure.counters_fd, self._configure.buckets_fd)
+        shared = (self._configure.counters_fd, self._configure.ring_fd, self._configure.buckets_fd)
         return [theirs.fileno(), *shared, *(bound.fd for bound in self._configure.sockets)]
 
     def fork(self, work: Callable[[int], None]) -> None:
@@ -151,6 +153,8 @@ class _Keeper:
                     self._last_words = "" if self.enforced else text  # it ends after refusing its first generation
                 case control.Inspected():
                     self._inspected = message
+                case control.Flushed():
+                    self._flushed = message
             self._heard.notify_all()
 
     async def swap(self, order: control.Swap) -> str:
@@ -201,6 +205,20 @@ class _Keeper:
                 return None
             return self._inspected
 
+    async def flush(self, order: control.Flush) -> int | None:
+        """How many answers the worker has forgotten; None if it does not answer. One that is down has none."""
+        async with self._heard:
+            if self.channel is None:
+                return 0
+            self._flushed = None
+            self.channel.send(order)
+            try:
+                async with asyncio.timeout(SWAP_PATIENCE):
+                    await self._heard.wait_for(lambda: self.channel is None or self._flushed is not None)
+            except TimeoutError:
+                return None
+            return self._flushed.count if self._flushed else 0
+
     def _forget_gauges(self) -> None:
         """What counted the dead worker's cache is zero again; counters go on."""
         section = counters.SECTIONS["cache"]
@@ -216,9 +234,21 @@ def _ending(status: int) -> str:
 
 
 class Workers:
-    """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker. `facts` is told of lives and deaths."""
+    """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker. `facts` is told of lives and deaths.
 
-    def __init__(self, sockets: Sockets, counters_fds: list[int], cache_bytes: int, facts: Facts) -> None:
+    `ring_fds`: each worker's ring of query records, for a ring.Reader.
+
+    `cache_folder`: where each worker's cache is between its end and the next start.
+    """
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        counters_fds: list[int],
+        cache_bytes: int,
+        facts: Facts,
+        cache_folder: Path | None = None,
+    ) -> None:
         self._unwanted = asyncio.Event()
         self.desired: control.Swap | None = None
         self.overlay = control.Overlay(0, ())
@@ -227,9 +257,22 @@ class Workers:
         self._tasks: list[asyncio.Task[None]] = []
         share = cache_bytes // len(counters_fds)
         buckets_fd, key = make_buckets(), secrets.token_hex(16)
+        self.ring_fds = [ring.make(f"tampah-records-{number}") for number in range(len(counters_fds))]
         self._keepers = [
-            _Keeper(self, number, control.Configure(number, sockets.of(number), fd, buckets_fd, key, share))
-            for number, fd in enumerate(counters_fds)
+            _Keeper(
+                self,
+                number,
+                control.Configure(
+                    number,
+                    sockets.of(number),
+                    *fds,
+                    buckets_fd,
+                    key,
+                    share,
+                    str(cache_folder / str(number)) if cache_folder else "",
+                ),
+            )
+            for number, fds in enumerate(zip(counters_fds, self.ring_fds, strict=True))
         ]
 
     @property
@@ -287,6 +330,13 @@ class Workers:
         faults = [fault for fault in await asyncio.gather(*(k.lay_over(order) for k in self._keepers)) if fault]
         if faults:
             raise WorkersError("; ".join(faults))
+
+    async def flush(self, order: control.Flush) -> int:
+        """Have every worker forget answers; how many. WorkersError if one does not in time."""
+        counts = await asyncio.gather(*(keeper.flush(order) for keeper in self._keepers))
+        if None in counts:
+            raise WorkersError(f"worker {counts.index(None)} did not flush its cache within {SWAP_PATIENCE:g} s")
+        return sum(count for count in counts if count is not None)
 
     async def inspect(self, patience: float = 2.0) -> dict[int, control.Inspected | None]:
         """Worker number → its state, None where a worker does not answer within `patience` seconds."""

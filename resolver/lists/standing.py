@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resolver import __version__
-from resolver.lists.source import files_of, stat_of
+from resolver.lists.source import files_here, stat_of
 from resolver.snapshot import Generation, ListState, last_good
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def standing(config: Config, digest: str, state_dir: Path) -> Generation | None:
         return None
     try:
         for listed, state in zip(served, generation.lists, strict=True):
-            stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
+            stats = [stat_of(file) for file in files_here(listed, state_dir)]
             source = [(stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats]
             if not state.run or state.name != listed.name or not is_unchanged(source, state):
                 return None
