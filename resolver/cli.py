@@ -214,6 +214,7 @@ def reload(context: _Context) -> None:
     from resolver.lists.report import Report
 
     data = _ask(context, control.Reload())
+    data.pop("not_fetched", None)
     restart, seconds = data.pop("needs_restart"), data.pop("reload_seconds")
     report = Report.from_json(data)
     lines = [*report.lines(), f"in force on every worker after {seconds:.2f} s"]
