@@ -154,7 +154,7 @@ class Supervisor:
             for task in self._tasks:
                 task.cancel()
             await self._remote.stop()
-            await self._reloader.builder.stop()
+            await self._reloader.stop()
             commands.close()
             (self._config.state_path / control.SOCKET).unlink(missing_ok=True)
             if self._admin:
