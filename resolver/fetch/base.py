@@ -15,11 +15,12 @@ from resolver.config.model import Config, ListConfig
 
 class FetchError(Exception):
     """Nothing came of a fetch, and the copy is as it was; the text says why. `retry_after`: seconds in which the source
-    does not want to be asked again (0: it did not say)."""
+    does not want to be asked again (0: it did not say); `octets`: how many came all the same."""
 
-    def __init__(self, text: str, retry_after: float = 0.0) -> None:
+    def __init__(self, text: str, retry_after: float = 0.0, octets: int = 0) -> None:
         super().__init__(text)
         self.retry_after = retry_after
+        self.octets = octets
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,8 @@ class Fetching:
                 for name in self._schedule.take_due(loop.time()):
                     self._begin(name)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), self._schedule.wait(loop.time()))
+                    async with asyncio.timeout(self._schedule.wait(loop.time())):  # wait_for may lose a cancellation
+                        await self._woken.wait()
         finally:
             await self._cancel(list(self._tasks))
             for fetcher in set(self._fetchers.values()):
@@ -149,13 +150,14 @@ class Fetching:
     async def _fetch(self, listed: ListConfig) -> None:
         assert self._config is not None
         place = Place(self._config.state_path, listed.name)
-        error, retry_after, fetched = "", 0.0, None
+        error, retry_after, octets, fetched = "", 0.0, 0, None
         async with self._slots:
             tried = time.time()
             try:
                 fetched = await fetch_once(self._fetchers, place, listed)
+                octets = fetched.octets
             except FetchError as fault:
-                error, retry_after = str(fault), fault.retry_after
+                error, retry_after, octets = str(fault), fault.retry_after, fault.octets
         before, now = place.state(listed.source), asyncio.get_running_loop().time()
         if fetched is not None:
             refresh = listed.refresh if fetched.refresh is None else fetched.refresh
@@ -178,7 +180,9 @@ class Fetching:
             place.write_state(state)
         except OSError as fault:
             _log.error("lists.%s: what came of a fetch cannot be kept: %s", listed.name, fault)
-        self._tell(listed, state, fetched, failed=fetched is None)
+        self._tell(
+            listed, state, "failed" if fetched is None else "changed" if fetched.changed else "unchanged", octets
+        )
         if fetched is not None and fetched.changed:
             self._changed.append(listed.name)
         for order in list(self._orders):
@@ -215,20 +219,14 @@ class Fetching:
                     order.asked.add(name)
 
     # -- what the supervisor is told ----------------------------------------------------------------------------------
-    def _tell(self, listed: ListConfig, state: State, fetched: Fetched | None = None, *, failed: bool = False) -> None:
+    def _tell(self, listed: ListConfig, state: State, outcome: str = "", octets: int = 0) -> None:
         assert self._config is not None
         meta = Place(self._config.state_path, listed.name).meta()
         self._send(
             control.Fetched(
                 list=listed.name,
-                outcome="failed"
-                if failed
-                else ""
-                if fetched is None
-                else "changed"
-                if fetched.changed
-                else "unchanged",
-                octets=fetched.octets if fetched else 0,
+                outcome=outcome,
+                octets=octets,
                 copied=meta.fetched if meta is not None and meta.source == listed.source else 0.0,
                 checked=state.checked,
                 failures=state.failures,
