@@ -22,10 +22,11 @@ import dns.rdatatype
 
 from resolver import counters, overlay, snapshot
 from resolver.config.model import Config
-from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
+from resolver.decide import Decisions
+from resolver.engine.engine import DROP, PUNT, PUNT_CONDITIONAL, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
 from resolver.lists import names
 from resolver.lists.explain import Match, matches
-from resolver.lists.matrix import OVERLAY_PROFILE
+from resolver.lists.matrix import CONDITIONAL, OVERLAY_PROFILE
 from resolver.lists.report import Report, duration
 from resolver.lists.runs import Run
 from resolver.local import Aliases
@@ -114,7 +115,11 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     index = Index(generation.index_path(state_dir))
     policy = snapshot.read_policy(generation.policy_path(state_dir))
     decided = Snapshot(index, policy, generation.number)
+    decisions = Decisions(index, policy, generation.number)
     policy_class, listset, _, cell = decided.decide(asked, octets)
+    if CELL.unpack(cell)[2] & CONDITIONAL:
+        winners = decisions.winners(policy_class, listset, rtype, octets)
+        cell = winners[0].cell if winners else CELL.pack(Rank.NOBODY, Action.FORWARD, 0, 0, snapshot.NO_SLOT, 0)
     rank, action, _, _, slot, _ = CELL.unpack(cell)
     refused = policy_class == snapshot.REFUSED_CLASS
     winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
@@ -142,7 +147,7 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
         list="overlay" if rank == Rank.OVERLAY and words else winner,
         category=next((listed.category for listed in config.lists if listed.name == winner), ""),
         matches=spoken,
-        answer=tuple(_answer(decided, index, policy, entries, asked, rtype, octets)),
+        answer=tuple(_answer(decided, index, policy, decisions, entries, asked, rtype, octets)),
     )
 
 
@@ -178,6 +183,8 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
         says += ", important"
     if outcome.action is not None:
         says += f" by {action_name(outcome.action)}"
+    if outcome.condition:
+        says += f" ({outcome.condition})"
     if outcome.data:
         says += f" {'; '.join(outcome.data)}"
     decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
@@ -188,6 +195,7 @@ def _answer(
     decided: Snapshot,
     index: Index,
     policy: snapshot.Policy,
+    decisions: Decisions,
     entries: Sequence[overlay.Entry],
     name: str,
     rtype: dns.rdatatype.RdataType,
@@ -199,6 +207,14 @@ def _answer(
     engine.set_overlay(SuffixTable(overlay.words(entries, time.time())))
     query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
+    punts = engine.take_punts()
+    if verdict == PUNT and punts[0].reason == PUNT_CONDITIONAL:
+        choice = decisions.decide(punts[0])
+        if isinstance(choice, bytes):
+            verdict, reply = REPLY, choice
+        else:
+            verdict, reply = engine.decide(punts[0], *(choice or (None, 0)))
+        punts = engine.take_punts()
     if verdict == REPLY and reply is not None:
         message = dns.message.from_wire(reply)
         yield f"rcode {dns.rcode.to_text(message.rcode())}"
@@ -210,7 +226,7 @@ def _answer(
     elif verdict == DROP:
         yield "none: the query is dropped"
     else:
-        [punt] = engine.take_punts()
+        [punt] = punts
         if punt.reason == PUNT_LOCAL:
             alias = Aliases(index, policy).describe(punt)
             yield f"{name}. {alias.ttl} IN CNAME {dns.name.from_wire(alias.target, 0)[0]} and what that resolves to"

@@ -20,13 +20,13 @@ import struct
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from resolver.engine.engine import AFTER_NOTHING, AFTER_TRUNCATED, PUNT, PUNT_CONDITIONAL, PUNT_LOCAL
 from resolver.upstream.health import Server
 from resolver.upstream.message import HEADER, PAYLOAD_SIZE, Question, walk
 from resolver.upstream.pool import Pool, Result
-from resolver.vocabulary import EDE, Action, Rcode, RRType, Transport
+from resolver.vocabulary import EDE, Rcode, RRType, Transport
 
 if TYPE_CHECKING:
     from resolver.engine.engine import Engine, Punt
@@ -52,8 +52,15 @@ class Alias:
     route: int = 0
 
 
+class Decided(NamedTuple):
+    """What was decided: a cell (engine/query.pxd), 8 octets, and by which listset."""
+
+    cell: bytes
+    listset: int
+
+
 Describe = Callable[["Punt"], Alias | bytes]  # what to answer to a PUNT_LOCAL; bytes: a whole reply, sent as it stands
-Decide = Callable[["Punt"], bytes]  # a PUNT_CONDITIONAL's cell (engine/query.pxd), 8 octets
+Decide = Callable[["Punt"], "Decided | bytes | None"]  # of a PUNT_CONDITIONAL; bytes: a whole reply; None: ask anew
 Asked = Callable[["Punt"], Server | None]  # which server the engine asked before it gave the question up
 _Waiter = Callable[[Result], None]
 
@@ -113,18 +120,18 @@ class Punts:
             else:
                 self._chase(punt, local)
         elif punt.reason == PUNT_CONDITIONAL:
-            cell = self._decide(punt)
-            is_stream = punt.transport != Transport.UDP
-            if cell[1] in (Action.FORWARD, Action.ALLOW) or (cell[1] == Action.TCP_ONLY and is_stream):
-                self._forward(punt, cell)
+            decided = self._decide(punt)
+            if isinstance(decided, bytes):
+                self._deliver(punt, self._engine.send(punt, decided))
             else:
-                self._finish(punt, Result(None), cell)
+                cell, listset = decided or (None, 0)
+                self._go_on(punt, *self._engine.decide(punt, cell, listset))
         else:
             self._forward(punt)
 
-    def _forward(self, punt: Punt, cell: bytes | None = None) -> None:
+    def _forward(self, punt: Punt) -> None:
         key = punt.question
-        if not self._join(key, punt, partial(self._finish, punt, cell=cell)):
+        if not self._join(key, punt, partial(self._finish, punt)):
             return
         asked = self._asked(punt) if punt.after != AFTER_NOTHING else None
         is_truncated = punt.after == AFTER_TRUNCATED
@@ -185,8 +192,10 @@ class Punts:
         if not self._waiters:
             self._is_idle.set()
 
-    def _finish(self, punt: Punt, result: Result, cell: bytes | None = None) -> None:
-        verdict, reply = self._engine.finish(punt, result.answer, int(result.ede), result.text, cell)
+    def _finish(self, punt: Punt, result: Result) -> None:
+        self._go_on(punt, *self._engine.finish(punt, result.answer, int(result.ede), result.text))
+
+    def _go_on(self, punt: Punt, verdict: int, reply: bytes | None) -> None:
         if verdict == PUNT:  # the policy has changed, or a decided block needs more: it is up again, with its token
             self._loop.call_soon(self.run)
         else:

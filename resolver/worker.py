@@ -30,10 +30,11 @@ import uvloop
 from resolver import control, counters, logs, overlay
 from resolver.channel import Channel
 from resolver.control import ControlError
+from resolver.decide import Decisions
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
 from resolver.listeners.stream import StreamServer
 from resolver.local import Aliases
-from resolver.punt import Alias, Punts
+from resolver.punt import Alias, Decided, Punts
 from resolver.snapshot import read_policy
 from resolver.upstream.health import Server, Strategy
 from resolver.upstream.native import Native
@@ -76,7 +77,7 @@ class Worker:
 
     async def swap(self, order: control.Swap) -> None:
         """Load a generation and enforce it; ValueError or OSError says why not, and then nothing has changed."""
-        snapshot, self._aliases = await asyncio.to_thread(_load, order)
+        snapshot, aliases, decisions = await asyncio.to_thread(_load, order)
         limits = order.cache
         self.pool.reconfigure(_pool_config(order.upstream))
         self.native.reconfigure()
@@ -90,6 +91,7 @@ class Worker:
         )
         self.engine.configure_cache(max_ttl=limits.max_ttl, min_ttl=limits.min_ttl, negative_ttl=limits.negative_ttl)
         self.engine.swap(snapshot)
+        self._aliases, self._decisions = aliases, decisions
         is_first, self.generation = self.generation == 0, order.number
         if is_first:
             await self._open()
@@ -124,8 +126,8 @@ class Worker:
     def _describe(self, punt: Punt) -> Alias:
         return self._aliases.describe(punt)
 
-    def _decide(self, punt: Punt) -> bytes:
-        raise NotImplementedError("no dialect makes conditions yet")
+    def _decide(self, punt: Punt) -> Decided | bytes | None:
+        return self._decisions.decide(punt)
 
     def _drain(self) -> int:
         count = self.engine.drain()
@@ -157,9 +159,9 @@ class Worker:
         self.engine.close()
 
 
-def _load(order: control.Swap) -> tuple[Snapshot, Aliases]:
+def _load(order: control.Swap) -> tuple[Snapshot, Aliases, Decisions]:
     index, policy = Index(order.index), read_policy(Path(order.policy))
-    return Snapshot(index, policy, order.number), Aliases(index, policy)
+    return Snapshot(index, policy, order.number), Aliases(index, policy), Decisions(index, policy, order.number)
 
 
 def _pool_config(upstream: control.Upstream) -> PoolConfig:

@@ -49,6 +49,8 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
         if q.cell.flags & CELL_CONDITIONAL:
             q.reason = REASON_CONDITIONAL
             return VERDICT_PUNT
+    elif q.chosen:
+        q.listset = q.chosen
 
     # Blocked: answered here, unless an earlier RPZ list has to see the upstream's answer first. TCP_ONLY lets streams pass.
     if is_blocked(q) and not q.cell.flags & CELL_NEEDS_ANSWER:
@@ -60,7 +62,8 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     if answer == NULL and cache_lookup(&core.cache, q, core.now, &kept):
         answer = &kept
     if answer != NULL:
-        policy_answer(s, answer, q)
+        if not policy_answer(s, answer, q):
+            return VERDICT_PUNT
         return reply_blocked(q, s) if is_blocked(q) else reply_answer(q, answer)
 
     # Unknown here: only a client that wants recursion gets it (RFC 1035 section 4.1.1).
@@ -85,7 +88,9 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.may_wait = False
     q.counted = False
     q.given = NULL
-    q.decided = False
+    q.decided = DECIDED_NOTHING
+    q.chosen = 0
+    q.undecided = NULL
     q.question_end = 0
     q.has_opt = False
     q.dnssec_ok = False

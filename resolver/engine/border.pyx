@@ -24,8 +24,8 @@ cdef void* copied(bytes octets, Py_ssize_t wanted, str what) except NULL:
 
 cdef int check_cell(const SnapshotView* s, const Cell* cell) except -1:
     # Counters and profiles are found by what a cell says.
-    if cell.action > ACTION_DATA:
-        raise ValueError(f"a cell has action {cell.action}, the last is {ACTION_DATA}")
+    if cell.action > LAST_ACTION:
+        raise ValueError(f"a cell has action {cell.action}, the last is {LAST_ACTION}")
     if cell.action >= ACTION_ADDRESS and cell.profile >= s.profile_count:
         raise ValueError(f"a cell names profile {cell.profile} of {s.profile_count}")
     return 0
@@ -78,8 +78,8 @@ cdef class Snapshot:
             text = text[:-1]
         if len(soa) > 512 or len(ipv4) != 4 or len(ipv6) != 16:
             raise ValueError("a profile's SOA or address has the wrong length")
-        if not 0 <= profile.action <= ACTION_DATA:
-            raise ValueError(f"a profile has action {profile.action}, the last is {ACTION_DATA}")
+        if not 0 <= profile.action <= LAST_ACTION:
+            raise ValueError(f"a profile has action {profile.action}, the last is {LAST_ACTION}")
         p.action = profile.action
         p.ttl = profile.ttl
         p.ede = profile.ede
@@ -162,8 +162,13 @@ cdef class Punt:
 
     cdef readonly bytes packet, client, question, qname
     cdef readonly int after, upstream
-    cdef readonly int transport, reason, route, qtype, listset, slot, action, member, profile
+    cdef readonly int transport, reason, route, qtype, listset, slot, action, member, profile, policy_class
     cdef readonly bint do, cd
+    cdef readonly unsigned long long generation
+    cdef readonly tuple targets  # listsets of what the answer points at, where it is to be decided too
+    cdef bytes given           # the upstream's answer that this is about, if it is not in the cache
+    cdef bytes cell            # what Python decided, by the generation
+    cdef uint32_t decided, chosen
     cdef public object token
     cdef int fd
     cdef sockaddr_in6 peer
@@ -487,6 +492,7 @@ cdef class Engine:
         # The query as a Punt; `queue`: among the next take_punts().
         cdef Punt punt = Punt.__new__(Punt)
         cdef uint8_t key[KEY_ROOM]
+        cdef uint32_t i
         punt.packet = take_bytes(q.packet, q.size)
         punt.client = take_bytes(q.client, 16)
         punt.question = take_bytes(key, cache_key(q, key))
@@ -500,6 +506,13 @@ cdef class Engine:
         punt.action = q.cell.action
         punt.member = q.cell.member
         punt.profile = q.cell.profile
+        punt.policy_class = q.policy_class
+        punt.generation = self.core.snapshot.number
+        punt.targets = ()
+        if q.undecided != NULL:
+            punt.targets = tuple([q.undecided.listsets[i] for i in range(q.undecided.count)])
+        if q.reason == REASON_CONDITIONAL and q.given != NULL:
+            punt.given = take_bytes(q.given.packet, q.given.size)
         punt.do = q.dnssec_ok
         punt.cd = q.flags & FLAG_CD
         punt.token = token
@@ -569,12 +582,31 @@ cdef class Engine:
                              else "no sound answer to the question")
         return cache_store(&self.core.cache, q, &prepared, self.core.now)
 
-    def finish(self, Punt punt not None, bytes answer, int ede=EDE_NONE, str text="", bytes cell=None):
+    def decide(self, Punt punt not None, bytes cell, uint32_t listset=0):
+        """Go on with a PUNT_CONDITIONAL by what Python decided: (verdict, the answer for a stream).
+
+        `cell`: 8 octets, None to ask for the decision anew; `listset`: by which it was decided, 0: the name's. A PUNT (the
+        upstream has to be asked, say) is among the next take_punts(), with the same token, and remembers the cell.
+        """
+        if cell is not None:
+            if len(cell) != sizeof(Cell):
+                raise ValueError("a cell has 8 octets")
+            if listset >= self.snapshot.index.view.listset_count:
+                raise ValueError(f"no listset {listset}")
+        punt.cell = cell
+        punt.chosen = listset
+        punt.decided = DECIDED_ALL if punt.targets else DECIDED_NAME
+        return self._finish(punt, punt.given, True, EDE_NONE, "")
+
+    def finish(self, Punt punt not None, bytes answer, int ede=EDE_NONE, str text=""):
         """Answer a punt, by the generation in force: (verdict, the answer for a stream).
 
-        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. `cell`: what Python decided, 8 octets. A PUNT
-        (the generation has changed) is among the next take_punts(), with the same token.
+        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. A PUNT (the generation has changed) is among
+        the next take_punts(), with the same token.
         """
+        return self._finish(punt, answer, False, ede, text)
+
+    cdef tuple _finish(self, Punt punt, bytes answer, bint may_ask, int ede, str text):
         cdef Query* q = &self.query
         cdef Answer prepared
         cdef bytes words = text.encode()[:200]
@@ -588,16 +620,15 @@ cdef class Engine:
             answer = None
         query_start(q, q.packet, q.size, q.transport, q.reply, q.reply_room)
         q.counted = True
-        if cell is not None:
-            if len(cell) != sizeof(Cell):
-                raise ValueError("a cell has 8 octets")
-            memcpy(&q.cell, PyBytes_AS_STRING(cell), sizeof(Cell))
+        if punt.cell is not None and punt.generation == self.snapshot.view.number:  # profiles and listsets are its own
+            memcpy(&q.cell, PyBytes_AS_STRING(punt.cell), sizeof(Cell))
             check_cell(&self.snapshot.view, &q.cell)
-            q.decided = True
+            q.decided = punt.decided
+            q.chosen = punt.chosen
         if answer is not None:
             q.given = &prepared
         verdict = answer_query(&self.core, q)
-        if verdict == VERDICT_PUNT and q.reason == REASON_FORWARD and answer is None:
+        if verdict == VERDICT_PUNT and q.reason == REASON_FORWARD and answer is None and not may_ask:
             q.rcode = RCODE_SERVFAIL
             q.ede = ede
             q.ede_text = <const uint8_t*> PyBytes_AS_STRING(words)
@@ -605,6 +636,10 @@ cdef class Engine:
             verdict = reply_error(q)
         if verdict == VERDICT_PUNT:
             again = self._punt(q, punt.token, True)
+            if q.decided:
+                again.cell = punt.cell
+                again.decided = punt.decided
+                again.chosen = punt.chosen
             again.fd = punt.fd
             again.peer = punt.peer
             again.control_size = punt.control_size

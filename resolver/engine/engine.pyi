@@ -209,6 +209,9 @@ class Punt:
     question: bytes  # what identical questions share: lower-case qname in wire form, qtype, qclass, DO|CD, route
     qname: bytes  # lower-case, wire form
     qtype: int
+    policy_class: int
+    generation: int  # by which it was handed up
+    targets: tuple[int, ...]  # PUNT_CONDITIONAL: listsets of what the answer points at, to be decided with `listset`
     do: bool
     cd: bool
     listset: int
@@ -262,13 +265,18 @@ class Engine:
         """(token, answer or None for a drop) of streams that were told to WAIT."""
     def learn(self, punt: Punt, answer: bytes) -> bool:
         """Keep an upstream's answer in the cache; False where it is not one to keep. ValueError: no sound answer to it."""
-    def finish(
-        self, punt: Punt, answer: bytes | None, ede: int = -1, text: str = "", cell: bytes | None = None
-    ) -> tuple[int, bytes | None]:
+    def decide(self, punt: Punt, cell: bytes | None, listset: int = 0) -> tuple[int, bytes | None]:
+        """Go on with a PUNT_CONDITIONAL by what Python decided: (verdict, the answer for a stream).
+
+        `cell`: 8 octets, None to ask for the decision anew; `listset`: by which it was decided, 0: the name's. A PUNT (the
+        upstream has to be asked, say) is among the next take_punts(), with the same token, and remembers the cell as long
+        as the generation stands.
+        """
+    def finish(self, punt: Punt, answer: bytes | None, ede: int = -1, text: str = "") -> tuple[int, bytes | None]:
         """Answer a punt, by the generation in force: (verdict, the answer for a stream; a datagram is sent here).
 
-        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. `cell`: what Python decided for a conditional
-        listset, 8 octets. A PUNT (the generation has changed) is among the next take_punts(), with the same token.
+        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. A PUNT (the generation has changed) is among
+        the next take_punts(), with the same token.
         """
     def send(self, punt: Punt, reply: bytes) -> bytes | None:
         """Send a reply made in Python as it stands; returns it for a stream. ValueError: longer than a UDP client takes."""

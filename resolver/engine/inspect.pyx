@@ -72,15 +72,27 @@ cdef void inspect_answer(const SnapshotView* s, const Answer* answer, uint32_t q
             found.count += 1
 
 
-cdef void policy_answer(const SnapshotView* s, const Answer* answer, Query* q) noexcept nogil:
-    """Let what the answer points at speak too: the cell of the lowest rank becomes the query's."""
+cdef bint policy_answer(const SnapshotView* s, const Answer* answer, Query* q) noexcept nogil:
+    """Let what the answer points at speak too: the cell of the lowest rank becomes the query's.
+
+    False: a target's cell is conditional and may outrank it, so Python has to decide between all of them (a PUNT).
+    """
     cdef const Inspection* found = answer.inspection
     cdef const Cell* cell
-    cdef uint32_t i
+    cdef uint32_t i, listset = q.listset
+    if q.decided == DECIDED_ALL:
+        return True
     if found.generation != s.number:
         inspect_answer(s, answer, q.question_end)
     for i in range(found.count):
         cell = &s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, found.listsets[i])]
-        if cell.rank < q.cell.rank and not cell.flags & CELL_CONDITIONAL:
-            q.cell = cell[0]
-            q.listset = found.listsets[i]
+        if cell.rank >= q.cell.rank:
+            continue
+        if cell.flags & CELL_CONDITIONAL:
+            q.listset = listset
+            q.undecided = found
+            q.reason = REASON_CONDITIONAL
+            return False
+        q.cell = cell[0]
+        q.listset = found.listsets[i]
+    return True

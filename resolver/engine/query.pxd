@@ -83,6 +83,8 @@ cdef enum:
     ACTION_TCP_ONLY = 8
     ACTION_CNAME = 9
     ACTION_DATA = 10
+    ACTION_SERVFAIL = 11
+    LAST_ACTION = 11
     RANK_OVERLAY = 0
     RANK_NOBODY = 255
     OVERLAY_ALLOW = 1          # values of the overlay's table
@@ -90,6 +92,9 @@ cdef enum:
     PROFILE_OVERLAY = 2        # how an operator's block is answered: matrix.py puts it there
     CELL_NEEDS_ANSWER = 1
     CELL_CONDITIONAL = 2
+    DECIDED_NOTHING = 0
+    DECIDED_NAME = 1           # for the name: what the answer points at may still outrank it
+    DECIDED_ALL = 2            # for the answer too
     CLASS_REFUSED = 0xFFFF
     TRANSPORT_UDP = 0
 
@@ -217,7 +222,9 @@ cdef struct Query:
     uint32_t listset
     uint32_t route
     bint counted               # its client's bucket has paid for it
-    bint decided               # the cell was set by Python: index and matrix are not asked
+    uint32_t decided           # what of the cell was set by Python: DECIDED_…
+    uint32_t chosen            # the listset it decided by; 0: the name's
+    const Inspection* undecided  # the answer's targets, where Python has to decide between them; NULL: the name alone
     Cell cell
     # out
     uint16_t rcode             # with the extended bits

@@ -225,6 +225,7 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         clients=build_clients(config.allow_from, [(group.networks, classes[group.name]) for group in config.groups]),
         routes=number_routes([route.zones for route in config.upstream.routes]),
         groups=classes,
+        decisions=matrix.decisions,
     )
 
 
@@ -282,6 +283,7 @@ def group_policy(group: Group) -> GroupPolicy:
         categories=None if group.categories == "all" else frozenset(group.categories),
         lists=None if group.lists == "all" else frozenset(group.lists),
         actions=group.actions,
+        tags=frozenset(group.tags),
     )
 
 

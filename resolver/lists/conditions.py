@@ -65,16 +65,16 @@ class Condition:
     @property
     def restricts(self) -> bool:
         """Whether it depends on the question's type or on who asks. `denied` does not: see lists/parse/adblock.py."""
-        return bool(
-            self.types or self.no_types or self.clients or self.no_clients or self.tags or self.no_tags
-        )
+        return bool(self.types or self.no_types or self.clients or self.no_clients or self.tags or self.no_tags)
 
     def __str__(self) -> str:
         return ",".join(self._items())
 
     def _items(self) -> Iterator[str]:
         yield from (
-            word for word, is_set in zip(_WORDS, (self.is_plain, self.is_badfilter, self.is_denial), strict=True) if is_set
+            word
+            for word, is_set in zip(_WORDS, (self.is_plain, self.is_badfilter, self.is_denial), strict=True)
+            if is_set
         )
         wanted = (self.types, self.clients, self.tags, self.denied)
         unwanted = (self.no_types, self.no_clients, self.no_tags, ())

@@ -14,15 +14,16 @@ import time
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from resolver.engine.engine import BucketTable, KeyCollision, Merger
+from resolver.lists import conditions
 from resolver.lists.container import Damaged, SectionReader, SectionWriter, replacing
 from resolver.lists.layout import INDEX, IndexSection
 from resolver.lists.rules import Outcome
-from resolver.lists.runs import Run
+from resolver.lists.runs import Run, RunHeader
 from resolver.vocabulary import Action, Scope, Verb
 
 _SELF, _BELOW = int(Scope.SELF), int(Scope.BELOW)  # an IntFlag's & costs a microsecond
@@ -94,8 +95,9 @@ class IndexReport(NamedTuple):
 class Combiner:
     """Decides what rules come to, and numbers listsets and pairs. A member is `list << 32 | outcome`."""
 
-    def __init__(self, replaces: Sequence[bool]) -> None:
+    def __init__(self, replaces: Sequence[bool], badfilters: Mapping[int, frozenset[int]] | None = None) -> None:
         self._replaces = replaces
+        self._badfilters = badfilters or {}
         self.listsets: list[tuple[int, ...]] = [()]
         self._ids: dict[tuple[int, ...], int] = {(): 0}
         self.pairs: dict[tuple[int, int], int] = {}
@@ -106,9 +108,22 @@ class Combiner:
         `inherited` is the listset that the parent gives to what is below it; a rule is
         `list << 32 | outcome << 2 | scope`.
         """
+        if self._badfilters and not self._badfilters.keys().isdisjoint(map(_member, rules)):
+            rules = self._without_cancelled(rules)
         own = self._apply(inherited, rules, _SELF)
         below = self._apply(inherited, rules, _BELOW)
         return own, below, self.pairs.setdefault((own, below), len(self.pairs))
+
+    def _without_cancelled(self, rules: Sequence[int]) -> list[int]:
+        """The rules of a name without badfilters and what they cancel: the same rule for the same names."""
+        cancelled = {
+            (member, rule & 3) for rule in rules for member in self._badfilters.get(_member(rule), frozenset())
+        }
+        return [
+            rule
+            for rule in rules
+            if _member(rule) not in self._badfilters and (_member(rule), rule & 3) not in cancelled
+        ]
 
     def _apply(self, inherited: int, rules: Sequence[int], scope: int) -> int:
         """Ordinary lists add up; in a list that replaces, what the name itself says takes the place of its parents'."""
@@ -122,6 +137,33 @@ class Combiner:
         if number == len(self.listsets):
             self.listsets.append(members)
         return number
+
+
+def _member(rule: int) -> int:
+    return (rule >> 32 << 32) | ((rule & 0xFFFFFFFF) >> 2)
+
+
+def badfilters_of(headers: Sequence[RunHeader]) -> dict[int, frozenset[int]]:
+    """The lists' badfilters, each with the members of all lists that it cancels where both stand at one name.
+
+    Lists without adblock rules have none to cancel.
+    """
+    found: dict[int, frozenset[int]] = {}
+    for number, header in enumerate(headers):
+        for place, outcome in enumerate(header.outcomes):
+            if "badfilter" in outcome.condition and (condition := conditions.parse(outcome.condition)).is_badfilter:
+                meant = replace(outcome, condition=str(replace(condition, is_badfilter=False)))
+                found[number << 32 | place] = frozenset(
+                    other << 32 | headers[other].outcomes.index(meant)
+                    for other in range(len(headers))
+                    if _has_rules(headers[other]) and meant in headers[other].outcomes
+                )
+    return found
+
+
+def _has_rules(header: RunHeader) -> bool:
+    formats = {file[2] for file in header.report.get("files", ())}
+    return not formats or not formats.isdisjoint(("adblock", "mixed"))
 
 
 class _Tables:
@@ -199,7 +241,7 @@ def write_index(path: Path, lists: Sequence[ListRun], key: bytes | None = None) 
 
 def _write_index(path: Path, lists: Sequence[ListRun], runs: Sequence[Run], key: bytes) -> IndexReport:
     started = time.perf_counter()
-    combiner = Combiner([entry.replaces for entry in lists])
+    combiner = Combiner([entry.replaces for entry in lists], badfilters_of([run.header for run in runs]))
     table = BucketTable()
     merger = Merger(key, [run.reader() for run in runs], combiner, table)
     merger.run()

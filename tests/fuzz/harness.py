@@ -188,7 +188,10 @@ class Harness:
                 answer = self.packets.answer(punt.packet[12 : 16 + len(punt.qname)])
                 answer = answer if is_sound else self.packets.damaged(answer)
                 self._learn(punt, answer, is_sound)
-            verdict, reply = self.engine.finish(punt, answer, EDE.NETWORK_ERROR, "no way", cell=cell)
+            if cell is not None:
+                verdict, reply = self.engine.decide(punt, cell)
+            else:
+                verdict, reply = self.engine.finish(punt, answer, EDE.NETWORK_ERROR, "no way")
             assert verdict in (REPLY, DROP, PUNT)
             if verdict == PUNT:
                 self.engine.take_punts()

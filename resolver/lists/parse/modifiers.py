@@ -204,10 +204,10 @@ def _rewrite(text: str, verb: Verb) -> tuple[str, Action | None, tuple[str, ...]
     if rcode != "NOERROR" or not (rtype or value):
         if rtype or value:
             raise BadLine(f"$dnsrewrite: {rcode} takes no record")
-        canonical, action, data = f"{rcode};;", _RCODES[rcode], ()
+        said: tuple[str, Action, tuple[str, ...]] = (f"{rcode};;", _RCODES[rcode], ())
     else:
-        canonical, action, data = _record(rtype, value)
-    return canonical, (None if verb is Verb.ALLOW else action), (() if verb is Verb.ALLOW else data)
+        said = _record(rtype, value)
+    return (said[0], None, ()) if verb is Verb.ALLOW else said
 
 
 def _short_form(text: str) -> tuple[str, str, str]:

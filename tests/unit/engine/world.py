@@ -21,7 +21,8 @@ import dns.message
 import dns.rdatatype
 
 from resolver import counters as layout
-from resolver.engine.engine import REPLY, Engine, Index, Punt, RunBuilder, Snapshot
+from resolver.decide import Decisions
+from resolver.engine.engine import PUNT, PUNT_CONDITIONAL, PUNT_LOCAL, REPLY, Engine, Index, Punt, RunBuilder, Snapshot
 from resolver.lists.clients import build_clients
 from resolver.lists.matrix import (
     CategoryPolicy,
@@ -34,6 +35,8 @@ from resolver.lists.matrix import (
 from resolver.lists.merge import ListRun, read_header, write_index
 from resolver.lists.rules import Outcome
 from resolver.lists.runs import RunHeader, write_run
+from resolver.local import Aliases
+from resolver.punt import alias_reply
 from resolver.snapshot import CELL, Policy
 from resolver.vocabulary import Scope, Transport, Verb
 
@@ -114,7 +117,9 @@ class World:
             [(prefixes, number) for (_, prefixes), number in zip(groups, matrix.group_classes, strict=True)],
         )
         self.index = Index(path)
-        self.policy = Policy(matrix.classes, matrix.shapes, matrix.cells, matrix.profiles, clients, routes or {})
+        self.policy = Policy(
+            matrix.classes, matrix.shapes, matrix.cells, matrix.profiles, clients, routes or {}, {}, matrix.decisions
+        )
         self._swap(number)
 
     def _run(self, stem: str, name: str, rules: list[Rules], replaces: bool) -> ListRun:
@@ -146,6 +151,33 @@ class World:
     def _swap(self, number: int) -> None:
         self.snapshot = Snapshot(self.index, self.policy, number)
         self.engine.swap(self.snapshot)
+
+    def comes_to(
+        self, name: str, rdtype: str = "A", client: bytes = CLIENT, answer: bytes | None = None
+    ) -> dns.message.Message | None:
+        """The reply to a query, decided in Python where need be; None if the upstream has to be asked.
+
+        `answer`: what the upstream says then.
+        """
+        asked = query(name, rdtype).to_wire()
+        verdict, reply = self.engine.answer(asked, client, Transport.TCP)
+        decisions = Decisions(self.index, self.policy, self.snapshot.number)
+        while verdict == PUNT:
+            [punt] = self.engine.take_punts()
+            if punt.reason == PUNT_CONDITIONAL:
+                decided = decisions.decide(punt)
+                if isinstance(decided, bytes):
+                    return dns.message.from_wire(decided)
+                verdict, reply = self.engine.decide(punt, *(decided or (None, 0)))
+            elif punt.reason == PUNT_LOCAL:
+                alias = Aliases(self.index, self.policy).describe(punt)
+                return dns.message.from_wire(alias_reply(punt.packet, len(punt.qname), alias, None, None))
+            elif answer is None:
+                return None
+            else:
+                verdict, reply = self.engine.finish(punt, answer)
+        assert verdict == REPLY and reply is not None
+        return dns.message.from_wire(reply)
 
     def answer(
         self, packet: bytes, client: bytes = CLIENT, transport: Transport = Transport.UDP
