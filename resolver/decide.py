@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from resolver.engine.engine import Index
 from resolver.lists import conditions
 from resolver.lists.conditions import NOTHING, Condition
+from resolver.lists.patterns import PatternSet
 from resolver.punt import Decided
 from resolver.snapshot import CELL, Policy
 from resolver.upstream.message import HEADER, PAYLOAD_SIZE, walk
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _NOBODY = CELL.pack(Rank.NOBODY, Action.FORWARD, 0, 0xFF, 0xFFFF, 0)
 _NAME_OF_QUESTION = 0xC00C
+MAX_FOUND = 6  # TARGETS in engine/query.pxd
 
 
 class _Claim(NamedTuple):
@@ -37,6 +39,7 @@ class Decisions:
         self._index = index
         self._policy = policy
         self._number = number
+        self._set = PatternSet([text for text, _, _ in policy.patterns]) if policy.patterns else None
         parsed = {text: conditions.parse(text) for claims in policy.decisions.values() for text, _ in claims}
         self._claims = {
             place: tuple(_Claim(parsed[text], cell) for text, cell in claims)
@@ -50,16 +53,40 @@ class Decisions:
         """
         if punt.generation != self._number:
             return None
-        best, chosen = [_Claim(NOTHING, _NOBODY)], punt.listset
-        for listset in (punt.listset, *punt.targets):
-            winners = self.winners(punt.policy_class, listset, punt.qtype, punt.client)
-            if winners and winners[0].cell[0] < best[0].cell[0]:
-                best, chosen = winners, listset
+        listsets = (punt.listset, *punt.targets)
+        best, chosen = self.best(punt.policy_class, listsets, punt.qtype, punt.client)
         if len(best) > 1:
             return self._added_up(punt, best, chosen)
         return Decided(best[0].cell, chosen)
 
-    def winners(self, policy_class: int, listset: int, qtype: int, client: bytes) -> list[_Claim]:
+    def best(self, policy_class: int, listsets: Sequence[int], qtype: int, client: bytes) -> tuple[list[_Claim], int]:
+        """The claims that decide between listsets, one that says nothing where none does, and whose they are."""
+        best, chosen = [_Claim(NOTHING, _NOBODY)], listsets[0]
+        for listset in listsets:
+            winners = self._winners(policy_class, listset, qtype, client)
+            if winners and winners[0].cell[0] < best[0].cell[0]:
+                best, chosen = winners, listset
+        return best, chosen
+
+    def fits(self, name: bytes) -> list[int]:
+        """The listsets of the patterns that a name in wire form fits, at most MAX_FOUND, those of the lowest ranks."""
+        if self._set is None:
+            return []
+        text = _text(name)
+        found = dict.fromkeys(
+            listset
+            for _, listset, denied in map(self._policy.patterns.__getitem__, self._set.matches(text))
+            if not any(text == below or text.endswith(f".{below}") for below in denied)
+        )
+        if len(found) <= MAX_FOUND:
+            return list(found)
+        return sorted(found, key=self._rank)[:MAX_FOUND]
+
+    def _rank(self, listset: int) -> int:
+        shape = self._index.shape(listset)
+        return min(self._policy.cell(policy_class, shape)[0] for policy_class in range(self._policy.classes))
+
+    def _winners(self, policy_class: int, listset: int, qtype: int, client: bytes) -> list[_Claim]:
         """The claims that decide by a listset: none, one, or rewrites that add up."""
         shape = self._index.shape(listset)
         claims: Sequence[_Claim] | None = self._claims.get((policy_class, shape))
@@ -86,6 +113,14 @@ class Decisions:
             return Decided((having or winners)[0].cell, listset)
         profile = self._policy.profiles[CELL.unpack(having[0].cell)[5]]
         return _reply(punt, list(dict.fromkeys(records)), profile.ede, profile.text)
+
+
+def _text(wire: bytes) -> str:
+    labels, at = [], 0
+    while wire[at]:
+        labels.append(wire[at + 1 : at + 1 + wire[at]].decode("latin-1"))
+        at += wire[at] + 1
+    return ".".join(labels)
 
 
 def _reply(punt: Punt, records: Sequence[tuple[int, int, bytes]], ede: int, text: str) -> bytes:

@@ -23,11 +23,23 @@ import dns.rdatatype
 from resolver import counters, overlay, snapshot
 from resolver.config.model import Config
 from resolver.decide import Decisions
-from resolver.engine.engine import DROP, PUNT, PUNT_CONDITIONAL, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
+from resolver.engine.engine import (
+    DROP,
+    PUNT,
+    PUNT_CONDITIONAL,
+    PUNT_LOCAL,
+    PUNT_PATTERN,
+    REPLY,
+    Engine,
+    Index,
+    Snapshot,
+    SuffixTable,
+)
 from resolver.lists import names
-from resolver.lists.explain import Match, matches
-from resolver.lists.matrix import CONDITIONAL, OVERLAY_PROFILE
+from resolver.lists.explain import Match, TriggerMatch, covers_pattern, matches, trigger_matches
+from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.report import Report, duration
+from resolver.lists.rules import TriggerKind
 from resolver.lists.runs import Run
 from resolver.local import Aliases
 from resolver.metrics import action_name
@@ -117,9 +129,10 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     decided = Snapshot(index, policy, generation.number)
     decisions = Decisions(index, policy, generation.number)
     policy_class, listset, _, cell = decided.decide(asked, octets)
-    if CELL.unpack(cell)[2] & CONDITIONAL:
-        winners = decisions.winners(policy_class, listset, rtype, octets)
-        cell = winners[0].cell if winners else CELL.pack(Rank.NOBODY, Action.FORWARD, 0, 0, snapshot.NO_SLOT, 0)
+    if policy_class != snapshot.REFUSED_CLASS:
+        fitting = decisions.fits(dns.name.from_text(f"{asked}.").canonicalize().to_wire() or b"")
+        winners, listset = decisions.best(policy_class, (listset, *fitting), rtype, octets)
+        cell = winners[0].cell
     rank, action, _, _, slot, _ = CELL.unpack(cell)
     refused = policy_class == snapshot.REFUSED_CLASS
     winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
@@ -132,6 +145,10 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
             action = Action(policy.profiles[OVERLAY_PROFILE].action)
     spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
     spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action) for match in matches(paths, asked))
+    spoken += tuple(
+        _spoken(_as_match(found), dict(paths)[found.list], winner, action)
+        for found in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(asked))
+    )
     return Explanation(
         name=asked or ".",
         type=dns.rdatatype.to_text(rtype),
@@ -173,6 +190,12 @@ def _by_hand(entry: overlay.Entry, state_dir: Path, *, wins: bool) -> Spoken:
     return Spoken("overlay", path, 0, entry.name, _SCOPES[Scope.BOTH], says, wins)
 
 
+def _as_match(found: TriggerMatch) -> Match:
+    """A pattern as a rule that covers the name, which stands where the pattern's text does."""
+    trigger = found.trigger
+    return Match(found.list, trigger.line, trigger.text, Scope.SELF, trigger.outcome)
+
+
 def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
     with Run(run_path) as run:
         files = run.header.report.get("files", ())
@@ -208,9 +231,12 @@ def _answer(
     query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
     punts = engine.take_punts()
-    if verdict == PUNT and punts[0].reason == PUNT_CONDITIONAL:
-        choice = decisions.decide(punts[0])
-        if isinstance(choice, bytes):
+    while verdict == PUNT and punts[0].reason in (PUNT_CONDITIONAL, PUNT_PATTERN):
+        if punts[0].reason == PUNT_PATTERN:
+            for each in punts[0].names:
+                engine.remember(each, decisions.fits(each), decided.number)
+            verdict, reply = engine.resume(punts[0])
+        elif isinstance(choice := decisions.decide(punts[0]), bytes):
             verdict, reply = REPLY, choice
         else:
             verdict, reply = engine.decide(punts[0], *(choice or (None, 0)))

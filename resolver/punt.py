@@ -17,12 +17,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from resolver.engine.engine import AFTER_NOTHING, AFTER_TRUNCATED, PUNT, PUNT_CONDITIONAL, PUNT_LOCAL
+from resolver.engine.engine import AFTER_NOTHING, AFTER_TRUNCATED, PUNT, PUNT_CONDITIONAL, PUNT_LOCAL, PUNT_PATTERN
 from resolver.upstream.health import Server
 from resolver.upstream.message import HEADER, PAYLOAD_SIZE, Question, walk
 from resolver.upstream.pool import Pool, Result
@@ -61,6 +61,7 @@ class Decided(NamedTuple):
 
 Describe = Callable[["Punt"], Alias | bytes]  # what to answer to a PUNT_LOCAL; bytes: a whole reply, sent as it stands
 Decide = Callable[["Punt"], "Decided | bytes | None"]  # of a PUNT_CONDITIONAL; bytes: a whole reply; None: ask anew
+Fits = Callable[[bytes], Sequence[int]]  # the listsets of the patterns that a name in wire form fits
 Asked = Callable[["Punt"], Server | None]  # which server the engine asked before it gave the question up
 _Waiter = Callable[[Result], None]
 
@@ -72,12 +73,20 @@ class Punts:
     """
 
     def __init__(
-        self, engine: Engine, pool: Pool, *, describe: Describe, decide: Decide, asked: Asked = lambda _: None
+        self,
+        engine: Engine,
+        pool: Pool,
+        *,
+        describe: Describe,
+        decide: Decide,
+        fits: Fits = lambda _: (),
+        asked: Asked = lambda _: None,
     ) -> None:
         self._engine = engine
         self._pool = pool
         self._describe = describe
         self._decide = decide
+        self._fits = fits
         self._asked = asked
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Hashable, list[tuple[Punt, _Waiter]]] = {}
@@ -126,6 +135,10 @@ class Punts:
             else:
                 cell, listset = decided or (None, 0)
                 self._go_on(punt, *self._engine.decide(punt, cell, listset))
+        elif punt.reason == PUNT_PATTERN:
+            for name in punt.names:
+                self._engine.remember(name, self._fits(name), punt.generation)
+            self._go_on(punt, *self._engine.resume(punt))
         else:
             self._forward(punt)
 

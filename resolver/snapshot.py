@@ -93,6 +93,7 @@ class Policy:
     `cells`: row after row, one a class, CELL.size octets a shape. `routes`: zone (lower-case, no trailing dot) → route,
     0 being the default one. `groups`: name → class, in the config's order, for `explain`. `decisions`: for each
     conditional (class, shape) the claims to try, the strongest first, as (condition, cell): see resolver/decide.py.
+    `patterns`: (text as lists/patterns.py has it, listset, names below which it does not hold).
     """
 
     classes: int
@@ -103,6 +104,7 @@ class Policy:
     routes: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, int] = field(default_factory=dict)
     decisions: Mapping[tuple[int, int], tuple[tuple[str, bytes], ...]] = field(default_factory=dict)
+    patterns: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
 
     def cell(self, policy_class: int, shape: int) -> tuple[int, int, int, int, int, int]:
         """(rank, action, flags, member, list slot, profile) for a class and a shape."""
@@ -122,6 +124,7 @@ def write_policy(path: Path, policy: Policy) -> None:
         "routes": dict(policy.routes),
         "groups": dict(policy.groups),
         "decisions": _decisions_to_json(policy),
+        "patterns": policy.patterns,
         "sections": {},
     }
     sections = (policy.cells, *(getattr(policy.clients, name) for name in _SECTIONS[1:]))
@@ -177,6 +180,7 @@ def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
         routes=header["routes"],
         groups=header["groups"],
         decisions=_decisions_from_json(header["decisions"]),
+        patterns=tuple((str(text), int(listset), tuple(denied)) for text, listset, denied in header["patterns"]),
     )
 
 

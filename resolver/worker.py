@@ -64,7 +64,12 @@ class Worker:
         self._overlay: list[overlay.Entry] = []
         self._overlay_timer: asyncio.TimerHandle | None = None
         self.punts = Punts(
-            self.engine, self.pool, describe=self._describe, decide=self._decide, asked=self.native.asked
+            self.engine,
+            self.pool,
+            describe=self._describe,
+            decide=self._decide,
+            fits=lambda name: self._decisions.fits(name),
+            asked=self.native.asked,
         )
         self.streams = StreamServer(self.engine, self.punts.run)
         self._sockets = [

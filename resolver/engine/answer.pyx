@@ -46,6 +46,10 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
     if not q.decided:
         policy_cell(s, core.overlay, q)
+        # A name costs a look for patterns only where one could outrank what is known, or what may not hold.
+        if s.pattern_rank < RANK_NOBODY and (s.pattern_rank < q.cell.rank or q.cell.flags & CELL_CONDITIONAL) \
+                and not policy_patterns(s, &core.memo, q):
+            return VERDICT_PUNT
         if q.cell.flags & CELL_CONDITIONAL:
             q.reason = REASON_CONDITIONAL
             return VERDICT_PUNT
@@ -62,7 +66,7 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     if answer == NULL and cache_lookup(&core.cache, q, core.now, &kept):
         answer = &kept
     if answer != NULL:
-        if not policy_answer(s, answer, q):
+        if not policy_answer(s, &core.memo, answer, q):
             return VERDICT_PUNT
         return reply_blocked(q, s) if is_blocked(q) else reply_answer(q, answer)
 
@@ -91,6 +95,8 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.decided = DECIDED_NOTHING
     q.chosen = 0
     q.undecided = NULL
+    q.stage = DECIDED_NAME
+    q.inspected = NULL
     q.question_end = 0
     q.has_opt = False
     q.dnssec_ok = False

@@ -67,6 +67,13 @@ cdef class Snapshot:
             self._profile(&profiles[i], profile)
         for i in range(<Py_ssize_t> s.class_count * s.shape_count):
             check_cell(s, &s.cells[i])
+        s.pattern_rank = RANK_NOBODY
+        for _, listset, _ in policy.patterns:
+            if not 0 <= listset < self.index.view.listset_count:
+                raise ValueError(f"a pattern has listset {listset} of {self.index.view.listset_count}")
+            for i in range(s.class_count):
+                s.pattern_rank = min(s.pattern_rank,
+                                     <uint32_t> s.cells[i * s.shape_count + index_shape(s.index, listset)].rank)
         self._clients(policy.clients)
 
     cdef int _profile(self, Profile* p, profile) except -1:
@@ -157,6 +164,27 @@ cdef bytes wire_name(str name):
     return b"".join([bytes((len(label),)) + label for label in labels]) + b"\0"
 
 
+cdef tuple target_names(const Query* q):
+    # The names that the answer under inspection points at, in wire form.
+    cdef Reader r
+    cdef Target target
+    cdef list names = []
+    cdef uint32_t records, at, end
+    reader_start(&r, q.inspected, q.inspected_size)
+    r.at = 6
+    records = read_u16(&r)
+    r.at = q.question_end
+    while records and len(names) < PATTERN_TARGETS:
+        records -= 1
+        at = next_target(&r)
+        if r.failed:
+            break
+        if at and read_target(q.inspected, q.inspected_size, at, &target):
+            end = target.labels[target.labels_count - 1] if target.labels_count else 0
+            names.append(take_bytes(target.name, end + target.name[end] + 2 if target.labels_count else 1))
+    return tuple(names)
+
+
 cdef class Punt:
     """A query that Python takes. Give it back with Engine.finish() or Engine.send(), once."""
 
@@ -165,10 +193,11 @@ cdef class Punt:
     cdef readonly int transport, reason, route, qtype, listset, slot, action, member, profile, policy_class
     cdef readonly bint do, cd
     cdef readonly unsigned long long generation
-    cdef readonly tuple targets  # listsets of what the answer points at, where it is to be decided too
+    cdef readonly tuple targets  # listsets found beside the name's own, between which Python decides
+    cdef readonly tuple names  # whose patterns are not known
     cdef bytes given           # the upstream's answer that this is about, if it is not in the cache
     cdef bytes cell            # what Python decided, by the generation
-    cdef uint32_t decided, chosen
+    cdef uint32_t decided, chosen, stage
     cdef public object token
     cdef int fd
     cdef sockaddr_in6 peer
@@ -215,6 +244,9 @@ cdef class Engine:
         self.core.cache.key0 = (<const uint64_t*> PyBytes_AS_STRING(random))[0]
         self.core.cache.key1 = (<const uint64_t*> PyBytes_AS_STRING(random))[1]
         self.configure_cache(max_ttl=max_ttl, min_ttl=min_ttl, negative_ttl=negative_ttl)
+        random = os.urandom(16)
+        self.core.memo.key0 = (<const uint64_t*> PyBytes_AS_STRING(random))[0]
+        self.core.memo.key1 = (<const uint64_t*> PyBytes_AS_STRING(random))[1]
         self.punts = []
         self.stream_answers = []
         self.tokens = {}
@@ -239,6 +271,7 @@ cdef class Engine:
             close(self.epoll)
         cache_free(&self.core.cache)
         free(self.core.forward)
+        free(self.core.memo.entries)
         free(self.batch)
         free(self.sockets)
         free(self.stream_reply)
@@ -251,6 +284,10 @@ cdef class Engine:
 
     def swap(self, Snapshot snapshot not None):
         """Every query from the next one on sees `snapshot`."""
+        if snapshot.view.pattern_rank < RANK_NOBODY and self.core.memo.entries == NULL:
+            self.core.memo.entries = <MemoEntry*> calloc(MEMO_SETS * MEMO_WAYS, sizeof(MemoEntry))
+            if self.core.memo.entries == NULL:
+                raise MemoryError
         self.core.snapshot = &snapshot.view
         self.snapshot = snapshot
 
@@ -509,9 +546,15 @@ cdef class Engine:
         punt.policy_class = q.policy_class
         punt.generation = self.core.snapshot.number
         punt.targets = ()
+        punt.names = ()
+        punt.stage = q.stage
         if q.undecided != NULL:
             punt.targets = tuple([q.undecided.listsets[i] for i in range(q.undecided.count)])
-        if q.reason == REASON_CONDITIONAL and q.given != NULL:
+        if q.reason == REASON_PATTERN:
+            punt.names = (punt.qname,)
+            if q.inspected != NULL:
+                punt.names += target_names(q)
+        if (q.reason == REASON_CONDITIONAL or q.reason == REASON_PATTERN) and q.given != NULL:
             punt.given = take_bytes(q.given.packet, q.given.size)
         punt.do = q.dnssec_ok
         punt.cd = q.flags & FLAG_CD
@@ -582,6 +625,35 @@ cdef class Engine:
                              else "no sound answer to the question")
         return cache_store(&self.core.cache, q, &prepared, self.core.now)
 
+    def remember(self, bytes name not None, listsets, uint64_t generation):
+        """Which patterns a name (wire form, lower-case) fits in a generation: at most six of their listsets."""
+        cdef uint8_t labels[128]
+        cdef const uint8_t* wire = <const uint8_t*> PyBytes_AS_STRING(name)
+        cdef uint32_t at = 0, count = 0, listset
+        cdef Inspection* found
+        if self.core.memo.entries == NULL or self.snapshot is None or generation != self.snapshot.view.number:
+            return
+        while at < len(name) and wire[at]:
+            if count == MAX_LABELS or wire[at] > 63:
+                raise ValueError("not a name in wire form")
+            labels[count] = <uint8_t> at
+            count += 1
+            at += 1 + wire[at]
+        if at + 1 != len(name) or at > 254:
+            raise ValueError("not a name in wire form")
+        for listset in listsets:
+            if listset >= self.snapshot.index.view.listset_count:
+                raise ValueError(f"no listset {listset}")
+        found = memo_room(&self.core.memo, wire, labels, count)
+        found.generation = generation
+        found.count = 0
+        for listset in listsets:
+            inspect_keep(found, listset)
+
+    def resume(self, Punt punt not None):
+        """Answer a PUNT_PATTERN again, now that its names are known: as decide() does."""
+        return self._finish(punt, punt.given, True, EDE_NONE, "")
+
     def decide(self, Punt punt not None, bytes cell, uint32_t listset=0):
         """Go on with a PUNT_CONDITIONAL by what Python decided: (verdict, the answer for a stream).
 
@@ -595,7 +667,7 @@ cdef class Engine:
                 raise ValueError(f"no listset {listset}")
         punt.cell = cell
         punt.chosen = listset
-        punt.decided = DECIDED_ALL if punt.targets else DECIDED_NAME
+        punt.decided = punt.stage
         return self._finish(punt, punt.given, True, EDE_NONE, "")
 
     def finish(self, Punt punt not None, bytes answer, int ede=EDE_NONE, str text=""):

@@ -7,6 +7,7 @@ cdef struct Core:
     Cache cache
     Forward* forward
     Limits limits
+    Memo memo
     const SuffixView* overlay  # what operators blocked and allowed at once; NULL: nothing
     uint64_t* counters
     uint32_t now               # seconds, monotonic; set once a batch

@@ -21,6 +21,8 @@ PUNT_FORWARD: int  # not cached: ask upstream along `route`
 PUNT_CONDITIONAL: int  # the listset depends on type or client: Python decides
 PUNT_LOCAL: int  # answered by this server itself (a CNAME to chase, a special name)
 
+PUNT_PATTERN: int  # nobody knows yet which patterns `names` fit: Engine.remember(), then Engine.resume()
+
 class Index:
     """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong."""
 
@@ -211,7 +213,8 @@ class Punt:
     qtype: int
     policy_class: int
     generation: int  # by which it was handed up
-    targets: tuple[int, ...]  # PUNT_CONDITIONAL: listsets of what the answer points at, to be decided with `listset`
+    names: tuple[bytes, ...]  # PUNT_PATTERN: the names in question, in wire form
+    targets: tuple[int, ...]  # PUNT_CONDITIONAL: listsets found beside the name's own, to be decided with `listset`
     do: bool
     cd: bool
     listset: int
@@ -265,6 +268,10 @@ class Engine:
         """(token, answer or None for a drop) of streams that were told to WAIT."""
     def learn(self, punt: Punt, answer: bytes) -> bool:
         """Keep an upstream's answer in the cache; False where it is not one to keep. ValueError: no sound answer to it."""
+    def remember(self, name: bytes, listsets: Sequence[int], generation: int) -> None:
+        """Which patterns a name (wire form, lower-case) fits in a generation: at most six of their listsets."""
+    def resume(self, punt: Punt) -> tuple[int, bytes | None]:
+        """Answer a PUNT_PATTERN again, now that its names are known: as decide() does."""
     def decide(self, punt: Punt, cell: bytes | None, listset: int = 0) -> tuple[int, bytes | None]:
         """Go on with a PUNT_CONDITIONAL by what Python decided: (verdict, the answer for a stream).
 

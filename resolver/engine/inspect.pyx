@@ -38,12 +38,37 @@ cdef bint read_target(const uint8_t* packet, uint32_t size, uint32_t at, Target*
         r.at += octet
 
 
-cdef void inspect_answer(const SnapshotView* s, const Answer* answer, uint32_t question_end) noexcept nogil:
-    # Find the listsets of the answer's targets. cache_prepare has checked the message's form.
+cdef uint32_t next_target(Reader* r) noexcept nogil:
+    # Past the next record: where the name stands that it points at, 0 if it points at none.
+    cdef uint32_t rtype, rdlength, at
+    read_past_name(r)
+    rtype = read_u16(r)
+    read_skip(r, 6)
+    rdlength = read_u16(r)
+    at = r.at
+    read_skip(r, rdlength)
+    if rtype == TYPE_SVCB or rtype == TYPE_HTTPS:
+        at += 2  # SvcPriority
+    elif rtype != TYPE_CNAME and rtype != TYPE_DNAME:
+        return 0
+    return at if at < r.at else 0
+
+
+cdef inline void inspect_keep(Inspection* found, uint32_t listset) noexcept nogil:
+    if listset and found.count < TARGETS:
+        found.listsets[found.count] = listset
+        found.count += 1
+
+
+cdef bint inspect_answer(const SnapshotView* s, Memo* memo, const Answer* answer, uint32_t question_end) noexcept nogil:
+    # Find the listsets of the answer's targets. cache_prepare has checked the message's form. False: which patterns a target
+    # fits is not known.
+    cdef const Inspection* known
+    cdef bint missing = False
     cdef Inspection* found = answer.inspection
     cdef Reader r
     cdef Target target
-    cdef uint32_t records, rtype, rdlength, at, listset
+    cdef uint32_t records, at, i, looked = 0
     reader_start(&r, answer.packet, answer.size)
     r.at = 6
     records = read_u16(&r)
@@ -52,47 +77,34 @@ cdef void inspect_answer(const SnapshotView* s, const Answer* answer, uint32_t q
     found.generation = s.number
     while records and found.count < TARGETS:
         records -= 1
-        read_past_name(&r)
-        rtype = read_u16(&r)
-        read_skip(&r, 6)
-        rdlength = read_u16(&r)
-        at = r.at
-        read_skip(&r, rdlength)
+        at = next_target(&r)
         if r.failed:
-            return
-        if rtype == TYPE_SVCB or rtype == TYPE_HTTPS:
-            at += 2  # SvcPriority
-        elif rtype != TYPE_CNAME and rtype != TYPE_DNAME:
+            return True
+        if not at or not read_target(answer.packet, answer.size, at, &target):
             continue
-        if at >= r.at or not read_target(answer.packet, answer.size, at, &target):
-            continue
-        listset = index_lookup(s.index, target.name, target.labels, target.labels_count)
-        if listset:
-            found.listsets[found.count] = listset
-            found.count += 1
+        inspect_keep(found, index_lookup(s.index, target.name, target.labels, target.labels_count))
+        if s.pattern_rank < RANK_NOBODY and looked < PATTERN_TARGETS:
+            looked += 1
+            known = memo_find(memo, s.number, target.name, target.labels, target.labels_count)
+            missing = missing or known == NULL
+            for i in range(known.count if known != NULL else 0):
+                inspect_keep(found, known.listsets[i])
+    if missing:
+        found.generation = 0
+    return not missing
 
 
-cdef bint policy_answer(const SnapshotView* s, const Answer* answer, Query* q) noexcept nogil:
+cdef bint policy_answer(const SnapshotView* s, Memo* memo, const Answer* answer, Query* q) noexcept nogil:
     """Let what the answer points at speak too: the cell of the lowest rank becomes the query's.
 
-    False: a target's cell is conditional and may outrank it, so Python has to decide between all of them (a PUNT).
+    False: Python has to take the query (a PUNT), as it is not known which patterns a target fits, or a target's cell is
+    conditional.
     """
-    cdef const Inspection* found = answer.inspection
-    cdef const Cell* cell
-    cdef uint32_t i, listset = q.listset
     if q.decided == DECIDED_ALL:
         return True
-    if found.generation != s.number:
-        inspect_answer(s, answer, q.question_end)
-    for i in range(found.count):
-        cell = &s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, found.listsets[i])]
-        if cell.rank >= q.cell.rank:
-            continue
-        if cell.flags & CELL_CONDITIONAL:
-            q.listset = listset
-            q.undecided = found
-            q.reason = REASON_CONDITIONAL
-            return False
-        q.cell = cell[0]
-        q.listset = found.listsets[i]
-    return True
+    if answer.inspection.generation != s.number and not inspect_answer(s, memo, answer, q.question_end):
+        q.inspected = answer.packet
+        q.inspected_size = answer.size
+        q.reason = REASON_PATTERN
+        return False
+    return policy_compete(s, answer.inspection, q, DECIDED_ALL)

@@ -41,6 +41,7 @@ cdef enum PuntReason:
     REASON_FORWARD = 0
     REASON_CONDITIONAL = 1
     REASON_LOCAL = 2
+    REASON_PATTERN = 3
 
 cdef enum:
     TYPE_A = 1
@@ -166,6 +167,7 @@ cdef struct Profile:
 # What an answer points at, as far as it is listed (inspect.pyx).
 cdef enum:
     TARGETS = 6                # that are kept of one answer
+    PATTERN_TARGETS = 24       # that are held against patterns; an honest answer has a few
 
 cdef struct Inspection:
     uint64_t generation        # in which it was found; 0: not inspected yet
@@ -224,7 +226,10 @@ cdef struct Query:
     bint counted               # its client's bucket has paid for it
     uint32_t decided           # what of the cell was set by Python: DECIDED_…
     uint32_t chosen            # the listset it decided by; 0: the name's
-    const Inspection* undecided  # the answer's targets, where Python has to decide between them; NULL: the name alone
+    const Inspection* undecided  # what was found beside the name's listset, where Python has to decide; NULL: nothing
+    uint32_t stage             # for what it decides then: DECIDED_…
+    const uint8_t* inspected   # the answer whose targets are not known yet; NULL: the name is not
+    uint32_t inspected_size
     Cell cell
     # out
     uint16_t rcode             # with the extended bits

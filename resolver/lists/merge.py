@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 from resolver.engine.engine import BucketTable, KeyCollision, Merger
 from resolver.lists import conditions
+from resolver.lists.conditions import Condition
 from resolver.lists.container import Damaged, SectionReader, SectionWriter, replacing
 from resolver.lists.layout import INDEX, IndexSection
-from resolver.lists.rules import Outcome
+from resolver.lists.rules import Outcome, TriggerKind
 from resolver.lists.runs import Run, RunHeader
 from resolver.vocabulary import Action, Scope, Verb
 
@@ -77,6 +78,7 @@ class IndexHeader(NamedTuple):
     shapes: tuple[tuple[Member, ...], ...]
     entries: int
     names: int
+    patterns: tuple[tuple[str, int, tuple[str, ...]], ...] = ()  # text, listset, names left out: snapshot.Policy
 
 
 class IndexReport(NamedTuple):
@@ -125,6 +127,13 @@ class Combiner:
             if _member(rule) not in self._badfilters and (_member(rule), rule & 3) not in cancelled
         ]
 
+    def listset_of(self, member: int) -> int:
+        """The listset of one member alone."""
+        number = self._ids.setdefault((member,), len(self.listsets))
+        if number == len(self.listsets):
+            self.listsets.append((member,))
+        return number
+
     def _apply(self, inherited: int, rules: Sequence[int], scope: int) -> int:
         """Ordinary lists add up; in a list that replaces, what the name itself says takes the place of its parents'."""
         own = {(rule >> 32 << 32) | ((rule & 0xFFFFFFFF) >> 2) for rule in rules if rule & scope}
@@ -164,6 +173,32 @@ def badfilters_of(headers: Sequence[RunHeader]) -> dict[int, frozenset[int]]:
 def _has_rules(header: RunHeader) -> bool:
     formats = {file[2] for file in header.report.get("files", ())}
     return not formats or not formats.isdisjoint(("adblock", "mixed"))
+
+
+def _patterns(runs: Sequence[Run], combiner: Combiner) -> list[tuple[str, int, tuple[str, ...]]]:
+    """The lists' patterns without those that a badfilter cancels, each with a listset of its own outcome alone."""
+    found: dict[tuple[str, int, Outcome], Condition] = {}
+    cancelled: set[tuple[str, Outcome]] = set()
+    for number, run in enumerate(runs):
+        if not run.header.triggers.get("pattern"):
+            continue
+        for trigger in run.triggers():
+            if trigger.kind is TriggerKind.PATTERN:
+                condition = conditions.parse(trigger.outcome.condition)
+                if condition.is_badfilter:
+                    meant = str(replace(condition, is_badfilter=False))
+                    cancelled.add((trigger.text, replace(trigger.outcome, condition=meant)))
+                else:
+                    found[trigger.text, number, trigger.outcome] = condition
+    return [
+        (
+            text,
+            combiner.listset_of(number << 32 | runs[number].header.outcomes.index(outcome)),
+            condition.denied,
+        )
+        for (text, number, outcome), condition in found.items()
+        if (text, outcome) not in cancelled
+    ]
 
 
 class _Tables:
@@ -252,6 +287,7 @@ def _write_index(path: Path, lists: Sequence[ListRun], runs: Sequence[Run], key:
     for new, old in enumerate(order):
         ids[old] = new
     table.fill(ids)
+    patterns = _patterns(runs, combiner)
     filled = time.perf_counter()
     tables = _Tables([entry.name for entry in lists], [run.header.outcomes for run in runs], combiner.listsets)
     known = list(combiner.pairs)
@@ -264,6 +300,7 @@ def _write_index(path: Path, lists: Sequence[ListRun], runs: Sequence[Run], key:
         "shapes": list(tables.shapes),
         "entries": table.count,
         "names": merger.names,
+        "patterns": patterns,
     }
     with replacing(path) as file:
         writer = SectionWriter(file, INDEX)
@@ -307,4 +344,5 @@ def read_header(path: Path) -> IndexHeader:
         shapes=tuple(tuple(member(number, kind) for number, kind in shape) for shape in values["shapes"]),
         entries=values["entries"],
         names=values["names"],
+        patterns=tuple((text, listset, tuple(denied)) for text, listset, denied in values.get("patterns", ())),
     )

@@ -115,6 +115,11 @@ class _Patch:
         before, after = self._run(self._paths[number]), self._run(self._lists[number].run)
         if after.header.replaces != self._lists[number].replaces:
             raise _GiveUp
+        if before.header.trigger_digest != after.header.trigger_digest and "pattern" in {
+            *before.header.triggers,
+            *after.header.triggers,
+        }:
+            raise _GiveUp  # a pattern has a listset of its own
         ids = {outcome: place for place, outcome in enumerate(after.header.outcomes)}
         outcomes = [ids.get(outcome) for outcome in before.header.outcomes]
         kept = [place for place in outcomes if place is not None]
@@ -174,6 +179,7 @@ class _Patch:
             "shapes": list(tables.shapes),
             "entries": buckets.entries,
             "names": self._names,
+            "patterns": self._text.get("patterns", []),
             "patched": _Patched(self._before.patches + 1, self._before.names + self._changed, left_behind),
         }
         key, _, _, _, root_self, root_below = self._facts

@@ -23,6 +23,7 @@ MAX_PATTERN = 1000  # characters
 MAX_PATTERNS = 100_000  # of all lists together
 MAX_MEMORY = 64 << 20  # octets that a generation's set may take in a worker
 _MAX_ONE = 1 << 20  # octets that one pattern may take
+Pattern = tuple[str, int, tuple[str, ...]]  # text, listset, names below which it does not hold
 _LITERAL = re.compile(r"[a-z0-9_.*-]+", re.ASCII)
 
 
@@ -89,7 +90,20 @@ class PatternSet:
 
     def matches(self, name: str) -> list[int]:
         """Which patterns fit a normal name, ascending; by their places in what the set was made of."""
-        return sorted(self._set.Match(name))
+        return sorted(self._set.Match(name) or ())
+
+
+def fitting(patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
+    """As many of the patterns, the first ones, as one set takes."""
+    kept = tuple(patterns[:MAX_PATTERNS])
+    while kept:
+        try:
+            PatternSet([text for text, _, _ in kept])
+        except TooLarge:
+            kept = kept[: len(kept) * 3 // 4]
+        else:
+            break
+    return kept
 
 
 def _re2() -> Any:

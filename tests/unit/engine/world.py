@@ -22,7 +22,18 @@ import dns.rdatatype
 
 from resolver import counters as layout
 from resolver.decide import Decisions
-from resolver.engine.engine import PUNT, PUNT_CONDITIONAL, PUNT_LOCAL, REPLY, Engine, Index, Punt, RunBuilder, Snapshot
+from resolver.engine.engine import (
+    PUNT,
+    PUNT_CONDITIONAL,
+    PUNT_LOCAL,
+    PUNT_PATTERN,
+    REPLY,
+    Engine,
+    Index,
+    Punt,
+    RunBuilder,
+    Snapshot,
+)
 from resolver.lists.clients import build_clients
 from resolver.lists.matrix import (
     CategoryPolicy,
@@ -33,7 +44,7 @@ from resolver.lists.matrix import (
     build_matrix,
 )
 from resolver.lists.merge import ListRun, read_header, write_index
-from resolver.lists.rules import Outcome
+from resolver.lists.rules import Outcome, Trigger, TriggerKind
 from resolver.lists.runs import RunHeader, write_run
 from resolver.local import Aliases
 from resolver.punt import alias_reply
@@ -52,6 +63,7 @@ class Rules:
     outcome: Outcome
     scope: Scope
     list: str
+    patterns: tuple[str, ...] = ()
 
 
 def block(*names: str, list: str = "blocks", scope: Scope = Scope.BOTH, **outcome: Any) -> Rules:
@@ -62,6 +74,11 @@ def block(*names: str, list: str = "blocks", scope: Scope = Scope.BOTH, **outcom
 def allow(*names: str, list: str = "allows", scope: Scope = Scope.BOTH, **outcome: Any) -> Rules:
     """Allowed names."""
     return Rules(names, Outcome(Verb.ALLOW, **outcome), scope, list)
+
+
+def fits(*patterns: str, verb: Verb = Verb.BLOCK, list: str = "blocks", **outcome: Any) -> Rules:
+    """Patterns with one outcome."""
+    return Rules((), Outcome(verb, **outcome), Scope.BOTH, list, patterns)
 
 
 def client(address: str) -> bytes:
@@ -108,7 +125,8 @@ class World:
             policies.append(ListPolicy(name, slot=slot, **given))
         path = self.folder / f"{number}.index"
         write_index(path, runs)
-        shapes = read_header(path).shapes
+        header = read_header(path)
+        shapes = header.shapes
         matrix = build_matrix(
             PolicyRules(policies, categories or {}, [group for group, _ in groups], sinkhole or Sinkhole()), shapes
         )
@@ -120,18 +138,21 @@ class World:
         self.policy = Policy(
             matrix.classes, matrix.shapes, matrix.cells, matrix.profiles, clients, routes or {}, {}, matrix.decisions
         )
+        self.policy = dataclasses.replace(self.policy, patterns=header.patterns)
         self._swap(number)
 
     def _run(self, stem: str, name: str, rules: list[Rules], replaces: bool) -> ListRun:
         builder = RunBuilder(replaces)
         outcomes: list[Outcome] = []
+        triggers: list[Trigger] = []
         for line, item in enumerate(rules, start=1):
             if item.outcome not in outcomes:
                 outcomes.append(item.outcome)
             for listed in item.names:
                 builder.add(listed.encode(), item.scope, outcomes.index(item.outcome), line)
+            triggers += [Trigger(TriggerKind.PATTERN, text, item.outcome, line) for text in item.patterns]
         path = self.folder / f"{stem}.run"
-        write_run(path, builder, RunHeader(tuple(outcomes), replaces))
+        write_run(path, builder, RunHeader(tuple(outcomes), replaces), triggers)
         return ListRun(name, path, replaces)
 
     def cell(self, name: str, **changes: int) -> bytes:
@@ -169,6 +190,10 @@ class World:
                 if isinstance(decided, bytes):
                     return dns.message.from_wire(decided)
                 verdict, reply = self.engine.decide(punt, *(decided or (None, 0)))
+            elif punt.reason == PUNT_PATTERN:
+                for each in punt.names:
+                    self.engine.remember(each, decisions.fits(each), punt.generation)
+                verdict, reply = self.engine.resume(punt)
             elif punt.reason == PUNT_LOCAL:
                 alias = Aliases(self.index, self.policy).describe(punt)
                 return dns.message.from_wire(alias_reply(punt.packet, len(punt.qname), alias, None, None))
