@@ -31,10 +31,11 @@ import uvloop
 from resolver import cachefile, control, counters, logs, overlay, ring, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
+from resolver.decide import Decisions
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
 from resolver.listeners.stream import StreamServer
 from resolver.local import Aliases
-from resolver.punt import Alias, Punts
+from resolver.punt import Alias, Decided, Punts
 from resolver.snapshot import read_policy
 from resolver.upstream.health import Server, Strategy
 from resolver.upstream.native import Native
@@ -67,7 +68,12 @@ class Worker:
         self._cache_file = Path(configure.cache_file) if configure.cache_file else None
         self._keeping: asyncio.Future[int] | None = None
         self.punts = Punts(
-            self.engine, self.pool, describe=self._describe, decide=self._decide, asked=self.native.asked
+            self.engine,
+            self.pool,
+            describe=self._describe,
+            decide=self._decide,
+            fits=lambda name: self._decisions.fits(name),
+            asked=self.native.asked,
         )
         self.streams = StreamServer(self.engine, self.punts.run)
         self._sockets = [
@@ -80,7 +86,7 @@ class Worker:
 
     async def swap(self, order: control.Swap) -> None:
         """Load a generation and enforce it; ValueError or OSError says why not, and then nothing has changed."""
-        snapshot, self._aliases, self._zones = await asyncio.to_thread(_load, order)
+        snapshot, aliases, decisions, self._zones = await asyncio.to_thread(_load, order)
         limits, self._upstream = order.cache, order.upstream
         self.pool.reconfigure(_pool_config(order.upstream))
         self.native.reconfigure()
@@ -101,6 +107,7 @@ class Worker:
         )
         self.engine.set_records(ring.WHAT.index(order.records))
         self.engine.swap(snapshot)
+        self._aliases, self._decisions = aliases, decisions
         is_first, self.generation = self.generation == 0, order.number
         if is_first:
             await self._open()
@@ -137,8 +144,8 @@ class Worker:
     def _describe(self, punt: Punt) -> Alias:
         return self._aliases.describe(punt)
 
-    def _decide(self, punt: Punt) -> bytes:
-        raise NotImplementedError("no dialect makes conditions yet")
+    def _decide(self, punt: Punt) -> Decided | bytes | None:
+        return self._decisions.decide(punt)
 
     def _drain(self) -> int:
         count = self.engine.drain()
@@ -183,9 +190,10 @@ class Worker:
         self.engine.close()
 
 
-def _load(order: control.Swap) -> tuple[Snapshot, Aliases, dict[str, int]]:
+def _load(order: control.Swap) -> tuple[Snapshot, Aliases, Decisions, dict[str, int]]:
     index, policy = Index(order.index), read_policy(Path(order.policy))
-    return Snapshot(index, policy, order.number), Aliases(index, policy), dict(policy.routes)
+    decisions = Decisions(index, policy, order.number)
+    return Snapshot(index, policy, order.number), Aliases(index, policy), decisions, dict(policy.routes)
 
 
 def _pool_config(upstream: control.Upstream) -> PoolConfig:

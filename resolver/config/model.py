@@ -200,6 +200,10 @@ class ListConfig(_Section):
     subdomains: types.Subdomains = Field(
         default="auto", description="Whether a plain name covers what is below it; auto: as the format has it."
     )
+    rewrite: types.YesNo = Field(
+        default=False,
+        description="Whether a hosts line with the address of another machine gives that address instead of a block.",
+    )
     refresh: types.Ttl = Field(default=86_400, description="How often the source is looked at for changes.")
     checksum: types.Text = Field(
         default="",
@@ -379,6 +383,9 @@ class Group(_Section):
     lists: types.AllOrWords = Field(default="all", description="Which of those lists apply to the group.")
     actions: dict[types.Word, types.BlockAction] = Field(
         default_factory=dict, description="Actions of this group instead of those of `categories`."
+    )
+    tags: Annotated[tuple[types.Tag, ...], Once] = Field(
+        default=(), description="What $ctag of adblock rules calls the group's clients: user_child, os_ios and so on."
     )
     schedule: tuple[Any, ...] = Field(default=(), description="When the group applies; empty: always.")
 
