@@ -31,7 +31,7 @@ from resolver import control, counters, logs, overlay, ring
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
-from resolver.listeners.stream import StreamServer
+from resolver.listeners.stream import Limits, StreamServer
 from resolver.local import Aliases
 from resolver.punt import Alias, Punts
 from resolver.snapshot import read_policy
@@ -43,6 +43,7 @@ SWITCH_INTERVAL = 0.0005  # seconds: a thread that loads a generation yields to 
 GC_THRESHOLD = (20_000, 20, 100)  # young objects die by reference count; cycles are few
 LOOK = 0.01  # seconds between looks whether a drain is done
 OVERLAY_LOOK = 60.0  # seconds between looks at timed words, at most
+OTHER_FILES = 1024  # descriptors that are not connections of clients: mostly sockets to upstream servers
 ROUNDS_AT_END = 1000  # batches that a drain may find waiting
 
 _log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class Worker:
         )
         self.engine.configure_cache(max_ttl=limits.max_ttl, min_ttl=limits.min_ttl, negative_ttl=limits.negative_ttl)
         self.engine.set_records(ring.WHAT.index(order.records))
+        self.streams.limits = _limits(order.connections)
         self.engine.swap(snapshot)
         is_first, self.generation = self.generation == 0, order.number
         if is_first:
@@ -162,6 +164,15 @@ class Worker:
 def _load(order: control.Swap) -> tuple[Snapshot, Aliases]:
     index, policy = Index(order.index), read_policy(Path(order.policy))
     return Snapshot(index, policy, order.number), Aliases(index, policy)
+
+
+def _limits(wanted: control.Connections) -> Limits:
+    """What may be kept of what is wanted: each connection is an open file."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(files - OTHER_FILES, files // 2)
+    if wanted.per_worker > most:
+        _log.info("connections.per_worker: %d at most, as %d files may be open (ulimit -n)", most, files)
+    return Limits(min(wanted.per_worker, most), wanted.per_client, idle=wanted.idle)
 
 
 def _pool_config(upstream: control.Upstream) -> PoolConfig:
