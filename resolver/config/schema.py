@@ -18,6 +18,7 @@ from resolver.config.model import (
     Certificate,
     Config,
     Connections,
+    Fetch,
     Group,
     ListConfig,
     Listen,
@@ -31,7 +32,7 @@ from resolver.config.model import (
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Admin, Cache, Category, Certificate, Config, Connections, Group, Listen, ListConfig, QueryLog),
+    *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Listen, ListConfig, QueryLog),
     *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, Upstream),
 )
 

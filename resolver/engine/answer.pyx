@@ -12,6 +12,16 @@ cdef inline bint is_blocked(const Query* q) noexcept nogil:
     return q.cell.action >= ACTION_ADDRESS and not (q.cell.action == ACTION_TCP_ONLY and q.transport != TRANSPORT_UDP)
 
 
+cdef void refresh_begin(Core* core, const Query* q) noexcept nogil:
+    # The question to Python, for no client; so many a second at most, as the answer to a client does not depend on it.
+    if core.refreshed_at != core.now:
+        core.refreshed_at = core.now
+        core.refreshes = 0
+    if core.refreshes < REFRESHES:
+        core.refreshes += 1
+        refresh_punt(core, q)
+
+
 cdef int answer_query(Core* core, Query* q) noexcept nogil:
     """Decide a query and write its reply: REPLY, DROP, WAIT, or PUNT with q.reason.
 
@@ -61,6 +71,10 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
         answer = &kept
         q.told |= TOLD_CACHED
     if answer != NULL:
+        if answer.refresh and q.may_wait:  # popular and soon expired, or expired already: Python asks anew
+            refresh_begin(core, q)
+        if answer.stale:
+            core.counters[CACHE_STALE] += 1
         policy_answer(core, answer, q)
         return reply_blocked(q, s) if is_blocked(q) else reply_answer(q, answer)
 

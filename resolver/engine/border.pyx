@@ -242,8 +242,10 @@ cdef class Engine:
         free(self.sockets)
         free(self.stream_reply)
 
-    def configure_cache(self, *, max_ttl, min_ttl, negative_ttl):
-        """Limits, in seconds, of what is stored from now on."""
+    def configure_cache(self, *, max_ttl, min_ttl, negative_ttl, stale_ttl=0, bint prefetch=False):
+        """Limits, in seconds, of what is stored from now on; how long it may serve once it has expired."""
+        self.core.cache.stale_ttl = min(stale_ttl, 0x3FFFFFFF)
+        self.core.cache.prefetch = prefetch
         self.core.cache.max_ttl = min(max_ttl, 0x7FFFFFFF)
         self.core.cache.min_ttl = min(min_ttl, max_ttl)
         self.core.cache.negative_ttl = negative_ttl
@@ -510,6 +512,11 @@ cdef class Engine:
         if q.control_size:
             memcpy(punt.control, q.control, q.control_size)
 
+    cdef void take_refresh(self, const Query* q):
+        # A question for Python to ask, that nobody waits for.
+        cdef Punt punt = self._punt(q, None, True)
+        punt.reason = REASON_REFRESH
+
     cdef Punt _punt(self, const Query* q, object token, bint queue):
         # The query as a Punt; `queue`: among the next take_punts().
         cdef Punt punt = Punt.__new__(Punt)
@@ -604,16 +611,33 @@ cdef class Engine:
                              else "no sound answer to the question")
         return cache_store(&self.core.cache, q, &prepared, self.core.now)
 
+    def fail(self, Punt punt not None, int ede):
+        """Keep for a moment that nobody answers the question; an answer that may still serve does so from now on."""
+        cdef Query* q = &self.query
+        core_clock(&self.core)
+        if self._question(q, punt) == CONTINUE:
+            cache_fail(&self.core.cache, q, ede, self.core.now)
+
+    def has_stale(self, Punt punt not None):
+        """Whether an answer is kept that may serve if there is no other."""
+        cdef Query* q = &self.query
+        cdef Answer kept
+        core_clock(&self.core)
+        return self._question(q, punt) == CONTINUE and cache_stale(&self.core.cache, q, self.core.now, &kept)
+
     def finish(self, Punt punt not None, bytes answer, int ede=EDE_NONE, str text="", bytes cell=None):
         """Answer a punt, by the generation in force: (verdict, the answer for a stream).
 
-        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. `cell`: what Python decided, 8 octets. A PUNT
-        (the generation has changed) is among the next take_punts(), with the same token.
+        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. `cell`: what Python decided, 8 octets. Where
+        there is no answer, or an error for one, what is kept serves. A PUNT (the generation has changed) is among the next
+        take_punts(), with the same token.
         """
         cdef Query* q = &self.query
         cdef Answer prepared
+        cdef Answer kept
         cdef bytes words = text.encode()[:200]
         cdef Punt again
+        cdef bint is_stale
         cdef int verdict = self._question(q, punt)
         core_clock(&self.core)
         if verdict != CONTINUE or self.snapshot is None:
@@ -621,6 +645,7 @@ cdef class Engine:
         if answer is not None and cache_prepare(&self.core.cache, q, <const uint8_t*> PyBytes_AS_STRING(answer),
                                                 <uint32_t> len(answer), &prepared) != PREPARED:
             answer = None
+        is_stale = (answer is None or prepared.failed) and cache_stale(&self.core.cache, q, self.core.now, &kept)
         query_start(q, q.packet, q.size, q.transport, q.reply, q.reply_room)
         q.counted = True
         q.since = punt.since
@@ -633,6 +658,8 @@ cdef class Engine:
             q.decided = True
         if answer is not None:
             q.given = &prepared
+        if is_stale:
+            q.given = &kept
         verdict = answer_query(&self.core, q)
         if verdict == VERDICT_PUNT and q.reason == REASON_FORWARD and answer is None:
             q.rcode = RCODE_SERVFAIL
@@ -692,11 +719,60 @@ cdef class Engine:
         udp_send(&self.core, punt.fd, &message, 1)
         return None
 
-    def flush(self):
-        """Forget every cached answer; returns how many."""
+    def flush(self, str name=None, bint subtree=False):
+        """Forget every cached answer, or those of a name, with `subtree` of all names below it too; returns how many."""
         cdef uint32_t count = self.core.cache.entry_count
-        cache_flush(&self.core.cache)
-        return count
+        cdef bytes wire
+        if name is None:
+            cache_flush(&self.core.cache)
+            return count
+        wire = wire_name(name.lower())
+        return cache_forget(&self.core.cache, <const uint8_t*> PyBytes_AS_STRING(wire), <uint32_t> len(wire), subtree)
+
+    def kept(self):
+        """Every answer that is kept and may still serve, as (key, age in seconds, message), the oldest of a ring first."""
+        cdef Cache* c = &self.core.cache
+        cdef Ring* ring
+        cdef Entry* e
+        cdef uint32_t at, left, which
+        cdef list found = []
+        core_clock(&self.core)
+        for which in range(2):
+            ring = &c.small if which else &c.main
+            at = ring.tail
+            left = ring.used
+            while left:
+                e = <Entry*> (ring.data + at)
+                if not entry_is_dead(e) and entry_may_be_stale(c, e, self.core.now):
+                    found.append((take_bytes(entry_key(e), e.key_size), self.core.now - e.stored,
+                                  take_bytes(entry_packet(e), e.packet_size)))
+                left -= e.octets
+                at += e.octets
+                if at == ring.room:
+                    at = 0
+        return found
+
+    def keep(self, bytes key not None, uint32_t age, bytes message not None):
+        """Take back what kept() gave, however long ago; False where it is not sound, too old, or known better by now."""
+        cdef Query* q = &self.query
+        cdef Answer prepared, kept
+        cdef bytes packet
+        cdef Py_ssize_t size = len(key) - KEY_AFTER_NAME
+        if not 0 < size <= MAX_NAME or age >= CLOCK_START:
+            return False
+        packet = (b"\0\0\1" + (b"\x10" if key[size + 4] & 2 else b"\0") + b"\0\1\0\0\0\0\0\1" + key[:size + 4]
+                  + b"\0\0\x29\4\xd0\0\0" + (b"\x80" if key[size + 4] & 1 else b"\0") + b"\0\0\0")
+        core_clock(&self.core)
+        query_start(q, <const uint8_t*> PyBytes_AS_STRING(packet), <uint32_t> len(packet), TRANSPORT_UDP, NULL, 0)
+        if wire_parse(q) != CONTINUE:
+            return False
+        q.route = (<uint32_t> key[size + 5] << 8) | <uint32_t> key[size + 6]
+        if cache_stale(&self.core.cache, q, self.core.now, &kept) \
+                or cache_prepare(&self.core.cache, q, <const uint8_t*> PyBytes_AS_STRING(message),
+                                 <uint32_t> len(message), &prepared) != PREPARED or prepared.failed \
+                or age >= <uint64_t> prepared.lifetime + self.core.cache.stale_ttl:
+            return False
+        return cache_store(&self.core.cache, q, &prepared, self.core.now - age)
 
     def close(self):
         """Let go of the sockets. What is left to send is left."""
@@ -711,6 +787,11 @@ cdef class Engine:
 cdef void stream_answer(Core* core, Query* q, Waiter* w, const Answer* answer) noexcept with gil:
     # forward.pyx has an upstream's answer for a client on a stream: Python has the connection.
     (<Engine> core.engine).answer_stream(q, w, answer)
+
+
+cdef void refresh_punt(Core* core, const Query* q) noexcept with gil:
+    # answer.pyx wants a question asked anew, for no client.
+    (<Engine> core.engine).take_refresh(q)
 
 
 cdef void datagram_punt(Core* core, const Query* q) noexcept with gil:

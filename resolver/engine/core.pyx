@@ -1,5 +1,9 @@
 # core: what a query's way needs of one engine.
 
+cdef enum:
+    REFRESHES = 500            # answers that are asked for anew in one second, at most
+    CLOCK_START = 1 << 30      # what `now` is at the machine's start: so what was kept before it has a time too
+
 cdef struct Forward            # forward.pyx
 
 cdef struct Records:           # the producer's end of the ring of query records (ring.pyx)
@@ -20,6 +24,8 @@ cdef struct Core:
     Records records
     uint64_t* counters
     uint32_t now               # seconds, monotonic; set once a batch
+    uint32_t refreshed_at      # the second in which `refreshes` were begun
+    uint32_t refreshes
     uint64_t wall              # nanoseconds since the epoch; set once a batch
     int64_t wall_ahead         # of the monotonic clock, nanoseconds
     uint64_t wall_at           # microsecond of the monotonic clock in which that was found
@@ -33,7 +39,7 @@ cdef void core_clock(Core* core) noexcept nogil:
     cdef uint64_t nanoseconds
     clock_gettime(CLOCK_MONOTONIC, &now)
     nanoseconds = <uint64_t> now.tv_sec * 1000000000 + now.tv_nsec
-    core.now = <uint32_t> now.tv_sec + 1
+    core.now = <uint32_t> now.tv_sec + CLOCK_START
     core.forward.now = nanoseconds // 1000
     if core.forward.now - core.wall_at >= 1000000 or core.wall_at == 0:  # a step of the other clock is seen within a second
         core.wall_at = core.forward.now

@@ -22,6 +22,7 @@ cdef enum:
     OPCODE_MASK = 0x7800
     POINTER = 0xC0             # the two high bits of a compression pointer
     NAME_OF_QUESTION = 0xC00C  # a pointer to the question's name
+    STALE_TTL = 30             # seconds (RFC 8767 section 4)
 
 cdef enum:
     BATCH = 64                 # datagrams a system call
@@ -41,6 +42,7 @@ cdef enum PuntReason:
     REASON_FORWARD = 0
     REASON_CONDITIONAL = 1
     REASON_LOCAL = 2
+    REASON_REFRESH = 3
 
 cdef enum:
     TYPE_A = 1
@@ -68,7 +70,10 @@ cdef enum:
     OPTION_COOKIE = 10
     OPTION_EDE = 15
     EDE_NONE = -1
+    EDE_STALE_ANSWER = 3
+    EDE_CACHED_ERROR = 13
     EDE_PROHIBITED = 18
+    EDE_STALE_NXDOMAIN = 19
     EDE_NETWORK_ERROR = 23
 
 cdef enum:
@@ -119,6 +124,7 @@ cdef enum:
     CACHE_ENTRIES = COUNT_CACHE + 4
     CACHE_OCTETS = COUNT_CACHE + 5
     CACHE_ROOM = COUNT_CACHE + 6
+    CACHE_STALE = COUNT_CACHE + 7
     ENGINE_MALFORMED = COUNT_ENGINE
     ENGINE_REFUSED = COUNT_ENGINE + 1
     ENGINE_TRUNCATED = COUNT_ENGINE + 2
@@ -192,6 +198,10 @@ cdef struct Answer:
     uint32_t ttl_count
     uint32_t age               # seconds since it was stored
     uint32_t lifetime          # seconds it may be kept (0: not at all)
+    bint stale                 # it has expired, and serves because there is no other
+    bint refresh               # the question is to be asked anew, whatever the client gets
+    bint failed                # it says only that there is no answer
+    int32_t ede                # INFO-CODE of a failure that is kept, else EDE_NONE
 
 cdef struct Query:
     # in: set by the socket's edge

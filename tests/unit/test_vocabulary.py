@@ -121,7 +121,7 @@ def test_upstreams_are_as_many_as_there_are_counters_for() -> None:
 def test_verdicts_and_reasons_are_what_the_border_says() -> None:
     for name in ("REPLY", "DROP", "WAIT", "PUNT"):
         assert getattr(engine, name) == QUERY[f"VERDICT_{name}"]
-    for name in ("FORWARD", "CONDITIONAL", "LOCAL"):
+    for name in ("FORWARD", "CONDITIONAL", "LOCAL", "REFRESH"):
         assert getattr(engine, f"PUNT_{name}") == QUERY[f"REASON_{name}"]
     forward = constants("forward.pyx")
     for name in ("NOTHING", "TIMEOUT", "TRUNCATED", "RCODE", "BAD", "CLOSED"):
