@@ -33,7 +33,7 @@ from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.decide import Decisions
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
-from resolver.listeners.stream import StreamServer
+from resolver.listeners.stream import Limits, StreamServer
 from resolver.local import Aliases
 from resolver.punt import Alias, Decided, Punts
 from resolver.snapshot import read_policy
@@ -45,6 +45,7 @@ SWITCH_INTERVAL = 0.0005  # seconds: a thread that loads a generation yields to 
 GC_THRESHOLD = (20_000, 20, 100)  # young objects die by reference count; cycles are few
 LOOK = 0.01  # seconds between looks whether a drain is done
 OVERLAY_LOOK = 60.0  # seconds between looks at timed words, at most
+OTHER_FILES = 1024  # descriptors that are not connections of clients: mostly sockets to upstream servers
 ROUNDS_AT_END = 1000  # batches that a drain may find waiting
 
 _log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class Worker:
             prefetch=limits.prefetch,
         )
         self.engine.set_records(ring.WHAT.index(order.records))
+        self.streams.limits = _limits(order.connections)
         self.engine.swap(snapshot)
         self._aliases, self._decisions = aliases, decisions
         is_first, self.generation = self.generation == 0, order.number
@@ -194,6 +196,15 @@ def _load(order: control.Swap) -> tuple[Snapshot, Aliases, Decisions, dict[str, 
     index, policy = Index(order.index), read_policy(Path(order.policy))
     decisions = Decisions(index, policy, order.number)
     return Snapshot(index, policy, order.number), Aliases(index, policy), decisions, dict(policy.routes)
+
+
+def _limits(wanted: control.Connections) -> Limits:
+    """What may be kept of what is wanted: each connection is an open file."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(files - OTHER_FILES, files // 2)
+    if wanted.per_worker > most:
+        _log.info("connections.per_worker: %d at most, as %d files may be open (ulimit -n)", most, files)
+    return Limits(min(wanted.per_worker, most), wanted.per_client, idle=wanted.idle)
 
 
 def _pool_config(upstream: control.Upstream) -> PoolConfig:

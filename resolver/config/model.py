@@ -464,6 +464,25 @@ class RateLimit(_Section):
     )
 
 
+class Connections(_Section):
+    """How many connections clients may keep. One too many takes the place of the idlest."""
+
+    per_worker: types.Number = Field(
+        default=20_000, ge=1, le=10**6, description="Connections of one worker, as far as it may open files."
+    )
+    per_client: types.Number = Field(default=64, ge=1, le=10**6, description="Connections of one client to one worker.")
+    idle: types.Seconds = Field(
+        default=10.0, description="How long one may be idle; less as the second half of the places fills."
+    )
+
+    @field_validator("idle")
+    @classmethod
+    def _idle_is_usable(cls, idle: float) -> float:
+        if not 0.5 <= idle <= 3600:
+            raise ValueError("expected 500ms to 1h")
+        return idle
+
+
 class Admin(_Section):
     """HTTP for the operator: API, dashboard, metrics and health."""
 
@@ -527,6 +546,9 @@ class Config(_Section):
     rebinding: Rebinding = Field(default_factory=Rebinding, description="Protection against DNS rebinding.")
     rewrites: tuple[Rewrite, ...] = Field(default=(), description="Names that are answered here.")
     rate_limit: RateLimit = Field(default_factory=RateLimit, description="How much one client may ask over UDP.")
+    connections: Connections = Field(
+        default_factory=Connections, description="How many connections clients may keep, and for how long."
+    )
     admin: Admin = Field(default_factory=Admin, description="HTTP for the operator.")
     query_log: QueryLog = Field(default_factory=QueryLog, description="What is remembered of queries.")
 
