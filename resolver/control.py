@@ -5,10 +5,11 @@ ends are this program, yet nothing is believed: a line that is too long, no JSON
 missing, unknown or of the wrong type is a `ControlError` that says which. `_KINDS` is the whole vocabulary; a class
 that is not in it cannot be received.
 
-    supervisor → worker   Configure once, then Overlay and Swap, each whenever it changes; Inspect; Drain
-    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected
-    command → supervisor  Reload, Status, Statistics, Override, TakeBack: answered by Report or Failed, then the
-                          connection is closed
+    supervisor → worker   Configure once, then Overlay, Swap and Clients, each whenever it changes; Inspect; Drain
+    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay, Mapped for each
+                          Clients; Inspected
+    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Pause, Resume: answered by Report or
+                          Failed, then the connection is closed
 
 A command imports this as it starts: nothing here is slow to import. The supervisor's and workers' ends: channel.py.
 """
@@ -86,7 +87,8 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Serve by generation `number` from now on; `index` and `policy` are paths."""
+    """Serve by generation `number` from now on; `index`, `policy` and `clients` are paths, the last of a client map to
+    use instead of the policy's, "" for none."""
 
     number: int
     index: str
@@ -94,6 +96,16 @@ class Swap:
     cache: CacheLimits
     upstream: Upstream
     rate_limit: RateLimit
+    clients: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Let the client map at `path` take the place of the one that generation `number` came with; `serial` counts up."""
+
+    serial: int
+    number: int
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +154,13 @@ class Swapped:
 @dataclass(frozen=True, slots=True)
 class Overlaid:
     """Every query from now on sees the overlay `serial`."""
+
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Every query from now on sees the client map `serial`."""
 
     serial: int
 
@@ -196,6 +215,21 @@ class TakeBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Switch filtering off at once for a group, a client, a network or "all", for `seconds`."""
+
+    target: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """End a pause; "" ends all."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The answer to a command: plain data, for --json and for tables."""
 
@@ -206,11 +240,13 @@ Message = (
     Configure
     | Overlay
     | Swap
+    | Clients
     | Inspect
     | Drain
     | Ready
     | Swapped
     | Overlaid
+    | Mapped
     | Inspected
     | Failed
     | Reload
@@ -218,6 +254,8 @@ Message = (
     | Statistics
     | Override
     | TakeBack
+    | Pause
+    | Resume
     | Report
 )
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Message)}

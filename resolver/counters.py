@@ -55,6 +55,7 @@ SECTIONS = dict(
             "engine": 8,
             # per server: queries, failures, time-outs, bad answers, TCP, spare ×2, latency sum (µs), latency buckets
             "upstream": SERVERS * (8 + LATENCY_BUCKETS),
+            "shadow": LIST_SLOTS,  # [list slot]: what a list that only counts would have decided
         }
     )
 )

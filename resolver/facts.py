@@ -24,11 +24,21 @@ class ListFacts:
     refused: int
 
 
+@dataclass(frozen=True, slots=True)
+class GroupFacts:
+    """A group's state: whether its schedule lets it apply, and whether filtering is paused for it."""
+
+    name: str
+    applies: bool
+    paused: bool
+
+
 @dataclass(slots=True)
 class Facts:
     """What the supervisor knows beside the counters. Times in seconds, `last_success` since the epoch (0: none yet).
 
-    `servers`: names of the upstream servers by slot. `processes`: name → pid.
+    `servers`: names of the upstream servers by slot. `processes`: name → pid. `pauses`: target → end, since the epoch.
+    `client_files`: file → (lines that name clients, lines that do not).
     """
 
     generation: int = 0
@@ -40,6 +50,10 @@ class Facts:
     reload_failures: int = 0
     reload_duration: float = 0.0
     last_success: float = 0.0
+    groups: Sequence[GroupFacts] = ()
+    pauses: Mapping[str, float] = field(default_factory=dict)
+    client_files: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    client_maps: int = 0
 
 
 class Source:

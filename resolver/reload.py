@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import json
 import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from resolver.config.problem import ConfigError
 from resolver.facts import Facts, ListFacts
 from resolver.lists.report import Report
 from resolver.lists.standing import standing
+from resolver.switch import Switch
 from resolver.watch import Watch, state_of
 from resolver.workers import Workers, WorkersError
 
@@ -56,15 +58,22 @@ class ReloadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A reload that worked. `needs_restart`: changed keys that are read only at the start."""
+    """A reload that worked. `needs_restart`: changed keys that are read only at the start. `client_alarms`: files of clients
+    that serve by older content."""
 
     report: Report
     needs_restart: tuple[str, ...]
     seconds: float
+    client_alarms: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return {**self.report.to_json(), "needs_restart": list(self.needs_restart), "reload_seconds": self.seconds}
+        return {
+            **self.report.to_json(),
+            "needs_restart": list(self.needs_restart),
+            "reload_seconds": self.seconds,
+            "client_alarms": list(self.client_alarms),
+        }
 
 
 class Builder:
@@ -131,6 +140,7 @@ class Reloader:
         self._running = asyncio.Lock()
         self._next: asyncio.Task[Outcome] | None = None
         self.builder = Builder()
+        self.switch = Switch(self._state_dir, workers, facts)
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
 
@@ -159,8 +169,9 @@ class Reloader:
             if self.generation:  # at the start the caller ends with this error
                 _log.error("reload failed, nothing has changed: %s", error)
             raise
-        self.last_error = "; ".join(f"lists.{alarm.name}: {alarm.error}" for alarm in outcome.report.alarms)
-        if outcome.report.alarms:
+        faults = [f"lists.{alarm.name}: {alarm.error}" for alarm in outcome.report.alarms]
+        self.last_error = "; ".join([*faults, *outcome.client_alarms])
+        if self.last_error:
             self._facts.reload_failures += 1
         self._facts.reloads += 1
         self._facts.reload_duration = outcome.seconds
@@ -169,6 +180,8 @@ class Reloader:
             _log.info("%s", line)
         for alarm in outcome.report.alarms:
             _log.error("%s", alarm.line())
+        for text in outcome.client_alarms:
+            _log.error("%s", text)
         if outcome.needs_restart:
             _log.warning("changed, but read only at the start: %s; restart to apply", ", ".join(outcome.needs_restart))
         return outcome
@@ -180,6 +193,7 @@ class Reloader:
         except ConfigError as error:
             raise ReloadError(str(error)) from None
         sources = [str(self._path), *(str(item.path) for item in config.lists if item.scheme == "file")]
+        sources += [glob.escape(str(path)) for group in config.groups for path in group.files]
         self._watch.follow(sources, {**state_of(sources), **known})
         for problem in config.warnings:
             _log.warning("%s", problem)
@@ -191,14 +205,25 @@ class Reloader:
         else:
             report = Report.from_json(generation.report)
         try:
-            await self._workers.swap(self._order(config, generation))
-        except WorkersError as error:
+            if self.generation and self.generation.number == generation.number:
+                await self.switch.read_again(config)
+            else:
+                await self._put_in_force(config, generation)
+        except (WorkersError, OSError) as error:
             raise ReloadError(str(error)) from None
-        snapshot.put_in_force(self._state_dir, report.generation)
-        self.generation = generation
+        report = replace(report, warnings=(*report.warnings, *self.switch.warnings))
         self._tell_facts(config, generation, report)
+        alarms = tuple(self.switch.alarms)
         changed = tuple(key for key, read in AT_START.items() if read(config) != read(self._started))
-        return Outcome(report, changed, time.monotonic() - began)
+        return Outcome(report, changed, time.monotonic() - began, alarms)
+
+    async def _put_in_force(self, config: Config, generation: snapshot.Generation) -> None:
+        """Swap every worker to a generation, together with the client map that fits it."""
+        async with self.switch.lock:
+            await self._workers.swap(await self.switch.fit(config, generation, self._order(config, generation)))
+            self.switch.accept()
+            snapshot.put_in_force(self._state_dir, generation.number)
+            self.generation = generation
 
     def _order(self, config: Config, generation: snapshot.Generation) -> control.Swap:
         upstream, cache = config.upstream, config.cache

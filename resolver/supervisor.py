@@ -33,6 +33,7 @@ from resolver.config.model import Config
 from resolver.control import ControlError
 from resolver.facts import Facts, Source
 from resolver.overlay import Entry, Overlay, OverlayError
+from resolver.pause import PauseError
 from resolver.privilege import PrivilegeError, drop_to
 from resolver.reload import Reloader, ReloadError
 from resolver.sockets import SocketError, Sockets
@@ -132,6 +133,7 @@ class Supervisor:
             for task in self._tasks:
                 task.cancel()
             await self._reloader.builder.stop()
+            self._reloader.switch.close()
             commands.close()
             (self._config.state_path / control.SOCKET).unlink(missing_ok=True)
             await asyncio.to_thread(self._undo.close)
@@ -153,6 +155,7 @@ class Supervisor:
             raise StartError(str(known.exceptions[0])) from None
         up.set()
         self._spawn(self._follow_files())
+        self._spawn(self._reloader.switch.follow())
         self._spawn(self._reloader.builder.prepare())
         _log.info(
             "ready after %.2f s: generation %d, %d workers, DNS on %s, admin on %s",
@@ -236,6 +239,10 @@ class Supervisor:
                 return await self._change_overlay(lambda: self._overlay.put(name, word, seconds))
             case control.TakeBack(name):
                 return await self._change_overlay(lambda: self._overlay.take_back(name))
+            case control.Pause(target, seconds):
+                return await self._change_pauses(self._pause(target, seconds))
+            case control.Resume(target):
+                return await self._change_pauses(self._resume(target))
             case control.Statistics():
                 from resolver import metrics  # not at the start: it takes time to load
 
@@ -252,6 +259,19 @@ class Supervisor:
         _log.info("overlay: %s", entry)
         return control.Report(dataclasses.asdict(entry))
 
+    async def _pause(self, target: str, seconds: float) -> dict[str, Any]:
+        return dataclasses.asdict(await self._reloader.switch.pause(target, seconds))
+
+    async def _resume(self, target: str) -> dict[str, Any]:
+        return {"ended": [dataclasses.asdict(each) for each in await self._reloader.switch.resume(target)]}
+
+    async def _change_pauses(self, change: Awaitable[dict[str, Any]]) -> control.Message:
+        """A pause or its end: kept first, then enforced on every worker, then answered."""
+        try:
+            return control.Report(await change)
+        except (PauseError, WorkersError, OSError) as error:
+            return control.Failed(str(error))
+
     async def _status(self) -> dict[str, Any]:
         from resolver import metrics  # as above
 
@@ -262,6 +282,8 @@ class Supervisor:
             "generation": self._facts.generation,
             "last_error": self._reloader.last_error,
             "hits": metrics.hits(self._source),
+            "shadow_hits": metrics.shadow_hits(self._source),
+            "pauses": [dataclasses.asdict(each) for each in self._reloader.switch.pauses],
             "workers": [
                 {
                     "worker": number,
@@ -322,7 +344,7 @@ def run(path: Path) -> None:
     async def main() -> None:
         try:
             supervisor = Supervisor(path.absolute(), config)
-        except (SocketError, AdminError, PrivilegeError, OverlayError) as error:
+        except (SocketError, AdminError, PrivilegeError, OverlayError, PauseError) as error:
             raise StartError(str(error)) from None
         await supervisor.run()
 

@@ -19,6 +19,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Iterable
+from dataclasses import replace
 
 from resolver import control, counters, overlay, spawn
 from resolver.channel import Channel
@@ -48,6 +49,7 @@ class _Keeper:
         self.settled = asyncio.Event()  # it came up, or its first life ended
         self.enforced = 0  # the generation that it has confirmed
         self.overlaid = 0  # the overlay that it has confirmed
+        self.mapped = 0  # the client map that it has confirmed
         self.first_end = ""  # how its first life ended, if it did before it came up
         self._last_words = ""
         self._workers = workers
@@ -80,7 +82,7 @@ class _Keeper:
 
     async def _live(self) -> str:
         """One life of the worker; returns how it ended."""
-        self._last_words, self.enforced, self.overlaid = "", 0, 0
+        self._last_words, self.enforced, self.overlaid, self.mapped = "", 0, 0, 0
         ours, theirs = socket.socketpair()
         shared = (self._configure.counters_fd, self._configure.buckets_fd)
         handed = [theirs.fileno(), *shared, *(bound.fd for bound in self._configure.sockets)]
@@ -126,6 +128,8 @@ class _Keeper:
                     self.enforced = number
                 case control.Overlaid(serial):
                     self.overlaid = serial
+                case control.Mapped(serial):
+                    self.mapped = serial
                 case control.Failed(text):
                     self._refused = message
                     self._last_words = "" if self.enforced else text  # it ends after refusing its first generation
@@ -167,6 +171,19 @@ class _Keeper:
                 return f"worker {self.number} did not take the change within {SWAP_PATIENCE:g} s"
             return ""
 
+    async def map_clients(self, order: control.Clients) -> str:
+        """Order a client map; returns "" once it is enforced, else why not. A worker that is down gets it later."""
+        async with self._heard:
+            if self.channel is None:
+                return ""
+            self.channel.send(order)
+            try:
+                async with asyncio.timeout(SWAP_PATIENCE):
+                    await self._heard.wait_for(lambda: self.channel is None or self.mapped >= order.serial)
+            except TimeoutError:
+                return f"worker {self.number} did not take the client map within {SWAP_PATIENCE:g} s"
+            return ""
+
     async def inspect(self, patience: float) -> control.Inspected | None:
         """The worker's state; None if it does not answer."""
         async with self._heard:
@@ -202,6 +219,7 @@ class Workers:
         self._unwanted = asyncio.Event()
         self.desired: control.Swap | None = None
         self.overlay = control.Overlay(0, ())
+        self._maps = 0
         self.facts = facts
         self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -260,6 +278,17 @@ class Workers:
         words = tuple(control.OverlayEntry(entry.name, entry.word, entry.made, entry.until) for entry in entries)
         self.overlay = order = control.Overlay(self.overlay.serial + 1, words)
         faults = [fault for fault in await asyncio.gather(*(k.lay_over(order) for k in self._keepers)) if fault]
+        if faults:
+            raise WorkersError("; ".join(faults))
+
+    async def map_clients(self, path: str) -> None:
+        """Have every worker enforce the client map at `path` with the generation it has; WorkersError if one does not."""
+        if self.desired is None:
+            return
+        self._maps += 1
+        self.desired = replace(self.desired, clients=path)
+        order = control.Clients(self._maps, self.desired.number, path)
+        faults = [fault for fault in await asyncio.gather(*(k.map_clients(order) for k in self._keepers)) if fault]
         if faults:
             raise WorkersError("; ".join(faults))
 

@@ -49,6 +49,8 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
         if q.cell.flags & CELL_CONDITIONAL:
             q.reason = REASON_CONDITIONAL
             return VERDICT_PUNT
+    else:
+        policy_shadow(s, q)
 
     # Blocked: answered here, unless an earlier RPZ list has to see the upstream's answer first. TCP_ONLY lets streams pass.
     if is_blocked(q) and not q.cell.flags & CELL_NEEDS_ANSWER:
@@ -92,6 +94,7 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.edns_version = 0
     q.limit = UDP_PLAIN
     q.listset = 0
+    q.shadow = 0
     q.route = 0
     q.cell.action = ACTION_FORWARD
     q.cell.slot = NO_LIST
@@ -109,6 +112,8 @@ cdef void query_count(Core* core, const Query* q, int verdict) noexcept nogil:
         return  # not a query
     core.counters[COUNT_QUERIES + q.transport * TYPE_SLOTS + type_slot(q.qtype)] += 1
     core.counters[COUNT_ANSWERS + q.cell.action * LIST_SLOTS + slot] += 1
+    if q.shadow:
+        shadow_count(core.snapshot, q, core.counters)
     if verdict == VERDICT_DROP:
         core.counters[ENGINE_DROPPED] += 1
         return

@@ -81,6 +81,8 @@ cdef void policy_answer(const SnapshotView* s, const Answer* answer, Query* q) n
         inspect_answer(s, answer, q.question_end)
     for i in range(found.count):
         cell = &s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, found.listsets[i])]
+        if cell.flags & CELL_SHADOW and not q.shadow:
+            q.shadow = found.listsets[i]
         if cell.rank < q.cell.rank and not cell.flags & CELL_CONDITIONAL:
             q.cell = cell[0]
             q.listset = found.listsets[i]

@@ -90,6 +90,7 @@ cdef enum:
     PROFILE_OVERLAY = 2        # how an operator's block is answered: matrix.py puts it there
     CELL_NEEDS_ANSWER = 1
     CELL_CONDITIONAL = 2
+    CELL_SHADOW = 0x80         # a shadow list would have decided: see SnapshotView.shadows
     CLASS_REFUSED = 0xFFFF
     TRANSPORT_UDP = 0
 
@@ -106,7 +107,8 @@ cdef enum:
     COUNT_CACHE = 16768
     COUNT_ENGINE = 16776
     COUNT_UPSTREAM = 16784
-    COUNT_ALL = 18192
+    COUNT_SHADOW = 18192                                   # [list slot]
+    COUNT_ALL = 19216
     CACHE_HITS = COUNT_CACHE
     CACHE_MISSES = COUNT_CACHE + 1
     CACHE_STORES = COUNT_CACHE + 2
@@ -145,6 +147,12 @@ cdef packed struct Cell:
     uint8_t member             # which member of the shape won: finds its data
     uint16_t slot              # counters' slot of the list that won, 0xFFFF for none
     uint16_t profile           # how a block is answered
+
+# A shadow list that would have decided; those of a cell follow each other.
+cdef packed struct ShadowClaim:
+    uint8_t rank               # with which it would have spoken
+    uint8_t is_last            # of its cell
+    uint16_t slot              # counters' slot of the list
 
 # How a block is answered.
 cdef struct Profile:
@@ -218,6 +226,7 @@ cdef struct Query:
     uint32_t route
     bint counted               # its client's bucket has paid for it
     bint decided               # the cell was set by Python: index and matrix are not asked
+    uint32_t shadow            # the listset of which shadow lists speak, 0 for none
     Cell cell
     # out
     uint16_t rcode             # with the extended bits
