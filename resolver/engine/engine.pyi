@@ -187,6 +187,8 @@ class Snapshot:
     def index(self) -> Index: ...
     @property
     def number(self) -> int: ...
+    def count_class(self, clients: bytes, policy_class: int) -> int:
+        """How many of some clients, 16 octets each, are of a class. Without the GIL."""
     def decide(self, name: str, client: bytes) -> tuple[int, int, int, bytes]:
         """(class, listset, data reference, the cell's 8 octets) for a name and a client's 16 octets: explain and tests."""
 

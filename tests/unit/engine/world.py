@@ -114,7 +114,16 @@ class World:
             [(prefixes, number) for (_, prefixes), number in zip(groups, matrix.group_classes, strict=True)],
         )
         self.index = Index(path)
-        self.policy = Policy(matrix.classes, matrix.shapes, matrix.cells, matrix.profiles, clients, routes or {})
+        self.policy = Policy(
+            matrix.classes,
+            matrix.shapes,
+            matrix.cells,
+            matrix.profiles,
+            clients,
+            routes or {},
+            shadows=matrix.shadows,
+            shadow_claims=matrix.shadow_claims,
+        )
         self._swap(number)
 
     def _run(self, stem: str, name: str, rules: list[Rules], replaces: bool) -> ListRun:
