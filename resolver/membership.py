@@ -12,6 +12,7 @@ and no kernel by itself: both are handed in. A build, `explain` and the supervis
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import time
@@ -56,6 +57,7 @@ class ClientFiles:
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / FOLDER
         self._files: dict[Path, _File] = {}
+        self._fresh: dict[Path, bytes] = {}  # good content that `keep` has yet to write
 
     def __getitem__(self, path: Path) -> ClientsRead:
         """What serves of a file that was read."""
@@ -107,7 +109,7 @@ class ClientFiles:
                 )
         except (OSError, ValueError) as error:
             return self._kept(path, known, getattr(error, "strerror", None) or str(error))
-        self._keep(path, octets)
+        self._fresh[path] = octets
         return _File(found, seen, now)
 
     def _kept(self, path: Path, known: _File | None, reason: str) -> _File:
@@ -119,18 +121,22 @@ class ClientFiles:
             return _File(alarm=f"{path}: {reason}; there is no earlier copy, so it names nobody")
         return _File(good, alarm=f"{path}: {reason}; the copy of {age} ago serves on")
 
-    def _keep(self, path: Path, octets: bytes) -> None:
-        copy = self._copy(path)
-        try:
-            if copy.read_bytes() == octets:
-                copy.touch()  # found good just now
-                return
-        except OSError:
-            pass
-        try:
-            write_whole(copy, octets)
-        except OSError:
-            pass  # a full disk: what was read serves all the same
+    @property
+    def is_kept(self) -> bool:
+        """Whether `keep` has nothing to do."""
+        return not self._fresh
+
+    def keep(self) -> None:
+        """Write what was read since the last time to state_dir. That takes its time, so enforce it before."""
+        fresh, self._fresh = self._fresh, {}
+        for path, octets in fresh.items():
+            copy = self._copy(path)
+            with contextlib.suppress(OSError):
+                if copy.read_bytes() == octets:
+                    copy.touch()  # found good just now
+                    continue
+            with contextlib.suppress(OSError):  # a full disk: what was read serves all the same
+                write_whole(copy, octets)
 
     def _copy(self, path: Path) -> Path:
         return self._folder / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.good"

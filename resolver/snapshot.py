@@ -244,7 +244,7 @@ def write_clients(path: Path, clients: Clients) -> None:
 
 def read_clients(path: Path) -> Clients:
     """What write_clients wrote, verified; ValueError names the file where it is not that."""
-    octets = path.read_bytes()
+    octets = memoryview(path.read_bytes())
     if len(octets) < _MAP.size:
         raise ValueError(f"{path}: cut off after {len(octets)} octets")
     magic, version, *lengths, _, checksum = _MAP.unpack_from(octets)
@@ -253,7 +253,7 @@ def read_clients(path: Path) -> Clients:
         raise ValueError(f"{path}: not a whole client map")
     at, sections = 0, []
     for length in lengths:
-        sections.append(body[at : at + length])
+        sections.append(bytes(body[at : at + length]))
         at += length
     clients = Clients(*sections)
     try:

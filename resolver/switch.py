@@ -136,6 +136,7 @@ class Switch:
         before, self._state, self._members = self._state, state, members
         self._facts.client_maps += 1
         self._tell_facts()
+        self._wake.set()
         if before is not None and len(before.applying) == len(state.applying):
             for group, was, applies in zip(members.groups, before.applying, state.applying, strict=True):
                 if was is not applies:
@@ -210,19 +211,20 @@ class Switch:
         """Switch at the right moments; ends only by cancellation."""
         around = time.monotonic() + LOOK_AROUND
         while True:
-            self._wake.clear()
-            wait = self._wait()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait)
-            if self._neighbours and self._wanted and time.monotonic() >= around:
-                around = time.monotonic() + LOOK_AROUND
-                with contextlib.suppress(OSError):
-                    self._neighbours.look()
+            self._wake.clear()  # before the work: what comes in meanwhile is another turn
             try:
+                if not self._files.is_kept:
+                    await asyncio.to_thread(self._files.keep)
+                if self._neighbours and self._wanted and time.monotonic() >= around:
+                    around = time.monotonic() + LOOK_AROUND
+                    self._neighbours.look()
                 await self._turn()
             except (WorkersError, OSError, ValueError) as error:
                 _log.error("the client map could not be changed: %s", error)
                 await asyncio.sleep(LOOK)
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._wait())
 
     async def _turn(self) -> None:
         if self._members is not None and self._now(self._members) != self._state:

@@ -100,6 +100,8 @@ def test_a_file_keeps_its_last_good_content(tmp_path: Path) -> None:
         f"{path}:4: expected a network such as 192.168.0.0/16, fc00::/7 or a single address: 10.0.0.0/33"
     ]
     good = files[path].packed
+    files.keep()
+    assert files.is_kept
     for broken in (b"", b"\n \n", b"<html>\n", b"\xff\xfe\0\0"):
         path.write_bytes(broken)
         Membership(config, files)
