@@ -1,41 +1,23 @@
 # inspect: what an upstream's answer points at is looked up like the name that was asked.
 #
 # A name that is on no list may be an alias (CNAME, DNAME) of one that is, or name it as its service's target (SVCB, HTTPS,
-# RFC 9460). The listsets of such targets are kept with the answer, stamped with the generation they were found in: so an
-# answer is inspected once, and again on its first hit after a reload. What they mean is decided for each client, in the one
-# total order: an allow of the name that was asked outranks a block of what it points at.
+# RFC 9460). The listsets of such targets are kept with the answer, and the newest of the operators' words on them, stamped
+# with the generation and the overlay they were found by: so an answer is inspected once, and again on its first hit after a
+# reload or an operator's word. What they mean is decided for each client, in the one total order: an allow of the name that
+# was asked outranks a block of what it points at; of the operators' words the newest speaks, whichever name it is about.
 
 
-cdef bint read_target(const uint8_t* packet, uint32_t size, uint32_t at, Target* target) noexcept nogil:
-    # The name at an offset, lower-case and without compression. Pointers must lead backwards, so this ends.
-    cdef Reader r
-    cdef uint32_t octet, i, length = 0, limit = size
-    reader_start(&r, packet, size)
-    r.at = at
-    target.labels_count = 0
-    while True:
-        octet = read_u8(&r)
-        if octet & POINTER == POINTER:
-            at = (octet & 0x3F) << 8 | read_u8(&r)
-            if r.failed or at >= limit:
-                return False
-            limit = at
-            r.at = at
-            continue
-        if r.failed or octet & POINTER or length + octet + 1 > MAX_NAME:
-            return False
-        target.name[length] = <uint8_t> octet
-        if octet == 0:
-            return True
-        if target.labels_count >= MAX_LABELS or r.size - r.at < octet:
-            return False
-        target.labels[target.labels_count] = <uint8_t> length
-        target.labels_count += 1
-        length += 1
-        for i in range(octet):
-            target.name[length + i] = <uint8_t> lower(r.data[r.at + i])
-        length += octet
-        r.at += octet
+cdef inline void inspect_keep(Inspection* found, uint32_t listset) noexcept nogil:
+    # Keep a listset, once.
+    cdef uint32_t i
+    if listset == 0:
+        return
+    for i in range(found.count):
+        if found.listsets[i] == listset:
+            return
+    if found.count < TARGETS:
+        found.listsets[found.count] = listset
+        found.count += 1
 
 
 cdef uint32_t next_target(Reader* r) noexcept nogil:
@@ -54,15 +36,18 @@ cdef uint32_t next_target(Reader* r) noexcept nogil:
     return at if at < r.at else 0
 
 
-cdef inline void inspect_keep(Inspection* found, uint32_t listset) noexcept nogil:
-    if listset and found.count < TARGETS:
-        found.listsets[found.count] = listset
-        found.count += 1
+cdef bint read_target(const uint8_t* packet, uint32_t size, uint32_t at, Target* target) noexcept nogil:
+    # The name at an offset, lower-case and without compression.
+    cdef Reader r
+    reader_start(&r, packet, size)
+    r.at = at
+    return read_name(&r, target.name, target.labels, &target.size, &target.labels_count, True)
 
 
-cdef bint inspect_answer(const SnapshotView* s, Memo* memo, const Answer* answer, uint32_t question_end) noexcept nogil:
-    # Find the listsets of the answer's targets. cache_prepare has checked the message's form. False: which patterns a target
+cdef bint inspect_answer(Core* core, const Answer* answer, uint32_t question_end) noexcept nogil:
+    # Find what is said of the answer's targets. cache_prepare has checked the message's form. False: which patterns a target
     # fits is not known.
+    cdef const SnapshotView* s = core.snapshot
     cdef const Inspection* known
     cdef bint missing = False
     cdef Inspection* found = answer.inspection
@@ -73,9 +58,10 @@ cdef bint inspect_answer(const SnapshotView* s, Memo* memo, const Answer* answer
     r.at = 6
     records = read_u16(&r)
     r.at = question_end
-    found.count = 0
+    found.count = found.word = 0
     found.generation = s.number
-    while records and found.count < TARGETS:
+    found.overlay = core.overlay_number
+    while records:
         records -= 1
         at = next_target(&r)
         if r.failed:
@@ -83,9 +69,11 @@ cdef bint inspect_answer(const SnapshotView* s, Memo* memo, const Answer* answer
         if not at or not read_target(answer.packet, answer.size, at, &target):
             continue
         inspect_keep(found, index_lookup(s.index, target.name, target.labels, target.labels_count))
+        if core.overlay != NULL:
+            found.word = max(found.word, suffix_lookup(core.overlay, target.name, target.labels, target.labels_count))
         if s.pattern_rank < RANK_NOBODY and looked < PATTERN_TARGETS:
             looked += 1
-            known = memo_find(memo, s.number, target.name, target.labels, target.labels_count)
+            known = memo_find(&core.memo, s.number, target.name, target.labels, target.labels_count)
             missing = missing or known == NULL
             for i in range(known.count if known != NULL else 0):
                 inspect_keep(found, known.listsets[i])
@@ -94,17 +82,23 @@ cdef bint inspect_answer(const SnapshotView* s, Memo* memo, const Answer* answer
     return not missing
 
 
-cdef bint policy_answer(const SnapshotView* s, Memo* memo, const Answer* answer, Query* q) noexcept nogil:
+cdef bint policy_answer(Core* core, const Answer* answer, Query* q) noexcept nogil:
     """Let what the answer points at speak too: the cell of the lowest rank becomes the query's.
 
     False: Python has to take the query (a PUNT), as it is not known which patterns a target fits, or a target's cell is
     conditional.
     """
+    cdef const SnapshotView* s = core.snapshot
+    cdef const Inspection* found = answer.inspection
     if q.decided == DECIDED_ALL:
         return True
-    if answer.inspection.generation != s.number and not inspect_answer(s, memo, answer, q.question_end):
+    if (found.generation != s.number or found.overlay != core.overlay_number) \
+            and not inspect_answer(core, answer, q.question_end):
         q.inspected = answer.packet
         q.inspected_size = answer.size
         q.reason = REASON_PATTERN
         return False
-    return policy_compete(s, answer.inspection, q, DECIDED_ALL)
+    if found.word > q.word and s.profile_count > PROFILE_OVERLAY:
+        policy_word(s, found.word, q)
+        return True
+    return policy_compete(s, found, q, DECIDED_ALL)

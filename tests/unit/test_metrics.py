@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 from prometheus_client import generate_latest
@@ -11,7 +12,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from resolver import counters as layout
 from resolver import metrics
-from resolver.facts import Facts, ListFacts, Source
+from resolver.facts import Facts, ListFacts, Source, SourceFacts
 from resolver.vocabulary import Action, RRType, Transport
 
 FACTS = Facts(
@@ -128,6 +129,28 @@ def test_upstream_latency_is_a_histogram_in_seconds() -> None:
     assert samples["tampah_upstream_latency_seconds_sum"][(server,)] == pytest.approx(2.5)
 
 
+def test_how_fetching_goes_by_list() -> None:
+    sources = {
+        "ads": SourceFacts(copied=1e9, checked=time.time() - 60, octets=300, outcomes={"changed": 2, "unchanged": 5}),
+        "new": SourceFacts(failures=3, outcomes={"failed": 3}),
+    }
+    samples = _scrape(facts=Facts(sources=sources, fetcher=os.getpid()))
+    assert samples["tampah_source_fetches_total"] == {
+        ("ads", "changed"): 2,
+        ("ads", "unchanged"): 5,
+        ("ads", "failed"): 0,
+        ("new", "changed"): 0,
+        ("new", "unchanged"): 0,
+        ("new", "failed"): 3,
+    }
+    assert samples["tampah_source_failures"] == {("ads",): 0, ("new",): 3}
+    assert samples["tampah_source_received_bytes_total"] == {("ads",): 300, ("new",): 0}
+    assert samples["tampah_source_copy_timestamp_seconds"] == {("ads",): 1e9}  # what never came has no age
+    assert 60 <= samples["tampah_source_age_seconds"].pop(("ads",)) < 120
+    assert samples["tampah_source_age_seconds"] == {}
+    assert samples["tampah_process_resident_memory_bytes"][("anonymous", "fetcher")] > 1 << 20
+
+
 def test_what_the_supervisor_knows() -> None:
     samples = _scrape()
     assert samples["tampah_generation"][()] == 7
@@ -168,3 +191,27 @@ def test_summary_is_the_same_numbers_as_plain_data() -> None:
     assert data["answers"] == [{"action": "address", "category": "censored", "list": "national", "count": 4}]
     assert data["upstream"][0] == {"server": "udp://9.9.9.9:53", "queries": 2, "failures": 0, "mean_latency": 0.0015}
     assert data["upstream"][1]["mean_latency"] is None
+
+
+def test_durations_are_histograms_by_transport_and_way() -> None:
+    first, second = Worker(), Worker()
+    at = (Transport.TCP * len(layout.WAYS) + layout.WAYS.index("forwarded")) * layout.DURATION_STRIDE
+    for worker in (first, second):
+        worker.add("durations", at, 30_000)  # the sum
+        worker.add("durations", at + 1 + layout.DURATION_BOUNDS.index(0.01), 2)
+        worker.add("durations", at + layout.DURATION_STRIDE - 1)
+    samples = _scrape(first, second)
+    labels = ("tcp", "forwarded")
+    assert samples["tampah_query_duration_seconds_sum"] == {labels: 0.06}
+    assert samples["tampah_query_duration_seconds_count"] == {labels: 6}
+    buckets = {key[0]: count for key, count in samples["tampah_query_duration_seconds_bucket"].items()}
+    assert buckets["0.005"] == 0 and buckets["0.01"] == 4 == buckets["5.0"] and buckets["+Inf"] == 6
+
+
+def test_records_are_counted() -> None:
+    worker = Worker()
+    worker.add("records", 0, 5)
+    worker.add("records", 1, 2)
+    samples = _scrape(worker)
+    assert samples["tampah_query_records_total"][()] == 5
+    assert samples["tampah_query_records_dropped_total"][()] == 2

@@ -97,6 +97,8 @@ class FakeEngine:
     decided: list[tuple[FakePunt, bytes | None, int]] = field(default_factory=list)
     sent: list[tuple[FakePunt, bytes]] = field(default_factory=list)
     unsound: bool = False
+    stale: bool = False
+    failed: list[tuple[FakePunt, int]] = field(default_factory=list)
     again: int = 0
     broken: bool = False
 
@@ -130,6 +132,12 @@ class FakeEngine:
             return PUNT, None
         self.finished.append((punt, answer, ede, text))
         return (REPLY, answer or b"servfail") if punt.token else (REPLY, None)
+
+    def fail(self, punt: FakePunt, ede: int) -> None:
+        self.failed.append((punt, ede))
+
+    def has_stale(self, punt: FakePunt) -> bool:
+        return self.stale
 
     def send(self, punt: FakePunt, reply: bytes) -> bytes | None:
         self.sent.append((punt, reply))

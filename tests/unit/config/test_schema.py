@@ -43,9 +43,12 @@ lists:
     category: gambling
     subdomains: auto
     refresh: 1d
+    checksum: ""
+    max_size: null
     enabled: yes
     mandatory: no
     override: given
+fetch: {timeout: 15s, deadline: 15m, max_size: 1GiB, proxy: "", ca: "", user_agent: tampah}
 categories:
   gambling: {action: address, ttl: 10s, ede: censored, organisation: "", justification: "", contact: "", law: ""}
 groups:
@@ -57,6 +60,7 @@ rebinding:
   allow: []
 rewrites: [{name: nas.lan, answers: [192.168.1.5]}]
 rate_limit: {per_second: 0, prefix4: 24, prefix6: 56, action: truncate}
+connections: {per_worker: 20000, per_client: 64, idle: 10s}
 admin: {listen: "127.0.0.1:8053"}
 query_log: {keep: 7d, what: all, clients: full, size: 1GiB}
 """
