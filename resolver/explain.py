@@ -156,7 +156,9 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
     spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action) for match in matches(paths, asked))
     spoken += tuple(
-        _spoken(_as_match(found), dict(paths)[found.list], winner, action)
+        dataclasses.replace(
+            _spoken(_as_match(found), dict(paths)[found.list], winner, action), covers="names that fit it"
+        )
         for found in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(asked))
     )
     return Explanation(
