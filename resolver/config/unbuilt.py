@@ -33,10 +33,6 @@ def _not(*built: object) -> Callable[[Any], bool]:
     return lambda value: value is not None and value not in built
 
 
-def _is(*unbuilt: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and value in unbuilt
-
-
 def _remote(source: Any) -> bool:
     return isinstance(source, str) and source.startswith(("http://", "https://", "axfr://"))
 
@@ -73,11 +69,9 @@ ROWS = (
     _Row(("cache", "serve_stale"), _not("1d", "24h", 86_400, "0s", 0), "stale answers"),
     _Row(("lists", EACH, "source"), _remote, "lists from other machines", weakens=True),
     _Row(("lists", EACH, "mirrors"), _given, "mirrors of lists"),
-    _Row(("lists", EACH, "format"), _is("addresses"), "lists of addresses", weakens=True),
     # A client that is not recognised falls to a later group, which may have fewer lists.
     _Row(("groups", EACH, "clients", EACH), _mac, "clients by MAC address", weakens=True),
     _Row(("groups", EACH, "schedule"), _given, "schedules", weakens=True),
-    _Row(("rebinding", "protect"), lambda value: value is True, "protection against DNS rebinding", weakens=True),
     _Row(("rewrites",), _given, "rewrites"),
     _Row(("query_log", "what"), _not("all"), "the query log"),
     _Row(("query_log", "clients"), _not("full"), "the query log"),

@@ -43,15 +43,19 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
 
     # Policy before the cache: a block acts at once on names that are cached. A cell that Python decided stands, but its
     # data is found by the listset.
+    policy_row(s, q, False)
     q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
     if not q.decided:
         policy_cell(s, core.overlay, q)
+    if s.index.ranges[RANGES_CLIENT].count4:
+        policy_client(s, q)
+    if not q.decided:
         if q.cell.flags & CELL_CONDITIONAL:
             q.reason = REASON_CONDITIONAL
             return VERDICT_PUNT
 
-    # Blocked: answered here, unless an earlier RPZ list has to see the upstream's answer first. TCP_ONLY lets streams pass.
-    if is_blocked(q) and not q.cell.flags & CELL_NEEDS_ANSWER:
+    # Blocked: answered here, unless a list has to see the upstream's answer first. TCP_ONLY lets streams pass.
+    if is_blocked(q) and not q.cell.flags & (CELL_NEEDS_ANSWER | (CELL_KEEPS_SIGNED if q.dnssec_ok else 0)):
         return reply_blocked(q, s)
 
     # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before.
@@ -60,7 +64,7 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     if answer == NULL and cache_lookup(&core.cache, q, core.now, &kept):
         answer = &kept
     if answer != NULL:
-        policy_answer(s, answer, q)
+        policy_answer(s, core.overlay, answer, q)
         return reply_blocked(q, s) if is_blocked(q) else reply_answer(q, answer)
 
     # Unknown here: only a client that wants recursion gets it (RFC 1035 section 4.1.1).
@@ -92,6 +96,9 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.edns_version = 0
     q.limit = UDP_PLAIN
     q.listset = 0
+    q.row = 0
+    q.finding = FOUND_NAME
+    q.position = 0
     q.route = 0
     q.cell.action = ACTION_FORWARD
     q.cell.slot = NO_LIST

@@ -27,6 +27,10 @@ class Index:
     def __init__(self, path: str | PathLike[str]) -> None: ...
     def find(self, name: str) -> int:
         """The listset that speaks for `name` (0: nobody). ValueError if it is no name."""
+    def find_address(self, address: bytes, kind: int = 0) -> int:
+        """The listset that speaks of an address of 16 octets: in an answer (0), of a client (1), of a name server (2)."""
+    def find_server(self, name: str) -> int:
+        """The listset that speaks of the name of a name server."""
     def count_listed(self, names: bytes) -> int:
         """How many of some lower-case names in wire form, one after the other, somebody speaks of. Without the GIL."""
     def shape(self, listset: int) -> int:

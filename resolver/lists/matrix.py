@@ -28,17 +28,22 @@ classes by five thousand shapes take a third of a second. Pure functions through
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from resolver.counters import LIST_SLOTS
 from resolver.lists.merge import Kind, Member
 from resolver.snapshot import CELL, MAX_PROFILES, MAX_TEXT, NO_EDE, NO_SLOT, Profile
 from resolver.vocabulary import EDE, Action, Rank, Verb
 
 NEEDS_ANSWER = 1  # flags of a cell
 CONDITIONAL = 2
+KEEPS_SIGNED = 4
 OVERLAY_PROFILE = 2  # PROFILE_OVERLAY in engine/query.pxd
+REBINDING_PROFILE = 3  # PROFILE_REBINDING there
+NOT_RECURSIVE, SIGNED = 1, 2  # bits of a class's variants
 NO_MEMBER = 0xFF  # nobody won, or the winner stands too far back to be named, which is well as long as it has no data
 
 Shape = Sequence[Member]  # what IndexHeader.shapes has; a member's `list` is its place in PolicyRules.lists
@@ -62,7 +67,9 @@ class ListPolicy:
     """What of a list's config bears on policy.
 
     `slot` counts it; `shadow`: it only counts; `rpz`: it decides at rank 4; `answer_triggers`: it speaks about
-    addresses or name servers in answers too.
+    addresses or name servers in answers too. `max_ttl` caps the TTL of its answers, in seconds. `recursive_only`: an RPZ
+    list that says nothing to queries without RD. `break_dnssec` no: it leaves signed answers alone where the client wants to
+    verify them. `soa`: owner and data in wire form of the SOA that goes with its answers.
     """
 
     name: str
@@ -72,6 +79,10 @@ class ListPolicy:
     rpz: bool = False
     answer_triggers: bool = False
     override: Override | None = None
+    max_ttl: int | None = None
+    recursive_only: bool = True
+    break_dnssec: bool = True
+    soa: tuple[bytes, bytes] | None = None
 
     def speaks(self) -> bool:
         """Whether a match in it can decide anything."""
@@ -143,13 +154,19 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Cells for every class and shape, the profiles they name, and which class each group has."""
+    """Cells for every class and shape, the profiles they name, and which class each group has.
+
+    `order`, `variants` and `zones` are Policy's. Variants of classes are behind the classes that groups have.
+    """
 
     classes: int
     shapes: int
     cells: bytes
     profiles: tuple[Profile, ...]
     group_classes: tuple[int, ...]  # parallel to PolicyRules.groups
+    order: bytes
+    variants: bytes
+    zones: tuple[tuple[bytes, bytes], ...]
 
 
 class _PolicyClass(NamedTuple):
@@ -166,10 +183,46 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
     """
     classes: dict[_PolicyClass, int] = {_every_list(rules): 0}
     group_classes = tuple(classes.setdefault(_class_of(rules, group), len(classes)) for group in rules.groups)
+    variants = _variants(rules, classes)
     ranked = [claims(rules, shape) for shape in shapes]
-    profiles: dict[Profile, int] = {_FORWARD: 0, _ALLOW: 1, _overlay_profile(rules): OVERLAY_PROFILE}
+    profiles: dict[Profile, int] = {
+        _FORWARD: 0,
+        _ALLOW: 1,
+        _overlay_profile(rules): OVERLAY_PROFILE,
+        _rebinding_profile(rules): REBINDING_PROFILE,
+    }
     cells = b"".join(_row(rules, policy_class, ranked, profiles) for policy_class in classes)
-    return Matrix(len(classes), len(shapes), cells, tuple(profiles), group_classes)
+    order = array("H", [0xFFFF]) * LIST_SLOTS
+    for number, policy in enumerate(rules.lists):
+        if policy.slot < LIST_SLOTS:
+            order[policy.slot] = number
+    return Matrix(
+        len(classes), len(shapes), cells, tuple(profiles), group_classes, order.tobytes(), variants, _zones(rules)
+    )
+
+
+def _variants(rules: PolicyRules, classes: dict[_PolicyClass, int]) -> bytes:
+    """For each class the ones that do not see the lists that leave such a query alone, added to `classes`."""
+    masks = [0, 0, 0, 0]
+    for number, policy in enumerate(rules.lists):
+        if policy.rpz and policy.recursive_only:
+            masks[NOT_RECURSIVE] |= 1 << number
+        if not policy.break_dnssec:
+            masks[SIGNED] |= 1 << number
+    masks[NOT_RECURSIVE | SIGNED] = masks[NOT_RECURSIVE] | masks[SIGNED]
+    if not any(masks):
+        return b""
+    found = array("H")
+    for policy_class in list(classes):
+        for mask in masks:
+            variant = policy_class._replace(visible=policy_class.visible & ~mask)
+            found.append(classes.setdefault(variant, len(classes)))
+    return found.tobytes()
+
+
+def _zones(rules: PolicyRules) -> tuple[tuple[bytes, bytes], ...]:
+    """The SOAs that go with lists' answers, each once."""
+    return tuple(dict.fromkeys(policy.soa for policy in rules.lists if policy.soa))
 
 
 def claims(rules: PolicyRules, shape: Shape) -> list[Claim]:
@@ -279,6 +332,8 @@ def _cell(
         winner.rank == Rank.BLOCK and first_trigger < len(rules.lists)
     ):
         flags |= NEEDS_ANSWER
+    if not policy.break_dnssec and action >= Action.ADDRESS:
+        flags |= KEEPS_SIGNED
     if winner.member >= NO_MEMBER and not winner.target and action in (Action.DATA, Action.CNAME):
         raise ValueError(f"list {policy.name}: more than {NO_MEMBER} rules speak of a name before its rule with data")
     profile = _profile(rules, policy, action, winner.ttl, winner.target)
@@ -302,6 +357,8 @@ def _profile(rules: PolicyRules, policy: ListPolicy, action: Action, ttl: int | 
     sinkhole = rules.sinkhole
     if ttl is None:
         ttl = sinkhole.ttl if category.ttl is None else category.ttl
+    if policy.max_ttl is not None:
+        ttl = min(ttl, policy.max_ttl)
     here = action is Action.ADDRESS
     return Profile(
         action=action,
@@ -312,6 +369,7 @@ def _profile(rules: PolicyRules, policy: ListPolicy, action: Action, ttl: int | 
         text="" if category.ede == NO_EDE else extra_text(policy, category),
         soa=_MNAME + (mailbox(category.contact) or _NOBODY),
         target=target,
+        zone=_zones(rules).index(policy.soa) + 1 if policy.soa else 0,
     )
 
 
@@ -319,6 +377,12 @@ def _overlay_profile(rules: PolicyRules) -> Profile:
     """How a name is answered that an operator blocked by hand: as the sinkhole says."""
     answer = _profile(rules, ListPolicy("overlay"), rules.sinkhole.action, None, "")
     return replace(answer, text="blocked by the operator")
+
+
+def _rebinding_profile(rules: PolicyRules) -> Profile:
+    """How a name outside is answered whose answer has an address inside."""
+    answer = _profile(rules, ListPolicy("rebinding"), Action.NODATA, None, "")
+    return replace(answer, text="blocked by rebinding: a name outside with an address inside")
 
 
 def extra_text(policy: ListPolicy, category: CategoryPolicy) -> str:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from resolver.engine.engine import BucketTable, KeyCollision, Merger
 from resolver.lists.container import Damaged, SectionReader, SectionWriter, replacing
 from resolver.lists.layout import INDEX, IndexSection
+from resolver.lists.ranges import ListTriggers, build_triggers
 from resolver.lists.rules import Outcome
 from resolver.lists.runs import Run
 from resolver.vocabulary import Action, Scope, Verb
@@ -117,7 +118,10 @@ class Combiner:
             return inherited
         replaced = {member >> 32 for member in own if self._replaces[member >> 32]}
         kept = {member for member in self.listsets[inherited] if member >> 32 not in replaced}
-        members = tuple(sorted(own | kept))
+        return self.listset(tuple(sorted(own | kept)))
+
+    def listset(self, members: tuple[int, ...]) -> int:
+        """The number of the listset with these members, in ascending order."""
         number = self._ids.setdefault(members, len(self.listsets))
         if number == len(self.listsets):
             self.listsets.append(members)
@@ -211,6 +215,9 @@ def _write_index(path: Path, lists: Sequence[ListRun], runs: Sequence[Run], key:
         ids[old] = new
     table.fill(ids)
     filled = time.perf_counter()
+    triggers = build_triggers(
+        [ListTriggers(run.triggers(), run.header.outcomes, run.header.replaces) for run in runs], combiner.listset
+    )
     tables = _Tables([entry.name for entry in lists], [run.header.outcomes for run in runs], combiner.listsets)
     known = list(combiner.pairs)
     header = {
@@ -222,6 +229,7 @@ def _write_index(path: Path, lists: Sequence[ListRun], runs: Sequence[Run], key:
         "shapes": list(tables.shapes),
         "entries": table.count,
         "names": merger.names,
+        "triggers": [run.header.trigger_digest for run in runs],
     }
     with replacing(path) as file:
         writer = SectionWriter(file, INDEX)
@@ -232,6 +240,8 @@ def _write_index(path: Path, lists: Sequence[ListRun], runs: Sequence[Run], key:
         writer.add(array("I", map(len, tables.shapes)))
         writer.add(tables.refs)
         writer.add(tables.data)
+        for section in triggers:
+            writer.add(section)
         hot = writer.tell()
         writer.add(json.dumps(header, separators=(",", ":")).encode())
         length = writer.finish(key, table.buckets, table.reach, table.count, merger.root_self, merger.root_below)

@@ -46,6 +46,10 @@ lists:
     enabled: yes
     mandatory: no
     override: given
+    max_ttl: 1h
+    add_soa: yes
+    recursive_only: yes
+    break_dnssec: yes
 categories:
   gambling: {action: address, ttl: 10s, ede: censored, organisation: "", justification: "", contact: "", law: ""}
 groups:

@@ -38,10 +38,8 @@ REFUSED = [
     ("lists: [{name: a, source: https://lists.example/a.txt}]", "lists[0].source"),
     ("lists: [{name: a, source: http://lists.example/a.txt}]", "lists[0].source"),
     ("lists: [{name: a, source: axfr://192.0.2.1/rpz.example}]", "lists[0].source"),
-    ("lists: [{name: a, source: a, format: addresses}]", "lists[0].format"),
     ("groups: [{name: k, clients: [10.0.0.1, '02:00:00:aa:bb:cc']}]", "groups[0].clients[1]"),
     ("groups: [{name: k, clients: [10.0.0.1], schedule: [{days: [mon]}]}]", "groups[0].schedule"),
-    ("rebinding: {protect: yes}", "rebinding.protect"),
 ]
 BUILT = [
     "listen: {tls: [], certificate: {chain: ''}}",

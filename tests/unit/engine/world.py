@@ -32,7 +32,8 @@ from resolver.lists.matrix import (
     build_matrix,
 )
 from resolver.lists.merge import ListRun, read_header, write_index
-from resolver.lists.rules import Outcome
+from resolver.lists.parse.addresses import prefix_of
+from resolver.lists.rules import Outcome, Trigger, TriggerKind
 from resolver.lists.runs import RunHeader, write_run
 from resolver.snapshot import CELL, Policy
 from resolver.vocabulary import Scope, Transport, Verb
@@ -49,6 +50,7 @@ class Rules:
     outcome: Outcome
     scope: Scope
     list: str
+    kind: TriggerKind | None = None  # not None: the names are texts of triggers
 
 
 def block(*names: str, list: str = "blocks", scope: Scope = Scope.BOTH, **outcome: Any) -> Rules:
@@ -59,6 +61,13 @@ def block(*names: str, list: str = "blocks", scope: Scope = Scope.BOTH, **outcom
 def allow(*names: str, list: str = "allows", scope: Scope = Scope.BOTH, **outcome: Any) -> Rules:
     """Allowed names."""
     return Rules(names, Outcome(Verb.ALLOW, **outcome), scope, list)
+
+
+def trigger(kind: TriggerKind, *texts: str, list: str = "blocks", verb: Verb = Verb.BLOCK, **outcome: Any) -> Rules:
+    """Rules that are not names; addresses in any form."""
+    if kind is not TriggerKind.NSDNAME:
+        texts = tuple(prefix_of(text) for text in texts)
+    return Rules(texts, Outcome(verb, **outcome), Scope.BOTH, list, kind)
 
 
 def client(address: str) -> bytes:
@@ -92,6 +101,8 @@ class World:
         groups: Sequence[tuple[GroupPolicy, Sequence[str]]] = (),
         allow_from: Sequence[str] = ("0.0.0.0/0", "::/0"),
         routes: Mapping[str, int] | None = None,
+        guard: Sequence[str] = (),
+        unguarded: Sequence[str] = (),
     ) -> None:
         """Build a generation and put it in force."""
         number = next(_number)
@@ -114,19 +125,35 @@ class World:
             [(prefixes, number) for (_, prefixes), number in zip(groups, matrix.group_classes, strict=True)],
         )
         self.index = Index(path)
-        self.policy = Policy(matrix.classes, matrix.shapes, matrix.cells, matrix.profiles, clients, routes or {})
+        self.policy = Policy(
+            matrix.classes,
+            matrix.shapes,
+            matrix.cells,
+            matrix.profiles,
+            clients,
+            routes or {},
+            order=matrix.order,
+            variants=matrix.variants,
+            zones=matrix.zones,
+            guard=build_clients(guard, []) if guard else None,
+            unguarded=tuple(unguarded),
+        )
         self._swap(number)
 
     def _run(self, stem: str, name: str, rules: list[Rules], replaces: bool) -> ListRun:
         builder = RunBuilder(replaces)
         outcomes: list[Outcome] = []
+        triggers: list[Trigger] = []
         for line, item in enumerate(rules, start=1):
             if item.outcome not in outcomes:
                 outcomes.append(item.outcome)
             for listed in item.names:
-                builder.add(listed.encode(), item.scope, outcomes.index(item.outcome), line)
+                if item.kind is None:
+                    builder.add(listed.encode(), item.scope, outcomes.index(item.outcome), line)
+                else:
+                    triggers.append(Trigger(item.kind, listed, item.outcome, line))
         path = self.folder / f"{stem}.run"
-        write_run(path, builder, RunHeader(tuple(outcomes), replaces))
+        write_run(path, builder, RunHeader(tuple(outcomes), replaces), triggers)
         return ListRun(name, path, replaces)
 
     def cell(self, name: str, **changes: int) -> bytes:

@@ -22,7 +22,7 @@ from resolver.lists import reading
 from resolver.lists.clients import lookup
 from resolver.lists.compile import BuildError, build_generation, check_lists, policy_rules
 from resolver.lists.explain import matches
-from resolver.lists.matrix import OVERLAY_PROFILE
+from resolver.lists.matrix import REBINDING_PROFILE
 from resolver.lists.merge import read_header
 from resolver.lists.parse import read_files
 from resolver.lists.report import ListOutcome, ListReport, Report
@@ -129,7 +129,7 @@ def test_groups_actions_and_routes_reach_the_engine(site: Site) -> None:
     assert site.snapshot(generation).decide("ads.example", bytes(16))[0] == 0xFFFF
     assert policy.routes == {"corp.example": 1}
     assert lookup(policy.clients, "10.1.2.3") == policy.groups["kids"]
-    assert sorted(profile.ede for profile in policy.profiles[OVERLAY_PROFILE + 1 :]) == [-1, -1, 16]
+    assert sorted(profile.ede for profile in policy.profiles[REBINDING_PROFILE + 1 :]) == [-1, -1, 16]
     assert any("order 7/2024" in profile.text for profile in policy.profiles)
     assert report.warnings == ()
 
