@@ -19,14 +19,17 @@ import dns.message
 import dns.name
 import dns.rcode
 import dns.rdatatype
+import dns.rrset
 
 from resolver import counters, overlay, snapshot
-from resolver.config.model import Config
-from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
+from resolver.config.model import Config, ListConfig
+from resolver.engine.engine import DROP, PUNT, PUNT_FORWARD, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
+from resolver.fetch.store import Place
 from resolver.lists import names
-from resolver.lists.explain import Match, matches
+from resolver.lists.explain import Match, TriggerMatch, covers_address, matches, trigger_matches
 from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.report import Report, duration
+from resolver.lists.rules import Outcome, TriggerKind
 from resolver.lists.runs import Run
 from resolver.local import Aliases
 from resolver.metrics import action_name
@@ -34,6 +37,9 @@ from resolver.snapshot import CELL, Generation
 from resolver.vocabulary import Action, Rank, Scope, Transport, Verb
 
 _SCOPES = {Scope.SELF: "itself", Scope.BELOW: "what is below it", Scope.BOTH: "itself and what is below it"}
+_NOBODYS_NAME = "address.invalid"  # asked for where an address is to be explained (RFC 6761 section 6.4)
+_FOUND_NAME = 1  # FindingKind in engine/query.pxd
+_FINDINGS = {TriggerKind.CLIENT: 0, TriggerKind.ADDRESS: 2}
 _EXPLAINED_CACHE = 1 << 20  # octets: the engine wants one, nothing is kept in it
 
 
@@ -103,8 +109,16 @@ def generation_of(state_dir: Path) -> Generation:
     return generation
 
 
-def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanation:
-    """Explain a question. ValueError says what of name, client or type is none."""
+def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: Sequence[str] = ()) -> Explanation:
+    """Explain a question, or what an address means in an answer. ValueError says what of name, client or type is none.
+
+    `leads_to`: what the upstream is taken to say, aliases in their order and then addresses. An address for a name is the
+    answer of a name that no list speaks of.
+    """
+    shown = ""
+    if (wanted := _address(name)) is not None:
+        shown, leads_to, qtype = str(wanted), [name], "AAAA" if wanted.version == 6 else "A"
+        name = _NOBODYS_NAME
     asked = _name(name)
     address = ipaddress.ip_address(client)
     octets = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
@@ -115,20 +129,39 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     policy = snapshot.read_policy(generation.policy_path(state_dir))
     decided = Snapshot(index, policy, generation.number)
     policy_class, listset, _, cell = decided.decide(asked, octets)
+    entries = overlay.read(state_dir)
+    said, last = _answer(decided, index, policy, entries, asked, rtype, octets, leads_to)
+    finding = last[1]
+    if leads_to:
+        listset, finding, _, cell = last
     rank, action, _, _, slot, _ = CELL.unpack(cell)
     refused = policy_class == snapshot.REFUSED_CLASS
     winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
     paths = [(state.name, state_dir / "runs" / state.run) for state in generation.lists if state.run]
-    entries = overlay.read(state_dir)
+    if slot == counters.REBINDING_SLOT and not refused:
+        winner = "rebinding"
     words = overlay.covering(entries, asked)
-    if words and not refused:
+    if words and not refused and not leads_to:
         rank, action, winner = Rank.OVERLAY, Action.ALLOW, ""
         if words[0].word == overlay.BLOCK:
             action = Action(policy.profiles[OVERLAY_PROFILE].action)
     spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
-    spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action) for match in matches(paths, asked))
+    by_name = winner if finding == _FOUND_NAME else ""
+    leading = [(_address(step), step) for step in leads_to]
+    for step in (asked, *(_name(step) for found, step in leading if found is None)):
+        spoken += tuple(_spoken(match, dict(paths)[match.list], by_name, action) for match in matches(paths, step))
+    speaking = [
+        (TriggerKind.CLIENT, address),
+        *((TriggerKind.ADDRESS, found) for found, _ in leading if found is not None),
+    ]
+    for kind, about in speaking:
+        found_by = winner if finding == _FINDINGS[kind] else ""
+        spoken += tuple(
+            _triggered(match, about, dict(paths)[match.list], found_by, action)
+            for match in trigger_matches(paths, frozenset({kind}), covers_address(about))
+        )
     return Explanation(
-        name=asked or ".",
+        name=shown or asked or ".",
         type=dns.rdatatype.to_text(rtype),
         client=str(address),
         generation=generation.number,
@@ -139,11 +172,18 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
         listset=listset,
         action="refused" if refused else action_name(action),
         rank="allow_from" if refused else Rank(rank).name.lower().replace("_", "-"),
-        list="overlay" if rank == Rank.OVERLAY and words else winner,
+        list="overlay" if rank == Rank.OVERLAY and not refused and not winner else winner,
         category=next((listed.category for listed in config.lists if listed.name == winner), ""),
         matches=spoken,
-        answer=tuple(_answer(decided, index, policy, entries, asked, rtype, octets)),
+        answer=said,
     )
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
 
 
 def _name(text: str) -> str:
@@ -169,10 +209,35 @@ def _by_hand(entry: overlay.Entry, state_dir: Path, *, wins: bool) -> Spoken:
 
 
 def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
+    file, line = _place(run_path, match.line)
+    decides = match.list == winner and (match.outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
+    return Spoken(match.list, file, line, match.name, _SCOPES[match.scope], _says(match.outcome), decides)
+
+
+def _triggered(
+    match: TriggerMatch,
+    about: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    run_path: Path,
+    winner: str,
+    action: int,
+) -> Spoken:
+    """A rule about an address: of the client, or in the answer."""
+    _, text, outcome, line = match.trigger
+    file, line = _place(run_path, line)
+    covers = f"{'the client' if match.trigger.kind is TriggerKind.CLIENT else 'answers with'} {about}"
+    decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
+    return Spoken(match.list, file, line, text, covers, _says(outcome), decides)
+
+
+def _place(run_path: Path, line: int) -> tuple[str, int]:
+    """The file that a line of a list is in, and its number there."""
     with Run(run_path) as run:
         files = run.header.report.get("files", ())
-    file, first = next(((part[0], part[1]) for part in reversed(files) if match.line >= part[1]), ("", 1))
-    outcome = match.outcome
+    file, first = next(((part[0], part[1]) for part in reversed(files) if line >= part[1]), ("", 1))
+    return str(file), line - first + 1
+
+
+def _says(outcome: Outcome) -> str:
     says = outcome.verb.name.lower()
     if outcome.important:
         says += ", important"
@@ -180,8 +245,7 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
         says += f" by {action_name(outcome.action)}"
     if outcome.data:
         says += f" {'; '.join(outcome.data)}"
-    decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
-    return Spoken(match.list, str(file), match.line - first + 1, match.name, _SCOPES[match.scope], says, decides)
+    return says
 
 
 def _answer(
@@ -192,35 +256,67 @@ def _answer(
     name: str,
     rtype: dns.rdatatype.RdataType,
     client: bytes,
-) -> Iterator[str]:
-    """What an engine of its own says to the question: the answer's records, or where it would ask."""
+    leads_to: Sequence[str],
+) -> tuple[tuple[str, ...], tuple[int, int, int, bytes]]:
+    """What an engine of its own says to the question, and what it decided by (Engine.decided)."""
     engine = Engine(counters=memoryview(bytearray(counters.SIZE)), cache_bytes=_EXPLAINED_CACHE)
     engine.swap(decided)
     engine.set_overlay(SuffixTable(overlay.words(entries, time.time())))
     query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
+    if leads_to and verdict == PUNT:
+        [punt] = engine.take_punts()
+        if punt.reason == PUNT_FORWARD:
+            verdict, reply = engine.finish(punt, _upstream(query, leads_to))
+        else:
+            engine.finish(punt, None)
+    last = engine.decided
+    return tuple(_shown(engine, verdict, reply, name, Aliases(index, policy))), last
+
+
+def _upstream(query: dns.message.Message, leads_to: Sequence[str]) -> bytes:
+    """An upstream's answer: one alias after the other, and all addresses for the last."""
+    made = dns.message.make_response(query, recursion_available=True)
+    owner = query.question[0].name
+    for step in leads_to:
+        if (address := _address(step)) is not None:
+            kind, text = "AAAA" if address.version == 6 else "A", str(address)
+        else:
+            kind, text = "CNAME", f"{_name(step)}."
+        made.answer.append(dns.rrset.from_text(owner, 60, "IN", kind, text))
+        if kind == "CNAME":
+            owner = dns.name.from_text(text)
+    return made.to_wire()
+
+
+def _shown(engine: Engine, verdict: int, reply: bytes | None, name: str, aliases: Aliases) -> Iterator[str]:
+    """The answer's records, or where the engine would ask."""
     if verdict == REPLY and reply is not None:
         message = dns.message.from_wire(reply)
         yield f"rcode {dns.rcode.to_text(message.rcode())}"
         for option in message.options:
             yield option.to_text()
-        for section in (message.answer, message.authority):
+        for section in (message.answer, message.authority, message.additional):
             for rrset in section:
                 yield from rrset.to_text().splitlines()
     elif verdict == DROP:
         yield "none: the query is dropped"
     else:
-        [punt] = engine.take_punts()
-        if punt.reason == PUNT_LOCAL:
-            alias = Aliases(index, policy).describe(punt)
-            yield f"{name}. {alias.ttl} IN CNAME {dns.name.from_wire(alias.target, 0)[0]} and what that resolves to"
-        else:
-            yield f"asked upstream{f' along route {punt.route}' if punt.route else ''}, or from the cache"
+        for punt in engine.take_punts()[-1:]:
+            if punt.reason == PUNT_LOCAL:
+                alias = aliases.describe(punt)
+                yield f"{name}. {alias.ttl} IN CNAME {dns.name.from_wire(alias.target, 0)[0]} and what that resolves to"
+            else:
+                yield f"asked upstream{f' along route {punt.route}' if punt.route else ''}, or from the cache"
 
 
 @dataclass(frozen=True, slots=True)
 class ListView:
-    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs."""
+    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs.
+
+    `age`: how long ago the source was last found good; for a list from another machine, how long ago that one last said
+    what its list is. `next`: in how long it is asked again, `failures`: how often in a row that came to nothing.
+    """
 
     list: str
     state: str
@@ -230,6 +326,9 @@ class ListView:
     age: str
     hits: int | None
     error: str
+    source: str = ""
+    next: str = ""
+    failures: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -242,16 +341,14 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
     reports = {report.name: report for report in Report.from_json(generation.report).lists}
     states = {state.name: state for state in generation.lists}
     hits = server["hits"] if server else None
-    found = []
+    found: list[ListView] = []
     for listed in config.lists:
         state, report = states.get(listed.name), reports.get(listed.name)
         if listed.enabled == "no" or state is None or report is None:
-            found.append(
-                ListView(listed.name, "off" if listed.enabled == "no" else "new", None, None, "", "", None, "")
-            )
-            continue
-        found.append(
-            ListView(
+            word = "off" if listed.enabled == "no" else "new"
+            view = ListView(listed.name, word, None, None, "", "", None, "", listed.shown)
+        else:
+            view = ListView(
                 list=listed.name,
                 state="shadow" if listed.enabled == "shadow" else str(report.outcome),
                 names=state.names,
@@ -260,6 +357,24 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
                 age=duration(max(0.0, time.time() - state.seen)),
                 hits=hits.get(listed.name, 0) if hits is not None else None,
                 error=report.error,
+                source=listed.shown,
             )
-        )
+        if listed.is_remote and listed.enabled != "no":
+            view = _with_source(view, listed, config.state_path)
+        found.append(view)
     return found
+
+
+def _with_source(view: ListView, listed: ListConfig, state_dir: Path) -> ListView:
+    """The same with what is known of the machine that the list comes from."""
+    place = Place(state_dir, listed.name)
+    meta, state, now = place.meta(), place.state(listed.source), time.time()
+    waits = meta is None or meta.source != listed.source
+    return dataclasses.replace(
+        view,
+        state="waiting" if waits and not view.names else view.state,
+        age=duration(max(0.0, now - state.checked)) if state.checked else "",
+        next=duration(max(0.0, state.next_try - now)) if state.next_try else "",
+        failures=state.failures,
+        error=state.error or view.error,
+    )

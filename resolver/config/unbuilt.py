@@ -33,8 +33,8 @@ def _not(*built: object) -> Callable[[Any], bool]:
     return lambda value: value is not None and value not in built
 
 
-def _remote(source: Any) -> bool:
-    return isinstance(source, str) and source.startswith(("http://", "https://", "axfr://"))
+def _transferred(source: Any) -> bool:
+    return isinstance(source, str) and source.startswith("axfr://")
 
 
 def _encrypted(server: Any) -> bool:
@@ -66,9 +66,7 @@ ROWS = (
     _Row(("upstream", "servers", EACH), _encrypted, "encrypted upstream"),
     _Row(("upstream", "routes", EACH, "servers"), _all_encrypted, "encrypted upstream", weakens=True),
     _Row(("upstream", "routes", EACH, "servers", EACH), _encrypted, "encrypted upstream"),
-    _Row(("cache", "serve_stale"), _not("1d", "24h", 86_400, "0s", 0), "stale answers"),
-    _Row(("lists", EACH, "source"), _remote, "lists from other machines", weakens=True),
-    _Row(("lists", EACH, "mirrors"), _given, "mirrors of lists"),
+    _Row(("lists", EACH, "source"), _transferred, "lists by zone transfer", weakens=True),
     # A client that is not recognised falls to a later group, which may have fewer lists.
     _Row(("groups", EACH, "clients", EACH), _mac, "clients by MAC address", weakens=True),
     _Row(("groups", EACH, "schedule"), _given, "schedules", weakens=True),

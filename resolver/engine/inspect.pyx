@@ -2,9 +2,11 @@
 #
 # A name that is on no list may be an alias (CNAME, DNAME) of one that is, or name it as its service's target (SVCB, HTTPS,
 # RFC 9460). Its addresses may be listed, in A and AAAA records or as a service's hints, and so may its name servers and
-# theirs, as far as the answer carries them. What is found is kept with the answer, stamped with the generation: so an answer
-# is inspected once, and again on its first hit after a reload. What it means is decided for each client, in the one total
-# order: an allow of the name that was asked outranks a block of what it leads to.
+# theirs, as far as the answer carries them. What is found is kept with the answer, and the newest of the operators' words on
+# its names, stamped with the generation and the overlay they were found by: so an answer is inspected once, and again on
+# its first hit after a reload or an operator's word. What it means is decided for each client, in the one total order: an
+# allow of the name that was asked outranks a block of what it leads to; of the operators' words the newest speaks, whichever
+# name it is about.
 #
 # An answer with more findings than are kept is walked each time, and weighed as it is: no crowd hides the strongest.
 
@@ -13,6 +15,7 @@ cdef enum:
 
 cdef struct Walk:              # through one answer
     const SnapshotView* s
+    const SuffixView* overlay
     Inspection* found
     Query* q                   # findings are weighed for it; NULL: they are noted in `found`
     uint64_t key               # of the strongest so far
@@ -23,36 +26,12 @@ cdef struct Walk:              # through one answer
     uint64_t servers[SERVERS]  # hashes of their names
 
 
-cdef bint read_target(const uint8_t* packet, uint32_t size, uint32_t at, Target* target) noexcept nogil:
-    # The name at an offset, lower-case and without compression. Pointers must lead backwards, so this ends.
+cdef bint read_target(const Answer* answer, uint32_t at, Target* target) noexcept nogil:
+    # The name at an offset of the answer, lower-case and without compression.
     cdef Reader r
-    cdef uint32_t octet, i, length = 0, limit = size
-    reader_start(&r, packet, size)
+    reader_start(&r, answer.packet, answer.size)
     r.at = at
-    target.labels_count = 0
-    while True:
-        octet = read_u8(&r)
-        if octet & POINTER == POINTER:
-            at = (octet & 0x3F) << 8 | read_u8(&r)
-            if r.failed or at >= limit:
-                return False
-            limit = at
-            r.at = at
-            continue
-        if r.failed or octet & POINTER or length + octet + 1 > MAX_NAME:
-            return False
-        target.name[length] = <uint8_t> octet
-        if octet == 0:
-            return True
-        if target.labels_count >= MAX_LABELS or r.size - r.at < octet:
-            return False
-        target.labels[target.labels_count] = <uint8_t> length
-        target.labels_count += 1
-        length += 1
-        for i in range(octet):
-            target.name[length + i] = <uint8_t> lower(r.data[r.at + i])
-        length += octet
-        r.at += octet
+    return read_name(&r, target.name, target.labels, &target.size, &target.labels_count, True)
 
 
 cdef inline uint32_t finding_listset(const SnapshotView* s, uint32_t kind, uint32_t id) noexcept nogil:
@@ -139,9 +118,11 @@ cdef void walk_address(Walk* w, const uint8_t* octets, uint32_t size, uint32_t k
 cdef bint walk_name(Walk* w, const Answer* answer, uint32_t at, uint32_t end) noexcept nogil:
     # The name at an offset, which should end before `end`. Whether there is one.
     cdef Target target
-    if at >= end or not read_target(answer.packet, answer.size, at, &target):
+    if at >= end or not read_target(answer, at, &target):
         return False
     walk_take(w, FOUND_NAME, index_lookup(w.s.index, target.name, target.labels, target.labels_count), NULL)
+    if w.overlay != NULL:
+        w.found.word = max(w.found.word, suffix_lookup(w.overlay, target.name, target.labels, target.labels_count))
     return True
 
 
@@ -180,7 +161,7 @@ cdef uint64_t server_hash(const Target* target) noexcept nogil:
 cdef void walk_server(Walk* w, const Answer* answer, uint32_t at, uint32_t end) noexcept nogil:
     # The name in an NS record.
     cdef Target target
-    if at >= end or not read_target(answer.packet, answer.size, at, &target):
+    if at >= end or not read_target(answer, at, &target):
         return
     if w.s.index.nsnames != NULL:
         walk_take(w, FOUND_NSDNAME,
@@ -195,7 +176,7 @@ cdef bint walk_is_server(Walk* w, const Answer* answer, uint32_t owner) noexcept
     cdef Target target
     cdef uint64_t value
     cdef uint32_t i
-    if not read_target(answer.packet, answer.size, owner, &target):
+    if not read_target(answer, owner, &target):
         return False
     value = server_hash(&target)
     for i in range(w.server_count):
@@ -250,35 +231,42 @@ cdef void walk_answer(Walk* w, const Answer* answer, uint32_t question_end) noex
                     walk_address(w, answer.packet + at, rdlength, FOUND_NSIP)
 
 
-cdef void inspect_answer(const SnapshotView* s, const Answer* answer, uint32_t question_end) noexcept nogil:
-    # Note what the answer has to do with the lists.
+cdef void inspect_answer(const Core* core, const Answer* answer, uint32_t question_end) noexcept nogil:
+    # Note what the answer has to do with the lists, and the newest of the operators' words on its names.
     cdef Walk w
-    w.s = s
+    w.s = core.snapshot
+    w.overlay = core.overlay
     w.found = answer.inspection
     w.q = NULL
-    w.found.count = 0
-    w.found.flags = 0
-    w.found.generation = s.number
+    w.found.count = w.found.flags = 0
+    w.found.word = 0
+    w.found.generation = w.s.number
+    w.found.overlay = core.overlay_number
     walk_answer(&w, answer, question_end)
 
 
-cdef void policy_answer(const SnapshotView* s, const SuffixView* overlay, const Answer* answer, Query* q) noexcept nogil:
+cdef void policy_answer(const Core* core, const Answer* answer, Query* q) noexcept nogil:
     """Let what the answer leads to speak too: the strongest finding's cell becomes the query's."""
+    cdef const SnapshotView* s = core.snapshot
     cdef const Inspection* found = answer.inspection
     cdef Walk w
     cdef uint64_t key
     cdef uint32_t i
-    if found.generation != s.number:
-        inspect_answer(s, answer, q.question_end)
+    if found.generation != s.number or found.overlay != core.overlay_number:
+        inspect_answer(core, answer, q.question_end)
+    if found.word > q.word and s.profile_count > PROFILE_OVERLAY:
+        policy_word(s, found.word, q)
+        return
     if found.flags & INSPECTED_SIGNED and q.dnssec_ok and s.variants != NULL:
         policy_row(s, q, True)
         if not q.decided:
-            policy_cell(s, overlay, q)
+            policy_cell(s, core.overlay, q)
         policy_client(s, q)
     if found.count:
         key = policy_key(s, &q.cell, q.finding, q.position, 0)
         if found.flags & INSPECTED_MORE:
             w.s = s
+            w.overlay = NULL  # its words are known
             w.found = answer.inspection
             w.q = q
             w.key = key

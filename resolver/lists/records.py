@@ -43,10 +43,8 @@ def encode_records(outcome: Outcome) -> bytes:
     return octets + b"".join(RECORD.pack(rrtype, len(rdata)) + rdata for rrtype, rdata in records)
 
 
-def encode_soa(zone: str, soa: str) -> tuple[bytes, bytes] | None:
-    """A policy zone's name and its SOA's data in wire form, from text; None where the zone's name is not known."""
-    if not zone or not soa:
-        return None
+def encode_soa(zone: str, soa: str) -> tuple[bytes, bytes]:
+    """A policy zone's name and its SOA's data in wire form, from text. ValueError if they are none."""
     try:
         rdata = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.SOA, soa, origin=dns.name.root, relativize=False)
         return dns.name.from_text(zone).to_wire() or b"", rdata.to_wire() or b""

@@ -43,6 +43,8 @@ lists:
     category: gambling
     subdomains: auto
     refresh: 1d
+    checksum: ""
+    max_size: null
     enabled: yes
     mandatory: no
     override: given
@@ -50,6 +52,7 @@ lists:
     add_soa: yes
     recursive_only: yes
     break_dnssec: yes
+fetch: {timeout: 15s, deadline: 15m, max_size: 1GiB, proxy: "", ca: "", user_agent: tampah}
 categories:
   gambling: {action: address, ttl: 10s, ede: censored, organisation: "", justification: "", contact: "", law: ""}
 groups:

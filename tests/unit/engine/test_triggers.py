@@ -4,58 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import dns.message
-import dns.rrset
 import pytest
 
 from resolver.counters import LIST_SLOTS, REBINDING_SLOT
-from resolver.engine.engine import DROP, OVERLAY_ALLOW_VALUE, PUNT, REPLY, SuffixTable
+from resolver.engine.engine import OVERLAY_ALLOW_VALUE, SuffixTable
 from resolver.lists.rules import TriggerKind
-from resolver.vocabulary import Action, Transport, Verb
-from tests.unit.engine.world import Rules, World, allow, block, client, trigger
+from resolver.vocabulary import Action, Verb
+from tests.unit.engine.asked import answered, says
+from tests.unit.engine.world import Rules, World, allow, block, trigger
 
 ADDRESS, CLIENT, NSDNAME, NSIP = TriggerKind.ADDRESS, TriggerKind.CLIENT, TriggerKind.NSDNAME, TriggerKind.NSIP
 RPZ = {"replaces": True, "rpz": True, "answer_triggers": True}
-
-
-def answered(
-    world: World,
-    name: str,
-    qtype: str = "A",
-    *records: str,
-    authority: tuple[str, ...] = (),
-    additional: tuple[str, ...] = (),
-    address: str = "127.0.0.1",
-    do: bool = False,
-    rd: bool = True,
-    transport: Transport = Transport.TCP,
-) -> dns.message.Message | None:
-    """What a client gets where the upstream says this, and it is not kept; None: nothing."""
-    query = dns.message.make_query(name, qtype, use_edns=0, want_dnssec=do, flags=0x100 if rd else 0)
-    verdict, reply = world.engine.answer(query.to_wire(), client(address), transport)
-    if verdict == PUNT:
-        [punt] = world.engine.take_punts()
-        upstream = dns.message.make_response(query, recursion_available=True)
-        sections = ((upstream.answer, records), (upstream.authority, authority), (upstream.additional, additional))
-        for section, lines in sections:
-            for owner, ttl, _, kind, data in (line.split(None, 4) for line in lines):
-                section.append(dns.rrset.from_text(owner, int(ttl), "IN", kind, data))
-        wire = upstream.to_wire()
-        world.engine.learn(punt, wire)
-        verdict, reply = world.engine.finish(punt, wire)
-    if verdict == DROP:
-        return None
-    assert verdict == REPLY and reply is not None
-    return dns.message.from_wire(reply)
-
-
-def says(message: dns.message.Message | None) -> str:
-    """An answer in a word: its rcode if that is none, else its addresses."""
-    if message is None:
-        return "drop"
-    if message.rcode():
-        return {3: "nxdomain", 5: "refused"}[message.rcode()]
-    return " ".join(item.to_text() for rrset in message.answer for item in rrset) or "nodata"
 
 
 A = "x.example. 300 IN A 192.0.2.9"
