@@ -23,10 +23,24 @@ import dns.rrset
 
 from resolver import counters, overlay, snapshot
 from resolver.config.model import Config, ListConfig
-from resolver.engine.engine import DROP, PUNT, PUNT_FORWARD, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
+from resolver.decide import Decisions
+from resolver.engine.engine import (
+    DROP,
+    PUNT,
+    PUNT_CONDITIONAL,
+    PUNT_FORWARD,
+    PUNT_LOCAL,
+    PUNT_PATTERN,
+    REPLY,
+    Engine,
+    Index,
+    Punt,
+    Snapshot,
+    SuffixTable,
+)
 from resolver.fetch.store import Place
 from resolver.lists import names
-from resolver.lists.explain import Match, TriggerMatch, covers_address, matches, trigger_matches
+from resolver.lists.explain import Match, TriggerMatch, covers_address, covers_pattern, matches, trigger_matches
 from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.report import Report, duration
 from resolver.lists.rules import Outcome, TriggerKind
@@ -128,12 +142,17 @@ def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: S
     index = Index(generation.index_path(state_dir))
     policy = snapshot.read_policy(generation.policy_path(state_dir))
     decided = Snapshot(index, policy, generation.number)
+    decisions = Decisions(index, policy, generation.number)
     policy_class, listset, _, cell = decided.decide(asked, octets)
     entries = overlay.read(state_dir)
-    said, last = _answer(decided, index, policy, entries, asked, rtype, octets, leads_to)
+    said, last = _answer(decided, index, policy, decisions, entries, asked, rtype, octets, leads_to)
     finding = last[1]
     if leads_to:
         listset, finding, _, cell = last
+    elif policy_class != snapshot.REFUSED_CLASS:
+        fitting = decisions.fits(dns.name.from_text(f"{asked}.").canonicalize().to_wire() or b"")
+        winners, listset = decisions.best(policy_class, (listset, *fitting), rtype, octets)
+        cell = winners[0].cell
     rank, action, _, _, slot, _ = CELL.unpack(cell)
     refused = policy_class == snapshot.REFUSED_CLASS
     winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
@@ -150,6 +169,10 @@ def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: S
     leading = [(_address(step), step) for step in leads_to]
     for step in (asked, *(_name(step) for found, step in leading if found is None)):
         spoken += tuple(_spoken(match, dict(paths)[match.list], by_name, action) for match in matches(paths, step))
+        spoken += tuple(
+            _spoken(_as_match(match), dict(paths)[match.list], by_name, action)
+            for match in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(step))
+        )
     speaking = [
         (TriggerKind.CLIENT, address),
         *((TriggerKind.ADDRESS, found) for found, _ in leading if found is not None),
@@ -208,6 +231,12 @@ def _by_hand(entry: overlay.Entry, state_dir: Path, *, wins: bool) -> Spoken:
     return Spoken("overlay", path, 0, entry.name, _SCOPES[Scope.BOTH], says, wins)
 
 
+def _as_match(found: TriggerMatch) -> Match:
+    """A pattern as a rule that covers the name, which stands where the pattern's text does."""
+    trigger = found.trigger
+    return Match(found.list, trigger.line, trigger.text, Scope.SELF, trigger.outcome)
+
+
 def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
     file, line = _place(run_path, match.line)
     decides = match.list == winner and (match.outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
@@ -243,6 +272,8 @@ def _says(outcome: Outcome) -> str:
         says += ", important"
     if outcome.action is not None:
         says += f" by {action_name(outcome.action)}"
+    if outcome.condition:
+        says += f" ({outcome.condition})"
     if outcome.data:
         says += f" {'; '.join(outcome.data)}"
     return says
@@ -252,6 +283,7 @@ def _answer(
     decided: Snapshot,
     index: Index,
     policy: snapshot.Policy,
+    decisions: Decisions,
     entries: Sequence[overlay.Entry],
     name: str,
     rtype: dns.rdatatype.RdataType,
@@ -264,14 +296,30 @@ def _answer(
     engine.set_overlay(SuffixTable(overlay.words(entries, time.time())))
     query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
-    if leads_to and verdict == PUNT:
-        [punt] = engine.take_punts()
-        if punt.reason == PUNT_FORWARD:
-            verdict, reply = engine.finish(punt, _upstream(query, leads_to))
-        else:
-            engine.finish(punt, None)
+    verdict, reply, punts = _decided(engine, decisions, decided.number, verdict, reply)
+    if leads_to and verdict == PUNT and punts[0].reason == PUNT_FORWARD:
+        verdict, reply = engine.finish(punts[0], _upstream(query, leads_to))
+        verdict, reply, punts = _decided(engine, decisions, decided.number, verdict, reply)
     last = engine.decided
-    return tuple(_shown(engine, verdict, reply, name, Aliases(index, policy))), last
+    return tuple(_shown(verdict, reply, punts, name, Aliases(index, policy))), last
+
+
+def _decided(
+    engine: Engine, decisions: Decisions, generation: int, verdict: int, reply: bytes | None
+) -> tuple[int, bytes | None, list[Punt]]:
+    """What comes of a verdict once Python has decided what the engine left to it."""
+    punts = engine.take_punts()
+    while verdict == PUNT and punts[0].reason in (PUNT_CONDITIONAL, PUNT_PATTERN):
+        if punts[0].reason == PUNT_PATTERN:
+            for each in punts[0].names:
+                engine.remember(each, decisions.fits(each), generation)
+            verdict, reply = engine.resume(punts[0])
+        elif isinstance(choice := decisions.decide(punts[0]), bytes):
+            verdict, reply = REPLY, choice
+        else:
+            verdict, reply = engine.decide(punts[0], *(choice or (None, 0)))
+        punts = engine.take_punts()
+    return verdict, reply, punts
 
 
 def _upstream(query: dns.message.Message, leads_to: Sequence[str]) -> bytes:
@@ -289,7 +337,7 @@ def _upstream(query: dns.message.Message, leads_to: Sequence[str]) -> bytes:
     return made.to_wire()
 
 
-def _shown(engine: Engine, verdict: int, reply: bytes | None, name: str, aliases: Aliases) -> Iterator[str]:
+def _shown(verdict: int, reply: bytes | None, punts: Sequence[Punt], name: str, aliases: Aliases) -> Iterator[str]:
     """The answer's records, or where the engine would ask."""
     if verdict == REPLY and reply is not None:
         message = dns.message.from_wire(reply)
@@ -302,7 +350,7 @@ def _shown(engine: Engine, verdict: int, reply: bytes | None, name: str, aliases
     elif verdict == DROP:
         yield "none: the query is dropped"
     else:
-        for punt in engine.take_punts()[-1:]:
+        for punt in punts:
             if punt.reason == PUNT_LOCAL:
                 alias = aliases.describe(punt)
                 yield f"{name}. {alias.ttl} IN CNAME {dns.name.from_wire(alias.target, 0)[0]} and what that resolves to"

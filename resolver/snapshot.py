@@ -1,8 +1,8 @@
 """A generation: what the engine decides by, and which files of the state folder belong together.
 
 `Policy` is the part that a reload without a change of lists renews: the matrix of cells, the profiles, the client map
-and the routes. The build writes it to a file of its own, workers read it: nothing here imports the config or the lists,
-as a worker holds neither.
+and the routes. The build writes it to a file of its own, workers read it: nothing here imports the config or reads
+lists, as a worker holds neither.
 
     policy file, little-endian
     ┌────────┬─────────┬───────────────┬───────────┬──────────┬───────────────┬────────────────────────────────────┐
@@ -35,6 +35,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from resolver.lists import conditions
 
 REFUSED_CLASS = 0xFFFF  # a client that is not in allow_from
 NO_SLOT = 0xFFFF  # no list won, or there was no slot left for it
@@ -91,11 +93,13 @@ class Policy:
     """What the engine decides by, next to an index with the same `shapes`.
 
     `cells`: row after row, one a class, CELL.size octets a shape. `routes`: zone (lower-case, no trailing dot) → route,
-    0 being the default one. `groups`: name → class, in the config's order, for `explain`. `order`: u16 for each slot of
-    lists, their place in the config (b"": nobody asks). `variants`: for each class that clients have four u16, the classes
-    that hold for a query by what it is: bit 0 wants no recursion, bit 1 wants to verify an answer that is signed (b"": the
-    class itself). `zones`: owner and rdata of policy zones' SOA, in wire form. `guard`: class 0 for the addresses that no
-    name outside should have, REFUSED_CLASS for others; `unguarded`: names that may, with what is below them.
+    0 being the default one. `groups`: name → class, in the config's order, for `explain`. `decisions`: for each
+    conditional (class, shape) the claims to try, the strongest first, as (condition, cell): see resolver/decide.py.
+    `patterns`: (text as lists/patterns.py has it, listset, names below which it does not hold). `order`: u16 for each slot
+    of lists, their place in the config (b"": nobody asks). `variants`: for each class that clients have four u16, the
+    classes that hold for a query by what it is: bit 0 wants no recursion, bit 1 wants to verify an answer that is signed
+    (b"": the class itself). `zones`: owner and rdata of policy zones' SOA, in wire form. `guard`: class 0 for the addresses
+    that no name outside should have, REFUSED_CLASS for others; `unguarded`: names that may, with what is below them.
     """
 
     classes: int
@@ -110,6 +114,8 @@ class Policy:
     zones: tuple[tuple[bytes, bytes], ...] = ()
     guard: Clients | None = None
     unguarded: tuple[str, ...] = ()
+    decisions: Mapping[tuple[int, int], tuple[tuple[str, bytes], ...]] = field(default_factory=dict)
+    patterns: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
 
     def cell(self, policy_class: int, shape: int) -> tuple[int, int, int, int, int, int]:
         """(rank, action, flags, member, list slot, profile) for a class and a shape."""
@@ -133,6 +139,8 @@ def write_policy(path: Path, policy: Policy) -> None:
         "zones": [[name.hex(), rdata.hex()] for name, rdata in policy.zones],
         "guard": None if policy.guard is None else [getattr(policy.guard, name).hex() for name in _SECTIONS[1:]],
         "unguarded": list(policy.unguarded),
+        "decisions": _decisions_to_json(policy),
+        "patterns": policy.patterns,
         "sections": {},
     }
     sections = (policy.cells, *(getattr(policy.clients, name) for name in _SECTIONS[1:]))
@@ -192,6 +200,8 @@ def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
         zones=tuple((bytes.fromhex(name), bytes.fromhex(rdata)) for name, rdata in header["zones"]),
         guard=None if header["guard"] is None else Clients(*map(bytes.fromhex, header["guard"])),
         unguarded=tuple(header["unguarded"]),
+        decisions=_decisions_from_json(header["decisions"]),
+        patterns=tuple((str(text), int(listset), tuple(denied)) for text, listset, denied in header["patterns"]),
     )
 
 
@@ -201,6 +211,13 @@ def _check(policy: Policy) -> None:
         raise ValueError("the matrix has another size than classes and shapes say")
     if not policy.profiles or any(len(profile.ipv4) != 4 or len(profile.ipv6) != 16 for profile in policy.profiles):
         raise ValueError("a profile without its addresses")
+    for (policy_class, shape), claims in policy.decisions.items():
+        if not 0 <= policy_class < policy.classes or not 0 <= shape < policy.shapes:
+            raise ValueError(f"a decision for class {policy_class} and shape {shape}")
+        for condition, cell in claims:
+            conditions.parse(condition)
+            if len(cell) != CELL.size or CELL.unpack(cell)[5] >= len(policy.profiles):
+                raise ValueError("a decision whose cell is none")
     clients = policy.clients
     for starts, classes, width in (
         (clients.starts4, clients.classes4, 4),
@@ -220,6 +237,26 @@ def _profile_to_json(profile: Profile) -> dict[str, Any]:
 def _profile_from_json(item: dict[str, Any]) -> Profile:
     octets = {name: bytes.fromhex(item[name]) for name in ("ipv4", "ipv6", "soa")}
     return Profile(**{**item, **octets})
+
+
+def _decisions_to_json(policy: Policy) -> dict[str, Any]:
+    """Decisions as JSON: conditions and cells, claims (place, place), decisions (places) and whose they are (place)."""
+    texts: dict[str, int] = {}
+    cells: dict[str, int] = {}
+    rows: dict[tuple[int, ...], int] = {}
+    places = []
+    for (policy_class, shape), claims in policy.decisions.items():
+        row: list[int] = []
+        for text, cell in claims:
+            row += (texts.setdefault(text, len(texts)), cells.setdefault(cell.hex(), len(cells)))
+        places.append([policy_class, shape, rows.setdefault(tuple(row), len(rows))])
+    return {"conditions": list(texts), "cells": list(cells), "claims": list(rows), "places": places}
+
+
+def _decisions_from_json(item: dict[str, Any]) -> dict[tuple[int, int], tuple[tuple[str, bytes], ...]]:
+    texts, cells = item["conditions"], [bytes.fromhex(cell) for cell in item["cells"]]
+    rows = [tuple((texts[row[at]], cells[row[at + 1]]) for at in range(0, len(row), 2)) for row in item["claims"]]
+    return {(policy_class, shape): rows[row] for policy_class, shape, row in item["places"]}
 
 
 def _checksum(octets: bytes | memoryview) -> bytes:

@@ -8,12 +8,15 @@
 # allow of the name that was asked outranks a block of what it leads to; of the operators' words the newest speaks, whichever
 # name it is about.
 #
+# Which patterns a name fits Python has to say where the memo does not know: then it takes the query.
+#
 # An answer with more findings than are kept is walked each time, and weighed as it is: no crowd hides the strongest.
 
 cdef enum:
     SERVERS = 16               # names of name servers whose addresses are known for such
 
 cdef struct Walk:              # through one answer
+    Memo* memo
     const SnapshotView* s
     const SuffixView* overlay
     Inspection* found
@@ -21,53 +24,55 @@ cdef struct Walk:              # through one answer
     uint64_t key               # of the strongest so far
     uint8_t strongest[16]      # its address: of equal findings the one with the smallest decides (rpz.md, 14)
     uint8_t addresses[TARGETS][16]  # of what was noted
+    uint32_t looked            # names that were held against patterns
+    bint missing               # which patterns a name fits is not known
     uint32_t aliases           # CNAME records so far
     uint32_t server_count
     uint64_t servers[SERVERS]  # hashes of their names
 
 
-cdef bint read_target(const Answer* answer, uint32_t at, Target* target) noexcept nogil:
-    # The name at an offset of the answer, lower-case and without compression.
+cdef uint32_t next_target(Reader* r) noexcept nogil:
+    # Past the next record: where the name stands that it points at, 0 if it points at none.
+    cdef uint32_t rtype, rdlength, at
+    read_past_name(r)
+    rtype = read_u16(r)
+    read_skip(r, 6)
+    rdlength = read_u16(r)
+    at = r.at
+    read_skip(r, rdlength)
+    if rtype == TYPE_SVCB or rtype == TYPE_HTTPS:
+        at += 2  # SvcPriority
+    elif rtype != TYPE_CNAME and rtype != TYPE_DNAME:
+        return 0
+    return at if at < r.at else 0
+
+
+cdef bint read_target(const uint8_t* packet, uint32_t size, uint32_t at, Target* target) noexcept nogil:
+    # The name at an offset, lower-case and without compression.
     cdef Reader r
-    reader_start(&r, answer.packet, answer.size)
+    reader_start(&r, packet, size)
     r.at = at
     return read_name(&r, target.name, target.labels, &target.size, &target.labels_count, True)
-
-
-cdef inline uint32_t finding_listset(const SnapshotView* s, uint32_t kind, uint32_t id) noexcept nogil:
-    return s.index.sets[id].listset if kind == FOUND_ADDRESS or kind == FOUND_NSIP else id
-
-
-cdef bint finding_weigh(const SnapshotView* s, Query* q, uint64_t* key, uint32_t kind, uint32_t id, uint32_t position,
-                        bint or_equal) noexcept nogil:
-    # Whether a finding is stronger than the query's cell, whose key is `key`; then it takes its place.
-    cdef uint32_t listset = finding_listset(s, kind, id), length = 0
-    cdef const Cell* cell = policy_of(s, q, listset)
-    cdef uint64_t own
-    if cell.flags & CELL_CONDITIONAL:
-        return False
-    if kind == FOUND_ADDRESS or kind == FOUND_NSIP:
-        length = index_length(s.index, id, cell.member)
-    own = policy_key(s, cell, kind, position, length)
-    if own > key[0] or (own == key[0] and not or_equal):
-        return False
-    key[0] = own
-    q.cell = cell[0]
-    q.listset = listset
-    q.finding = kind
-    q.position = position
-    return True
 
 
 cdef void walk_take(Walk* w, uint32_t kind, uint32_t id, const uint8_t* address) noexcept nogil:
     # Weigh a finding or note it: in the order of addresses, as the first of equal ones decides.
     cdef Inspection* found = w.found
     cdef uint32_t i, position = w.aliases if w.aliases < 255 else 255
+    cdef const Cell* cell
+    cdef uint64_t key
     if finding_listset(w.s, kind, id) == 0:
         return
     if w.q != NULL:
-        if finding_weigh(w.s, w.q, &w.key, kind, id, position,
-                         address != NULL and memcmp(address, w.strongest, 16) < 0) and address != NULL:
+        cell = policy_of(w.s, w.q, finding_listset(w.s, kind, id))
+        key = finding_key(w.s, cell, kind, id, position)
+        if cell.flags & CELL_CONDITIONAL or key > w.key or (
+            key == w.key and (address == NULL or memcmp(address, w.strongest, 16) >= 0)
+        ):
+            return
+        w.key = key
+        finding_take(w.s, w.q, cell, kind, id, position)
+        if address != NULL:
             memcpy(w.strongest, address, 16)
         return
     for i in range(found.count):
@@ -118,9 +123,17 @@ cdef void walk_address(Walk* w, const uint8_t* octets, uint32_t size, uint32_t k
 cdef bint walk_name(Walk* w, const Answer* answer, uint32_t at, uint32_t end) noexcept nogil:
     # The name at an offset, which should end before `end`. Whether there is one.
     cdef Target target
-    if at >= end or not read_target(answer, at, &target):
+    cdef const Inspection* fitting
+    cdef uint32_t i
+    if at >= end or not read_target(answer.packet, answer.size, at, &target):
         return False
     walk_take(w, FOUND_NAME, index_lookup(w.s.index, target.name, target.labels, target.labels_count), NULL)
+    if w.s.pattern_rank < RANK_NOBODY and w.looked < PATTERN_TARGETS:
+        w.looked += 1
+        fitting = memo_find(w.memo, w.s.number, target.name, target.labels, target.labels_count)
+        w.missing = w.missing or fitting == NULL
+        for i in range(fitting.count if fitting != NULL else 0):
+            walk_take(w, FOUND_NAME, fitting.ids[i], NULL)
     if w.overlay != NULL:
         w.found.word = max(w.found.word, suffix_lookup(w.overlay, target.name, target.labels, target.labels_count))
     return True
@@ -161,7 +174,7 @@ cdef uint64_t server_hash(const Target* target) noexcept nogil:
 cdef void walk_server(Walk* w, const Answer* answer, uint32_t at, uint32_t end) noexcept nogil:
     # The name in an NS record.
     cdef Target target
-    if at >= end or not read_target(answer, at, &target):
+    if at >= end or not read_target(answer.packet, answer.size, at, &target):
         return
     if w.s.index.nsnames != NULL:
         walk_take(w, FOUND_NSDNAME,
@@ -176,7 +189,7 @@ cdef bint walk_is_server(Walk* w, const Answer* answer, uint32_t owner) noexcept
     cdef Target target
     cdef uint64_t value
     cdef uint32_t i
-    if not read_target(answer, owner, &target):
+    if not read_target(answer.packet, answer.size, owner, &target):
         return False
     value = server_hash(&target)
     for i in range(w.server_count):
@@ -191,7 +204,8 @@ cdef void walk_answer(Walk* w, const Answer* answer, uint32_t question_end) noex
     cdef uint32_t counts[3]
     cdef uint32_t section, owner, rtype, rdlength, at
     cdef bint by_servers = w.s.index.nsnames != NULL or w.s.index.ranges[RANGES_NSIP].count4
-    w.aliases = w.server_count = 0
+    w.aliases = w.server_count = w.looked = 0
+    w.missing = False
     reader_start(&r, answer.packet, answer.size)
     r.at = 6
     for section in range(3):
@@ -231,52 +245,74 @@ cdef void walk_answer(Walk* w, const Answer* answer, uint32_t question_end) noex
                     walk_address(w, answer.packet + at, rdlength, FOUND_NSIP)
 
 
-cdef void inspect_answer(const Core* core, const Answer* answer, uint32_t question_end) noexcept nogil:
-    # Note what the answer has to do with the lists, and the newest of the operators' words on its names.
+cdef bint inspect_answer(Core* core, const Answer* answer, uint32_t question_end) noexcept nogil:
+    # Note what the answer has to do with the lists, and the newest of the operators' words on its names. False: which
+    # patterns a name fits is not known, so it has to be done again.
     cdef Walk w
+    w.memo = &core.memo
     w.s = core.snapshot
     w.overlay = core.overlay
     w.found = answer.inspection
     w.q = NULL
     w.found.count = w.found.flags = 0
     w.found.word = 0
-    w.found.generation = w.s.number
     w.found.overlay = core.overlay_number
     walk_answer(&w, answer, question_end)
+    w.found.generation = 0 if w.missing else w.s.number
+    return not w.missing
 
 
-cdef void policy_answer(const Core* core, const Answer* answer, Query* q) noexcept nogil:
-    """Let what the answer leads to speak too: the strongest finding's cell becomes the query's."""
+cdef bint policy_weigh(Core* core, const Answer* answer, Query* q) noexcept nogil:
+    # Let the findings speak: the strongest one's cell becomes the query's. False: Python has to decide.
     cdef const SnapshotView* s = core.snapshot
     cdef const Inspection* found = answer.inspection
     cdef Walk w
-    cdef uint64_t key
-    cdef uint32_t i
-    if found.generation != s.number or found.overlay != core.overlay_number:
-        inspect_answer(core, answer, q.question_end)
-    if found.word > q.word and s.profile_count > PROFILE_OVERLAY:
-        policy_word(s, found.word, q)
-        return
     if found.flags & INSPECTED_SIGNED and q.dnssec_ok and s.variants != NULL:
         policy_row(s, q, True)
         if not q.decided:
             policy_cell(s, core.overlay, q)
-        policy_client(s, q)
-    if found.count:
-        key = policy_key(s, &q.cell, q.finding, q.position, 0)
-        if found.flags & INSPECTED_MORE:
-            w.s = s
-            w.overlay = NULL  # its words are known
-            w.found = answer.inspection
-            w.q = q
-            w.key = key
-            memset(w.strongest, 0, 16)
-            walk_answer(&w, answer, q.question_end)
-        else:
-            for i in range(found.count):
-                finding_weigh(s, q, &key, found.kinds[i], found.ids[i], found.positions[i], False)
+            policy_client(s, q)
+            if s.pattern_rank < RANK_NOBODY and not policy_patterns(s, &core.memo, q):
+                return False
+            if q.cell.flags & CELL_CONDITIONAL:
+                q.reason = REASON_CONDITIONAL
+                return False
+    if not found.flags & INSPECTED_MORE:
+        return policy_compete(s, found, q, DECIDED_ALL)
+    w.memo = &core.memo
+    w.s = s
+    w.overlay = NULL  # its words are known
+    w.found = answer.inspection
+    w.q = q
+    w.key = policy_key(s, &q.cell, q.finding, q.position, 0)
+    memset(w.strongest, 0, 16)
+    walk_answer(&w, answer, q.question_end)
+    return True
+
+
+cdef bint policy_answer(Core* core, const Answer* answer, Query* q) noexcept nogil:
+    """Let what the answer leads to speak too.
+
+    False: Python has to take the query (a PUNT), as it is not known which patterns a name fits, or a finding's cell is
+    conditional.
+    """
+    cdef const SnapshotView* s = core.snapshot
+    cdef const Inspection* found = answer.inspection
+    if (found.generation != s.number or found.overlay != core.overlay_number) \
+            and not inspect_answer(core, answer, q.question_end) and q.decided != DECIDED_ALL:
+        q.inspected = answer.packet
+        q.inspected_size = answer.size
+        q.reason = REASON_PATTERN
+        return False
+    if q.decided != DECIDED_ALL:
+        if found.word > q.word and s.profile_count > PROFILE_OVERLAY:
+            policy_word(s, found.word, q)
+            return True
+        if not policy_weigh(core, answer, q):
+            return False
     if found.flags & INSPECTED_INSIDE:
         policy_guard(s, q)
+    return True
 
 
 cdef void policy_guard(const SnapshotView* s, Query* q) noexcept nogil:

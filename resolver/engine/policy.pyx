@@ -5,12 +5,14 @@ cdef struct SnapshotView:      # one generation as the stages see it; Snapshot o
     const Cell* cells          # [class][shape]
     uint32_t class_count       # rows, variants included
     const uint16_t* variants   # [class][VARIANT_…]: the row that sees fewer lists; NULL: there is none
+    uint32_t variant_classes   # how many classes have them: those that clients have
     const uint16_t* order      # by slot: a list's place in the config
     uint32_t shape_count
     const Profile* profiles
     uint32_t profile_count
     const ZoneSoa* zones
     uint32_t zone_count
+    uint32_t pattern_rank      # the lowest rank at which a pattern speaks; RANK_NOBODY: there is none
     Clients clients
     Clients guard              # class 0: an address that no name outside should have; count4 0: no guard
     const SuffixView* unguarded    # names that may have such addresses

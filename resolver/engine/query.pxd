@@ -43,6 +43,7 @@ cdef enum PuntReason:
     REASON_CONDITIONAL = 1
     REASON_LOCAL = 2
     REASON_REFRESH = 3
+    REASON_PATTERN = 4
 
 cdef enum:
     TYPE_A = 1
@@ -90,6 +91,8 @@ cdef enum:
     ACTION_TCP_ONLY = 8
     ACTION_CNAME = 9
     ACTION_DATA = 10
+    ACTION_SERVFAIL = 11
+    LAST_ACTION = 11
     RANK_OVERLAY = 0
     RANK_IMPORTANT_BLOCK = 2
     RANK_RPZ = 4
@@ -107,6 +110,9 @@ cdef enum:
     VARIANTS = 4
     HINT_IPV4 = 4              # SvcParamKeys (RFC 9460 section 14.3.2)
     HINT_IPV6 = 6
+    DECIDED_NOTHING = 0
+    DECIDED_NAME = 1           # for the name: what the answer points at may still outrank it
+    DECIDED_ALL = 2            # for the answer too
     CLASS_REFUSED = 0xFFFF
     TRANSPORT_UDP = 0
 
@@ -194,6 +200,7 @@ cdef struct ZoneSoa:
 # What an answer has to do with the lists (inspect.pyx).
 cdef enum:
     TARGETS = 6                # findings that are kept of one answer
+    PATTERN_TARGETS = 24       # names that are held against patterns; an honest answer has a few
 
 # What was listed, in the order in which an RPZ zone goes by it (rpz.md, 12).
 cdef enum FindingKind:
@@ -277,7 +284,12 @@ cdef struct Query:
     uint32_t position          # how many aliases lead there
     uint32_t route
     bint counted               # its client's bucket has paid for it
-    bint decided               # the cell was set by Python: index and matrix are not asked
+    uint32_t decided           # what of the cell was set by Python: DECIDED_…
+    uint32_t chosen            # the listset it decided by; 0: the name's
+    const Inspection* undecided  # what was found beside the name's listset, where Python has to decide; NULL: nothing
+    uint32_t stage             # for what it decides then: DECIDED_…
+    const uint8_t* inspected   # the answer whose targets are not known yet; NULL: the name is not
+    uint32_t inspected_size
     uint32_t word              # the operators' on the name, as the overlay's table has it; 0: none
     Cell cell
     # out

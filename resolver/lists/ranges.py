@@ -15,7 +15,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from resolver.lists.layout import NSNAME, RANGES
@@ -47,14 +47,22 @@ class TriggerSections(NamedTuple):
     nsnames: bytes
 
 
-def build_triggers(lists: Sequence[ListTriggers], listset: Callable[[Members], int]) -> TriggerSections:
-    """The sections for these lists; `listset` gives the number of the listset with these members."""
-    return _Builder([entry.replaces for entry in lists], listset).build(lists)
+def build_triggers(
+    lists: Sequence[ListTriggers], listset: Callable[[Members], int], badfilters: Mapping[int, frozenset[int]]
+) -> TriggerSections:
+    """The sections for these lists; `listset` gives the number of the listset with these members.
+
+    `badfilters`: members that cancel others where both speak of the same prefix (merge.badfilters_of).
+    """
+    return _Builder([entry.replaces for entry in lists], listset, badfilters).build(lists)
 
 
 class _Builder:
-    def __init__(self, replaces: Sequence[bool], listset: Callable[[Members], int]) -> None:
+    def __init__(
+        self, replaces: Sequence[bool], listset: Callable[[Members], int], badfilters: Mapping[int, frozenset[int]]
+    ) -> None:
         self._replaces = replaces
+        self._badfilters = badfilters
         self._listset = listset
         self._sets = array("I", [0, 0])
         self._set_ids: dict[Said, int] = {(): 0}
@@ -126,12 +134,15 @@ class _Builder:
 
     def _combined(self, parents: Said, own: Members, length: int) -> Said:
         """What is said within a prefix: its own members, and its parents' where these are not replaced."""
-        known = self._known.get((parents, own, length))
+        asked = (parents, own, length)
+        known = self._known.get(asked)
         if known is None:
+            cancelled = frozenset[int]().union(*(self._badfilters.get(member, frozenset()) for member in own))
+            own = tuple(member for member in own if member not in cancelled and member not in self._badfilters)
             replaced = {member >> 32 for member in own if self._replaces[member >> 32]}
             kept = {said for said in parents if said[0] >> 32 not in replaced}
             kept |= {(member, length if member >> 32 in replaced else 0) for member in own}
-            known = self._known[parents, own, length] = tuple(sorted(kept))
+            known = self._known[asked] = tuple(sorted(kept))
         return known
 
     def _set(self, said: Said) -> int:

@@ -24,7 +24,19 @@ import dns.rdatatype
 
 from resolver import counters as layout
 from resolver import ring
-from resolver.engine.engine import REPLY, Engine, Index, Punt, RunBuilder, Snapshot
+from resolver.decide import Decisions
+from resolver.engine.engine import (
+    PUNT,
+    PUNT_CONDITIONAL,
+    PUNT_LOCAL,
+    PUNT_PATTERN,
+    REPLY,
+    Engine,
+    Index,
+    Punt,
+    RunBuilder,
+    Snapshot,
+)
 from resolver.lists.clients import build_clients
 from resolver.lists.matrix import (
     CategoryPolicy,
@@ -38,6 +50,8 @@ from resolver.lists.merge import ListRun, read_header, write_index
 from resolver.lists.parse.addresses import prefix_of
 from resolver.lists.rules import Outcome, Trigger, TriggerKind
 from resolver.lists.runs import RunHeader, write_run
+from resolver.local import Aliases
+from resolver.punt import alias_reply
 from resolver.ring import Reader
 from resolver.snapshot import CELL, Policy
 from resolver.vocabulary import Scope, Transport, Verb
@@ -72,6 +86,11 @@ def trigger(kind: TriggerKind, *texts: str, list: str = "blocks", verb: Verb = V
     if kind is not TriggerKind.NSDNAME:
         texts = tuple(prefix_of(text) for text in texts)
     return Rules(texts, Outcome(verb, **outcome), Scope.BOTH, list, kind)
+
+
+def fits(*patterns: str, verb: Verb = Verb.BLOCK, list: str = "blocks", **outcome: Any) -> Rules:
+    """Patterns with one outcome."""
+    return Rules(patterns, Outcome(verb, **outcome), Scope.BOTH, list, TriggerKind.PATTERN)
 
 
 def client(address: str) -> bytes:
@@ -121,7 +140,8 @@ class World:
             policies.append(ListPolicy(name, slot=slot, **given))
         path = self.folder / f"{number}.index"
         write_index(path, runs)
-        shapes = read_header(path).shapes
+        header = read_header(path)
+        shapes = header.shapes
         matrix = build_matrix(
             PolicyRules(policies, categories or {}, [group for group, _ in groups], sinkhole or Sinkhole()), shapes
         )
@@ -137,6 +157,8 @@ class World:
             matrix.profiles,
             clients,
             routes or {},
+            decisions=matrix.decisions,
+            patterns=header.patterns,
             order=matrix.order,
             variants=matrix.variants,
             zones=matrix.zones,
@@ -178,6 +200,37 @@ class World:
     def _swap(self, number: int) -> None:
         self.snapshot = Snapshot(self.index, self.policy, number)
         self.engine.swap(self.snapshot)
+
+    def comes_to(
+        self, name: str, rdtype: str = "A", client: bytes = CLIENT, answer: bytes | None = None
+    ) -> dns.message.Message | None:
+        """The reply to a query, decided in Python where need be; None if the upstream has to be asked.
+
+        `answer`: what the upstream says then.
+        """
+        asked = query(name, rdtype).to_wire()
+        verdict, reply = self.engine.answer(asked, client, Transport.TCP)
+        decisions = Decisions(self.index, self.policy, self.snapshot.number)
+        while verdict == PUNT:
+            [punt] = self.engine.take_punts()
+            if punt.reason == PUNT_CONDITIONAL:
+                decided = decisions.decide(punt)
+                if isinstance(decided, bytes):
+                    return dns.message.from_wire(decided)
+                verdict, reply = self.engine.decide(punt, *(decided or (None, 0)))
+            elif punt.reason == PUNT_PATTERN:
+                for each in punt.names:
+                    self.engine.remember(each, decisions.fits(each), punt.generation)
+                verdict, reply = self.engine.resume(punt)
+            elif punt.reason == PUNT_LOCAL:
+                alias = Aliases(self.index, self.policy).describe(punt)
+                return dns.message.from_wire(alias_reply(punt.packet, len(punt.qname), alias, None, None))
+            elif answer is None:
+                return None
+            else:
+                verdict, reply = self.engine.finish(punt, answer)
+        assert verdict == REPLY and reply is not None
+        return dns.message.from_wire(reply)
 
     def answer(
         self, packet: bytes, client: bytes = CLIENT, transport: Transport = Transport.UDP

@@ -22,6 +22,7 @@ from resolver.lists import reading
 from resolver.lists.clients import lookup
 from resolver.lists.compile import BuildError, build_generation, check_lists, policy_rules, tidy_generation
 from resolver.lists.explain import matches
+from resolver.lists.layout import INDEX
 from resolver.lists.matrix import REBINDING_PROFILE
 from resolver.lists.merge import read_header
 from resolver.lists.parse import read_files
@@ -466,7 +467,7 @@ def test_a_damaged_index_is_not_reused(site: Site) -> None:
     first, _ = site.build()
     path = first.index_path(site.state_dir)
     octets = bytearray(path.read_bytes())
-    octets[len(octets) // 2] ^= 1
+    octets[INDEX.start] ^= 1
     path.write_bytes(octets)
     second, report = site.build()
     assert (report.index, second.index) == ("built", "index/2.index")
