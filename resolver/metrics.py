@@ -76,6 +76,7 @@ def queries(totals: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str, int
 def answers(totals: Mapping[str, Sequence[int]], lists: Iterable[ListFacts]) -> Iterator[tuple[str, str, str, int]]:
     """(action, category, list, count); the list is "" where none decided or it has left the config."""
     by_slot = {facts.slot: facts for facts in lists}
+    by_slot[layout.REBINDING_SLOT] = ListFacts("rebinding", "", layout.REBINDING_SLOT, 0, 0)
     by_slot[layout.OVERLAY_SLOT] = ListFacts("overlay", "", layout.OVERLAY_SLOT, 0, 0)
     merged: dict[tuple[str, str, str], int] = {}
     for at, count in enumerate(totals["answers"]):

@@ -221,6 +221,16 @@ class ListConfig(_Section):
     override: types.OverrideRule = Field(
         default=types.Override(), description="What the list does instead of what its rules say; given: what they say."
     )
+    max_ttl: types.Ttl | None = Field(default=None, description="The most that answers made by its rules may live.")
+    add_soa: types.YesNo = Field(
+        default=True, description="RPZ: the zone's SOA goes with answers made by its rules, in ADDITIONAL."
+    )
+    recursive_only: types.YesNo = Field(
+        default=True, description="RPZ: the list speaks only about queries that want recursion (RD=1)."
+    )
+    break_dnssec: types.YesNo = Field(
+        default=True, description="no: leaves an answer alone that is signed and asked for with DO=1."
+    )
     _base: Path = PrivateAttr(default_factory=Path.cwd)
 
     @field_validator("source")
@@ -470,7 +480,7 @@ class Sinkhole(_Section):
 class Rebinding(_Section):
     """Protection of machines inside from names outside that point at them."""
 
-    protect: types.YesNo = Field(default=False, description="Remove addresses in `ranges` from upstream's answers.")
+    protect: types.YesNo = Field(default=False, description="Block upstream's answers that have addresses in `ranges`.")
     ranges: Annotated[tuple[types.Network, ...], Once] = Field(
         default=_networks(*PRIVATE, "127.0.0.0/8", "169.254.0.0/16", "fc00::/7", "fe80::/10"),
         description="Addresses that no name outside should have.",

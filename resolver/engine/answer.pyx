@@ -53,9 +53,17 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
 
     # Policy before the cache: a block acts at once on names that are cached. A cell that Python decided stands, but its
     # data is found by the listset.
+    policy_row(s, q, False)
     q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
     if not q.decided:
         policy_cell(s, core.overlay, q)
+    else:
+        policy_shadow(s, q)
+        if q.chosen:
+            q.listset = q.chosen
+    if s.index.ranges[RANGES_CLIENT].count4:
+        policy_client(s, q)
+    if not q.decided:
         # A name costs a look for patterns only where one could outrank what is known, or what may not hold.
         if s.pattern_rank < RANK_NOBODY and (s.pattern_rank < q.cell.rank or q.cell.flags & CELL_CONDITIONAL) \
                 and not policy_patterns(s, &core.memo, q):
@@ -63,13 +71,9 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
         if q.cell.flags & CELL_CONDITIONAL:
             q.reason = REASON_CONDITIONAL
             return VERDICT_PUNT
-    else:
-        policy_shadow(s, q)
-        if q.chosen:
-            q.listset = q.chosen
 
-    # Blocked: answered here, unless an earlier RPZ list has to see the upstream's answer first. TCP_ONLY lets streams pass.
-    if is_blocked(q) and not q.cell.flags & CELL_NEEDS_ANSWER:
+    # Blocked: answered here, unless a list has to see the upstream's answer first. TCP_ONLY lets streams pass.
+    if is_blocked(q) and not q.cell.flags & (CELL_NEEDS_ANSWER | (CELL_KEEPS_SIGNED if q.dnssec_ok else 0)):
         return reply_blocked(q, s)
 
     # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before.
@@ -123,6 +127,9 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.limit = UDP_PLAIN
     q.listset = 0
     q.shadow = 0
+    q.row = 0
+    q.finding = FOUND_NAME
+    q.position = 0
     q.route = 0
     q.policy_class = CLASS_REFUSED
     q.cell.rank = RANK_NOBODY

@@ -30,6 +30,10 @@ class Index:
     def __init__(self, path: str | PathLike[str]) -> None: ...
     def find(self, name: str) -> int:
         """The listset that speaks for `name` (0: nobody). ValueError if it is no name."""
+    def find_address(self, address: bytes, kind: int = 0) -> int:
+        """The listset that speaks of an address of 16 octets: in an answer (0), of a client (1), of a name server (2)."""
+    def find_server(self, name: str) -> int:
+        """The listset that speaks of the name of a name server."""
     def count_listed(self, names: bytes) -> int:
         """How many of some lower-case names in wire form, one after the other, somebody speaks of. Without the GIL."""
     def shape(self, listset: int) -> int:
@@ -217,6 +221,7 @@ class Punt:
     qname: bytes  # lower-case, wire form
     qtype: int
     policy_class: int
+    row: int  # of the matrix: the class or a variant of it
     generation: int  # by which it was handed up
     names: tuple[bytes, ...]  # PUNT_PATTERN: the names in question, in wire form
     targets: tuple[int, ...]  # PUNT_CONDITIONAL: listsets found beside the name's own, to be decided with `listset`
@@ -293,6 +298,10 @@ class Engine:
         """The queries that Python has to take, oldest first."""
     def take_answers(self) -> list[tuple[object, bytes | None]]:
         """(token, answer or None for a drop) of streams that were told to WAIT."""
+    @property
+    def decided(self) -> tuple[int, int, int, bytes]:
+        """(listset, FindingKind of query.pxd, aliases that lead there, the cell's 8 octets): by what answer() or finish()
+        decided last, for explain."""
     def learn(self, punt: Punt, answer: bytes) -> bool:
         """Keep an upstream's answer in the cache; False where it is not one to keep. ValueError: no sound answer to it."""
     def fail(self, punt: Punt, ede: int) -> None:

@@ -45,8 +45,9 @@ include "hash.pyx"       # the keyed hash of names
 include "wire.pyx"       # the packet
 include "reply.pyx"      # writing answers
 include "client.pyx"     # who asks
-include "index.pyx"      # what is listed
 include "suffix.pyx"     # small tables of names: routes, the overlay
+include "ranges.pyx"     # which addresses are listed
+include "index.pyx"      # what is listed
 include "policy.pyx"     # what that means for this client
 include "cache.pyx"      # what upstreams said
 include "memo.pyx"       # which patterns a name fits

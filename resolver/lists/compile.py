@@ -278,6 +278,11 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         clients=build_clients(config.allow_from, [(group.networks, classes[group.name]) for group in config.groups]),
         routes=number_routes([route.zones for route in config.upstream.routes]),
         groups=classes,
+        order=matrix.order,
+        variants=matrix.variants,
+        zones=matrix.zones,
+        guard=build_clients(config.rebinding.ranges, []) if config.rebinding.protect else None,
+        unguarded=config.rebinding.allow,
         decisions=matrix.decisions,
         patterns=fitting(header.patterns),
         paused=dict(zip([*classes, ""], matrix.paused_classes, strict=True)),
@@ -323,7 +328,19 @@ def _list_policy(listed: ListConfig, state: ListState) -> ListPolicy:
         rpz=state.rpz,
         answer_triggers=state.answer_triggers,
         override=_override(listed.override),
+        max_ttl=listed.max_ttl,
+        recursive_only=listed.recursive_only,
+        break_dnssec=listed.break_dnssec,
+        soa=_soa(listed, state),
     )
+
+
+def _soa(listed: ListConfig, state: ListState) -> tuple[bytes, bytes] | None:
+    if not (state.rpz and listed.add_soa and state.soa):
+        return None
+    from resolver.lists.records import encode_soa  # dnspython takes time to load, and most lists are no zones
+
+    return encode_soa(state.zone or state.name, state.soa)  # a zone file need not say what its zone is called
 
 
 def _override(rule: OverrideRule) -> Override | None:
@@ -388,7 +405,7 @@ def _assign_slots(
         last_session = ""
     session = session or last_session
     fresh = dict(slots) if session == last_session else {name: slots[name] for name in names if name in slots}
-    free = iter(sorted(set(range(counters.OVERLAY_SLOT)) - set(fresh.values())))
+    free = iter(sorted(set(range(counters.REBINDING_SLOT)) - set(fresh.values())))
     for name in names:
         if name not in fresh and (slot := next(free, None)) is not None:
             fresh[name] = slot

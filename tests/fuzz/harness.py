@@ -30,9 +30,10 @@ from resolver.engine.engine import (
     Punt,
     SuffixTable,
 )
+from resolver.lists.rules import TriggerKind
 from resolver.vocabulary import EDE, Action, Transport
 from tests.fuzz.packets import Packets
-from tests.unit.engine.world import CLIENT, World, allow, block, client, fits, wire_query
+from tests.unit.engine.world import CLIENT, World, allow, block, client, fits, trigger, wire_query
 
 BLOCKED = {
     "address.example": Action.ADDRESS,
@@ -63,7 +64,7 @@ EVERY = frozenset(
     (
         "drop", "punt forward", "punt conditional", "punt local", "punt pattern", "wait", "formerr", "notimp", "badvers",
         "refused", "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger", "learned",
-        "not learned", "no answer", "answered later", "handed over", "overlay",
+        "not learned", "no answer", "answered later", "handed over", "overlay", "rebinding", "address",
         *(f"action {action.name}" for action in Action if action is not Action.CNAME),
     )
 )  # fmt: skip
@@ -82,6 +83,17 @@ def make_world(folder: Path) -> World:
         block("needs.example", list="needs"),
         fits("/fits/", "/zzz/"),
         allow("allowed.zero.example"),
+        *(block(f"n{number}.many.example", list=f"many{number}") for number in range(4)),
+        trigger(TriggerKind.ADDRESS, "192.0.2.0/25", "2001:db8::/32", list="addresses", action=Action.NXDOMAIN),
+        trigger(TriggerKind.ADDRESS, "192.0.2.0/28", list="zone", action=Action.NODATA),
+        trigger(TriggerKind.NSDNAME, "*.host", "ns.host", list="zone", action=Action.REFUSED),
+        trigger(TriggerKind.NSIP, "192.0.2.64/26", list="zone", action=Action.NODATA),
+        trigger(TriggerKind.CLIENT, "127.9.0.0/16", list="zone", action=Action.NODATA),
+        lists={
+            "zone": {"rpz": True, "replaces": True, "break_dnssec": False, "soa": (b"\4zone\0", b"\0\0" + bytes(20))}
+        },
+        guard=["10.0.0.0/8"],
+        unguarded=["corp.example"],
         allow_from=["127.0.0.0/8", "::1"],
         routes={"corp.example": 1},
     )
@@ -261,6 +273,9 @@ class Harness:
         found.update({"cache hit": cache[0], "cache miss": cache[1], "cache store": cache[2]})
         answers = layout.SECTIONS["answers"].of(self.world.counters)
         found["overlay"] = sum(answers[action * layout.LIST_SLOTS + layout.OVERLAY_SLOT] for action in Action)
+        found["rebinding"] = answers[Action.NODATA * layout.LIST_SLOTS + layout.REBINDING_SLOT]
+        slot = self.world.slots["addresses"]
+        found["address"] = answers[Action.NXDOMAIN * layout.LIST_SLOTS + slot]
         for action in Action:
             found[f"action {action.name}"] += sum(answers[action * layout.LIST_SLOTS :][: layout.LIST_SLOTS])
         return found

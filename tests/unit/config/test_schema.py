@@ -48,6 +48,10 @@ lists:
     enabled: yes
     mandatory: no
     override: given
+    max_ttl: 1h
+    add_soa: yes
+    recursive_only: yes
+    break_dnssec: yes
 fetch: {timeout: 15s, deadline: 15m, max_size: 1GiB, proxy: "", ca: "", user_agent: tampah}
 categories:
   gambling: {action: address, ttl: 10s, ede: censored, organisation: "", justification: "", contact: "", law: ""}
