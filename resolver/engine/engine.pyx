@@ -59,5 +59,6 @@ include "border.pyx"     # Snapshot, Punt, Engine: what Python sees
 include "sort.pyx"       # sorting a list's rules
 include "build.pyx"      # a list's rules into a run
 include "read.pyx"       # reading runs
+include "transfer.pyx"   # zone transfers into rules
 include "merge.pyx"      # runs into the index's buckets
 include "patch.pyx"       # a copy of an index, changed where a list did

@@ -40,7 +40,10 @@ index and leaves the machine with no answer, so nobody can search for such a nam
 index is built: two that share a fingerprint where one could be found for the other make it draw another key. A patch of
 an index (patch.py) asks it for each changed name, and takes a new one for another as seldom as a look-up does.
 
-**Run file**, no facts. Sections: BLOCKS (its sum is 0: each block has its own), INDEX, TEXT (JSON: RunHeader, runs.py).
+**Run file**, no facts. Sections: BLOCKS (its sum is 0: each block has its own), INDEX, TEXT (JSON: RunHeader, runs.py),
+DELTA and DELTA_INDEX: as BLOCKS and INDEX, for the keys that changed since BLOCKS was written (splice.py). What DELTA has of
+a key is all there is of it. A tag's outcome is there outcome << 1 | side: 0 what is said of the key now, 1 what BLOCKS say
+of it; a key that is gone has only the latter.
 
     INDEX     a line a block: {u64 offset, u32 octets, u32 keys, u64 XXH64 of its octets, u8 key length, first key}
     block     raw DEFLATE (RFC 1951) of
@@ -112,6 +115,8 @@ class RunSection(IntEnum):
     BLOCKS = 0
     INDEX = 1
     TEXT = 2
+    DELTA = 3
+    DELTA_INDEX = 4
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class FileKind:
 
 
 INDEX = FileKind("index", b"TAMPAHIX", 1, INDEX_FACTS, len(IndexSection))
-RUN = FileKind("run", b"TAMPAHRN", 1, RUN_FACTS, len(RunSection))
+RUN = FileKind("run", b"TAMPAHRN", 2, RUN_FACTS, len(RunSection))
 
 
 class Section(NamedTuple):
