@@ -4,7 +4,7 @@ RunStream writes a run whose rules come nearly in the order of their keys, as a 
 of rules, sorts it, and writes out all but its end. A rule that comes too late for its place begins another stretch; if
 there was more than one at the end, all are read back and sorted at once, which takes the memory that any list takes.
 
-splice_run() makes the next run of a list of which few keys changed: the last one's BLOCKS, copied octet by octet, with a
+Splice makes the next run of a list of which few keys changed: the last one's BLOCKS, copied octet by octet, with a
 delta of all keys that changed since those were written (layout.py draws it). It holds what is said of a key now and what
 the BLOCKS say of it, so two runs with the same BLOCKS can be told apart by their deltas alone: time and reading are the
 change's, not the list's. flatten_run() makes a run without a delta once that has grown.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -114,25 +114,42 @@ class RunStream:
             self._undo.__exit__(kind, error, trace)
 
 
-def splice_run(old: Path, new: Path, changes: Mapping[bytes, Rules], header: RunHeader) -> RunHeader:
-    """Write at `new` the run `old` with what `changes` say of their keys, none for a key that goes.
+class Splice:
+    """The run at `old`, to be made into the next one. Use it in a `with` statement."""
 
-    `header`: the old one's with what is new; its outcomes begin with the old one's. Its counts are made here. If the
-    delta would have more than MAX_DELTA keys the run is written without one, which reads all of the old one.
-    """
-    with Run(old) as run:
+    def __init__(self, old: Path) -> None:
+        self._run = Run(old)
+        self._entries = {key: _sides(tags) for key, tags in self._run.delta()}  # (now, was)
+
+    @property
+    def header(self) -> RunHeader:
+        """The run's."""
+        return self._run.header
+
+    def rules(self, keys: Iterable[bytes]) -> Mapping[bytes, Rules]:
+        """What is said of these keys, in the one form that compares; nothing of those that the list does not have."""
+        keys = set(keys)
+        fresh = sorted(key for key in keys if key not in self._entries)
+        for key, was in zip(fresh, map(canonical, self._run.base_rules(fresh)), strict=True):
+            self._entries[key] = was, was
+        return {key: self._entries[key][0] for key in keys}
+
+    def write(self, new: Path, changes: Mapping[bytes, Rules], header: RunHeader) -> RunHeader:
+        """Write at `new` the run with what `changes` say of their keys, nothing of a key that goes.
+
+        `header`: the old one's with what is new; its outcomes begin with the old one's. Its counts are made here. If the
+        delta would have more than MAX_DELTA keys the run is written without one, which reads all of the old one.
+        """
+        run = self._run
         if header.outcomes[: len(run.header.outcomes)] != run.header.outcomes:
-            raise ValueError(f"{new}: the outcomes do not begin with those of {old}")
-        entries = {key: _sides(tags) for key, tags in run.delta()}
-        fresh = sorted(key for key in changes if key not in entries)
-        entries.update(zip(fresh, ((was, was) for was in map(canonical, run.base_rules(fresh))), strict=True))
+            raise ValueError(f"{new}: the outcomes do not begin with those of {run.file.path}")
         names, rules = run.header.names, run.header.rules
-        for key, said in changes.items():
-            before, was = entries[key]
-            now = canonical(said)
+        entries = {key: entry for key, entry in self._entries.items() if entry[0] != entry[1]}
+        for key, before in self.rules(changes).items():
+            now = canonical(changes[key])
             names += bool(now) - bool(before)
             rules += len(now) - len(before)
-            entries[key] = now, was
+            entries[key] = now, self._entries[key][1]
         builder = RunBuilder()
         builder.lineless = True
         for key, (now, was) in entries.items():
@@ -152,9 +169,23 @@ def splice_run(old: Path, new: Path, changes: Mapping[bytes, Rules], header: Run
             blocks = write_blocks(writer, builder)
             writer.add(pack_blocks(blocks))
             writer.finish()
-    if sum(block.keys for block in blocks) > MAX_DELTA:
-        header = flatten_run(new, new)
-    return header
+        if sum(block.keys for block in blocks) > MAX_DELTA:
+            header = flatten_run(new, new)
+        return header
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run.close()
+
+
+def splice_run(old: Path, new: Path, changes: Mapping[bytes, Rules], header: RunHeader) -> RunHeader:
+    """See Splice.write()."""
+    with Splice(old) as splice:
+        return splice.write(new, changes, header)
 
 
 def flatten_run(old: Path, new: Path) -> RunHeader:
