@@ -40,10 +40,10 @@ index and leaves the machine with no answer, so nobody can search for such a nam
 index is built: two that share a fingerprint where one could be found for the other make it draw another key. A patch of
 an index (patch.py) asks it for each changed name, and takes a new one for another as seldom as a look-up does.
 
-**Run file**, no facts. Sections: BLOCKS (its sum is 0: each block has its own), INDEX, TEXT (JSON: RunHeader, runs.py),
-DELTA and DELTA_INDEX: as BLOCKS and INDEX, for the keys that changed since BLOCKS was written (splice.py). What DELTA has of
-a key is all there is of it. A tag's outcome is there outcome << 1 | side: 0 what is said of the key now, 1 what BLOCKS say
-of it; a key that is gone has only the latter.
+**Run file**, no facts. Sections: BLOCKS (its sum is 0: each block has its own), INDEX, TRIGGERS, TEXT (JSON: RunHeader,
+runs.py), DELTA and DELTA_INDEX: as BLOCKS and INDEX, for the keys that changed since BLOCKS was written (splice.py). What
+DELTA has of a key is all there is of it. A tag's outcome is there outcome << 1 | side: 0 what is said of the key now, 1 what
+BLOCKS say of it; a key that is gone has only the latter.
 
     INDEX     a line a block: {u64 offset, u32 octets, u32 keys, u64 XXH64 of its octets, u8 key length, first key}
     block     raw DEFLATE (RFC 1951) of
@@ -53,6 +53,8 @@ of it; a key that is gone has only the latter.
         +------+-------+--------------------+--------+---------+------------+------------+------+-------+
         key = the first `shared` octets of the key before it, then `own` octets. tag: varint outcome << 3 | scope << 1
         | another rule of this key follows. line: varint, zigzag difference from the line before it in the block.
+    TRIGGERS  raw DEFLATE of u32 count, and a line a trigger, in the order of kind, then of the file: {u8 kind, u8 0, u16
+              octets of its text, u32 outcome, u32 line}; then the texts (UTF-8) in the same order. Empty without triggers
 """
 
 from __future__ import annotations
@@ -88,6 +90,8 @@ NO_TTL = 0xFFFFFFFF
 
 BLOCK_KEYS = 4096
 BLOCK_LINE = struct.Struct("<QIIQB")
+TRIGGER_COUNT = struct.Struct("<I")
+TRIGGER_LINE = struct.Struct("<BBHII")
 
 
 class RecordsFlag(IntFlag):
@@ -114,9 +118,10 @@ class RunSection(IntEnum):
 
     BLOCKS = 0
     INDEX = 1
-    TEXT = 2
-    DELTA = 3
-    DELTA_INDEX = 4
+    TRIGGERS = 2
+    TEXT = 3
+    DELTA = 4
+    DELTA_INDEX = 5
 
 
 @dataclass(frozen=True)

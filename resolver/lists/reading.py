@@ -23,14 +23,15 @@ from resolver.lists.layout import BLOCK_KEYS
 from resolver.lists.parse import Options, read_files
 from resolver.lists.records import encode_records
 from resolver.lists.report import REFUSED_SHOWN, ListOutcome, ListReport, RefusedLine
-from resolver.lists.runs import Refused, Run, RunHeader, diff, run_digest, run_path, write_run
+from resolver.lists.rules import Trigger
+from resolver.lists.runs import Refused, Run, RunHeader, count_triggers, diff, run_digest, run_path, write_run
 from resolver.lists.source import SourceStat, files_of, open_source, sha256_of, stat_of
 from resolver.lists.standing import is_unchanged
 from resolver.snapshot import ListState
 
 RUNS = "runs"  # folder below state_dir
 MAX_READINGS = 3  # of a source that changes while it is read
-# Triggers of RPZ lists that upstream's answers are held against; those that nobody looks for cannot outrank a name's.
+# Kinds of triggers that upstream's answers are held against; those that nobody looks for cannot outrank a name's.
 ENFORCED_TRIGGERS: frozenset[str] = frozenset()
 
 
@@ -90,11 +91,16 @@ def check_list(listed: ListConfig) -> ListReport:
     started = time.perf_counter()
     try:
         stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
-        builder, header = _parse(stats, options_of(listed))
+        builder, header, triggers = _parse(stats, options_of(listed))
         builder.sort()
         while builder.take_block(BLOCK_KEYS):
             pass
-        header = replace(header, names=builder.names, duplicates=builder.duplicates)
+        header = replace(
+            header,
+            names=builder.names,
+            duplicates=header.duplicates + builder.duplicates,
+            triggers=count_triggers(triggers),
+        )
         report = _report(listed, ListOutcome.READ, header, "")
     except MemoryError:
         raise
@@ -130,14 +136,14 @@ def _take(
         digest = _digest(stats)
         path = run_path(runs, run_digest(digest, {"options": state.options}))
         header = None if force else _header_of(runs, path.name)
-        outcome, builder = ListOutcome.REUSED, None
+        outcome, builder, triggers = ListOutcome.REUSED, None, list[Trigger]()
         if header is None:
-            outcome, (builder, header) = ListOutcome.READ, _parse(stats, options)
+            outcome, (builder, header, triggers) = ListOutcome.READ, _parse(stats, options)
         if [stat_of(Path(stat.path)) for stat in stats] != stats:
             continue  # what was read may not be what the digest is of
         if builder is not None:
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            header = write_run(path, builder, replace(header, source={"digest": digest}))
+            header = write_run(path, builder, replace(header, source={"digest": digest}), triggers)
         return outcome, _filled(state, path.name, header), header
     raise ValueError(f"{listed.path}: changes while it is read; it is taken once it stands still")
 
@@ -149,8 +155,8 @@ def _digest(stats: Sequence[SourceStat]) -> str:
     return hashlib.sha256("".join(sha256_of(Path(stat.path)) for stat in stats).encode()).hexdigest()
 
 
-def _parse(stats: Sequence[SourceStat], options: Options) -> tuple[RunBuilder, RunHeader]:
-    """Read a source's files; the header still lacks what sorting counts."""
+def _parse(stats: Sequence[SourceStat], options: Options) -> tuple[RunBuilder, RunHeader, list[Trigger]]:
+    """Read a source's files; the header still lacks what write_run() fills in."""
     builder = RunBuilder()
     report = read_files(((stat.path, open_source(Path(stat.path))) for stat in stats), options, builder)
     builder.replaces = report.replaces
@@ -160,11 +166,12 @@ def _parse(stats: Sequence[SourceStat], options: Options) -> tuple[RunBuilder, R
         outcomes=tuple(report.outcomes),
         replaces=report.replaces,
         lines=report.lines,
+        duplicates=report.duplicates,
         refused_count=report.refused,
         refused=tuple(Refused(*refused) for refused in report.refused_lines),
         report=facts,
     )
-    return builder, header
+    return builder, header, report.triggers
 
 
 def _header_of(runs: Path, name: str) -> RunHeader | None:
@@ -177,14 +184,13 @@ def _header_of(runs: Path, name: str) -> RunHeader | None:
 
 
 def _filled(state: ListState, run: str, header: RunHeader) -> ListState:
-    triggers = header.report.get("answer_triggers", {})
     return replace(
         state,
         run=run,
         names=header.names,
         replaces=header.replaces,
         rpz=header.report.get("format") == "rpz",
-        answer_triggers=not ENFORCED_TRIGGERS.isdisjoint(triggers),
+        answer_triggers=not ENFORCED_TRIGGERS.isdisjoint(header.triggers),
     )
 
 
@@ -199,6 +205,7 @@ def _fault_of(runs: Path, state: ListState) -> str | None:
             for outcome in run.header.outcomes:
                 if outcome.data:
                     encode_records(outcome)
+            run.triggers()
     except (OSError, ValueError) as error:
         return describe(error)
     return None
@@ -223,6 +230,7 @@ def _report(listed: ListConfig, outcome: ListOutcome, header: RunHeader | None, 
         report,
         format=str(header.report.get("format", "")),
         names=header.names,
+        triggers=dict(header.triggers),
         duplicates=header.duplicates,
         refused=header.refused_count,
         refused_lines=_first_refused(header),

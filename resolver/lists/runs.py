@@ -11,7 +11,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -32,8 +32,18 @@ from resolver.engine.engine import (
     rules_below,
 )
 from resolver.lists.container import Damaged, SectionReader, SectionWriter, replacing
-from resolver.lists.layout import BLOCK_KEYS, RUN, Block, RunSection, key_of, pack_blocks, unpack_blocks
-from resolver.lists.rules import Outcome
+from resolver.lists.layout import (
+    BLOCK_KEYS,
+    RUN,
+    TRIGGER_COUNT,
+    TRIGGER_LINE,
+    Block,
+    RunSection,
+    key_of,
+    pack_blocks,
+    unpack_blocks,
+)
+from resolver.lists.rules import Outcome, Trigger, TriggerKind
 from resolver.vocabulary import Action, Scope, Verb
 
 COMPRESS_LEVEL = 1  # level 6 saves 3 % and takes twice the time
@@ -51,10 +61,13 @@ class Refused(NamedTuple):
 
 @dataclass(frozen=True)
 class RunHeader:
-    """What a run says of itself. The counts `names`, `rules` and `duplicates` are filled in by write_run().
+    """What a run says of itself. The counts `names` and `rules`, and what names add to `duplicates`, are filled in by
+    write_run(), and so is what it says of triggers.
 
-    `source` says what was read (digest, stat, as its reader wishes), `report` is the dialect's: passed through as JSON.
-    `base_outcomes`: so many of `outcomes` are those that the run's BLOCKS speak of; the others came with its delta.
+    `triggers` counts them by the lower-case word of their kind; `trigger_digest` tells whether two runs have the same
+    ones, whatever their lines ("": none). `source` says what was read (digest, stat, as its reader wishes), `report` is
+    the dialect's: passed through as JSON. `base_outcomes`: so many of `outcomes` are those that the run's BLOCKS speak of;
+    the others came with its delta or its triggers.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -67,6 +80,8 @@ class RunHeader:
     refused: tuple[Refused, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
+    triggers: Mapping[str, int] = field(default_factory=dict)
+    trigger_digest: str = ""
     base_outcomes: int = 0
 
 
@@ -147,30 +162,43 @@ def write_blocks(writer: SectionWriter, builder: RunBuilder) -> list[Block]:
     return blocks.blocks
 
 
-def write_run(path: Path, builder: RunBuilder, header: RunHeader) -> RunHeader:
-    """Sort what `builder` took and write it to `path`; returns the header with its counts."""
+def write_run(path: Path, builder: RunBuilder, header: RunHeader, triggers: Sequence[Trigger] = ()) -> RunHeader:
+    """Sort what `builder` took and write it to `path`; returns the header with its counts.
+
+    `triggers` have no duplicates, are in the order of kind and line, and their outcomes are among the header's.
+    """
     builder.sort()
     with replacing(path) as file:
         writer = SectionWriter(file, RUN)
         writer.begin()
-        header = finish_run(writer, write_blocks(writer, builder), builder, header)
+        header = finish_run(writer, write_blocks(writer, builder), builder, header, triggers)
     return header
 
 
-def finish_run(writer: SectionWriter, blocks: list[Block], builder: RunBuilder, header: RunHeader) -> RunHeader:
+def finish_run(
+    writer: SectionWriter, blocks: list[Block], builder: RunBuilder, header: RunHeader, triggers: Sequence[Trigger] = ()
+) -> RunHeader:
     """Write what comes behind the BLOCKS of a run without a delta; returns the header with its counts."""
     header = replace(
         header,
         names=builder.names,
         rules=builder.rules,
-        duplicates=builder.duplicates,
+        duplicates=header.duplicates + builder.duplicates,
         base_outcomes=len(header.outcomes),
     )
     writer.add(pack_blocks(blocks))
-    writer.add(pack_header(header))
+    header = add_header(writer, header, triggers)
     writer.add(b"")
     writer.add(pack_blocks([]))
     writer.finish()
+    return header
+
+
+def add_header(writer: SectionWriter, header: RunHeader, triggers: Sequence[Trigger]) -> RunHeader:
+    """Write TRIGGERS and TEXT; returns the header with what it says of triggers."""
+    header = replace(header, triggers=count_triggers(triggers), trigger_digest=_trigger_digest(triggers))
+    writer.add(_pack_triggers(triggers, header.outcomes))
+    writer.add(_pack_header(header))
     return header
 
 
@@ -274,6 +302,13 @@ class Run:
         """Everything the list has, in the order of the keys."""
         return self.below("")
 
+    def triggers(self) -> list[Trigger]:
+        """The rules that are not names, in the order of kind and line. Damaged if they are not whole."""
+        try:
+            return _unpack_triggers(self._file.read(RunSection.TRIGGERS), self.header.outcomes)
+        except (zlib.error, struct.error, ValueError, IndexError) as error:
+            raise error if isinstance(error, Damaged) else self._file.damaged(error) from error
+
     def keys_below(self, keys: Iterable[bytes], limit: int) -> list[bytes]:
         """These keys and all below them, as far as the list has them; at most `limit` + 1. Quickest in their order."""
         found: list[bytes] = []
@@ -318,6 +353,49 @@ def diff(old: Path, new: Path) -> RunDiff:
     return RunDiff(added, removed, changed)
 
 
+def count_triggers(triggers: Iterable[Trigger]) -> dict[str, int]:
+    """How many there are of each kind, by the kind's lower-case word."""
+    counts = Counter(trigger.kind for trigger in triggers)
+    return {kind.name.lower(): counts[kind] for kind in sorted(counts)}
+
+
+def _trigger_digest(triggers: Sequence[Trigger]) -> str:
+    """A digest of what triggers say in their order, lines left out."""
+    if not triggers:
+        return ""
+    said = {outcome: json.dumps(outcome_to_json(outcome)) for outcome in {trigger.outcome for trigger in triggers}}
+    text = "\0".join(f"{kind:d} {text}\0{said[outcome]}" for kind, text, outcome, _ in triggers)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _pack_triggers(triggers: Sequence[Trigger], outcomes: Sequence[Outcome]) -> bytes:
+    if not triggers:
+        return b""
+    numbers = {outcome: number for number, outcome in enumerate(outcomes)}
+    texts = [trigger.text.encode() for trigger in triggers]
+    lines = [
+        TRIGGER_LINE.pack(kind, 0, len(text), numbers[outcome], line)
+        for (kind, _, outcome, line), text in zip(triggers, texts, strict=True)
+    ]
+    return _deflate(TRIGGER_COUNT.pack(len(lines)) + b"".join(lines + texts))
+
+
+def _unpack_triggers(octets: bytes, outcomes: Sequence[Outcome]) -> list[Trigger]:
+    """ValueError, IndexError, struct.error or zlib.error if they are not what _pack_triggers() gave."""
+    if not octets:
+        return []
+    body = zlib.decompress(octets, -zlib.MAX_WBITS)
+    (count,) = TRIGGER_COUNT.unpack_from(body)
+    at = TRIGGER_COUNT.size + count * TRIGGER_LINE.size
+    triggers = []
+    for kind, _, length, outcome, line in TRIGGER_LINE.iter_unpack(body[TRIGGER_COUNT.size : at]):
+        triggers.append(Trigger(TriggerKind(kind), body[at : at + length].decode(), outcomes[outcome], line))
+        at += length
+    if at != len(body) or len(triggers) != count:
+        raise ValueError("its triggers are not whole")
+    return triggers
+
+
 def inflate(octets: bytes) -> bytes:
     """A block as it was before it was compressed; zlib.error if it is none."""
     return zlib.decompress(octets, -zlib.MAX_WBITS)
@@ -341,8 +419,7 @@ def outcome_from_json(values: list[Any]) -> Outcome:
     )
 
 
-def pack_header(header: RunHeader) -> bytes:
-    """The TEXT section of a run."""
+def _pack_header(header: RunHeader) -> bytes:
     values = asdict(header)
     values["outcomes"] = [outcome_to_json(outcome) for outcome in header.outcomes]
     return json.dumps(values, separators=(",", ":")).encode()

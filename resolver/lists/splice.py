@@ -23,7 +23,8 @@ from typing import Self, TypeAlias
 from resolver.engine.engine import RunBuilder, RunReader
 from resolver.lists.container import SectionWriter, replacing
 from resolver.lists.layout import BLOCK_KEYS, RUN, RunSection, pack_blocks
-from resolver.lists.runs import BlockWriter, Run, RunHeader, finish_run, inflate, pack_header, write_blocks
+from resolver.lists.rules import Trigger
+from resolver.lists.runs import BlockWriter, Run, RunHeader, add_header, finish_run, inflate, write_blocks
 
 WINDOW = 1 << 18  # rules
 KEPT = 4 * BLOCK_KEYS  # rules: with fewer no block is taken, so what comes some thousands late is still in order
@@ -68,8 +69,8 @@ class RunStream:
             self._put += 1
             self._last = self.builder.last_key
 
-    def finish(self, header: RunHeader) -> RunHeader:
-        """Write the rest and put the file in its place; returns the header with its counts."""
+    def finish(self, header: RunHeader, triggers: Sequence[Trigger] = ()) -> RunHeader:
+        """Write the rest and put the file in its place; returns the header with its counts. `triggers`: see write_run()."""
         self.builder.sort()
         self._write(0)
         self._blocks.flush()
@@ -81,7 +82,7 @@ class RunStream:
             self._file.truncate()
             self._begin()
             blocks = write_blocks(self._writer, builder)
-        header = finish_run(self._writer, blocks, builder, header)
+        header = finish_run(self._writer, blocks, builder, header, triggers)
         self._undo.close()
         return header
 
@@ -134,11 +135,18 @@ class Splice:
             self._entries[key] = was, was
         return {key: self._entries[key][0] for key in keys}
 
-    def write(self, new: Path, changes: Mapping[bytes, Rules], header: RunHeader) -> RunHeader:
+    def triggers(self) -> list[Trigger]:
+        """The run's rules that are not names."""
+        return self._run.triggers()
+
+    def write(
+        self, new: Path, changes: Mapping[bytes, Rules], header: RunHeader, triggers: Sequence[Trigger] = ()
+    ) -> RunHeader:
         """Write at `new` the run with what `changes` say of their keys, nothing of a key that goes.
 
-        `header`: the old one's with what is new; its outcomes begin with the old one's. Its counts are made here. If the
-        delta would have more than MAX_DELTA keys the run is written without one, which reads all of the old one.
+        `triggers` are all that there are now. `header`: the old one's with what is new; its outcomes begin with the old
+        one's, and its counts are made here. If the delta would have more than MAX_DELTA keys the run is written without
+        one, which reads all of the old one.
         """
         run = self._run
         if header.outcomes[: len(run.header.outcomes)] != run.header.outcomes:
@@ -164,7 +172,7 @@ class Splice:
             writer = SectionWriter(file, RUN)
             writer.copy(run.file, RunSection.BLOCKS)
             writer.copy(run.file, RunSection.INDEX)
-            writer.add(pack_header(header))
+            header = add_header(writer, header, triggers)
             writer.begin()
             blocks = write_blocks(writer, builder)
             writer.add(pack_blocks(blocks))
@@ -195,7 +203,7 @@ def flatten_run(old: Path, new: Path) -> RunHeader:
         while taken := stream.builder.absorb(reader, count, WINDOW):
             count += taken
             stream.pour()
-        return stream.finish(run.header)
+        return stream.finish(run.header, run.triggers())
 
 
 def canonical(rules: Rules) -> tuple[tuple[int, int], ...]:

@@ -16,7 +16,7 @@ begin with our serial or whose serials do not meet.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -32,7 +32,7 @@ import dns.rdatatype
 from resolver.engine.engine import TransferScanner
 from resolver.lists.parse.base import ListReport, Options
 from resolver.lists.parse.rpz import Rpz
-from resolver.lists.rules import BadLine, Outcome
+from resolver.lists.rules import BadLine, Outcome, Trigger, TriggerKind
 from resolver.lists.runs import Refused, Run, RunHeader
 from resolver.lists.splice import RunStream, Splice
 from resolver.transfer.messages import HEADER, Request, Signatures, TransferError, parser_of, soa_of, wire_of
@@ -88,6 +88,7 @@ class TransferReader:
         zone = request.zone.to_text(omit_final_dot=True).lower()
         self._rules = _Rules(replace(options, format="rpz", origin=zone), self._scanner, self._take)
         self._changes: dict[tuple[bytes, int], list[Change]] = {}
+        self._trigger_changes: dict[tuple[TriggerKind, str], list[Change]] = {}
         self._count = 0
 
     def __enter__(self) -> TransferReader:
@@ -175,7 +176,8 @@ class TransferReader:
             for other in others:
                 self._rules.read(message, *other)
             if self._at is not _At.WHOLE:
-                self._rules.flush()
+                for kind, text, outcome, _ in self._rules.take_triggers():
+                    self._trigger_changes.setdefault((kind, text), []).append(self._change(outcome))
         if done == count:
             return after, done
         return self._read_soa(message, after), done + 1
@@ -238,6 +240,7 @@ class TransferReader:
     def _finish_whole(self) -> RunHeader:
         self._rules.finish()
         report = self._rules.report
+        triggers = sorted(self._first_of_each(), key=lambda trigger: trigger.kind)
         if not self._rules.count and self._old is not None:
             with Run(self._old) as run:
                 if run.header.names:
@@ -245,7 +248,15 @@ class TransferReader:
                         f"it brought SOA and NS and no rule, where there were {run.header.names} names; that is how some "
                         "primaries refuse"
                     )
-        return self._stream.finish(self._header(report))
+        return self._stream.finish(self._header(report), triggers)
+
+    def _first_of_each(self) -> Iterator[Trigger]:
+        seen = set()
+        for kind, text, outcome, _ in self._rules.take_triggers():
+            if (kind, text) not in seen:
+                seen.add((kind, text))
+                self._rules.number(outcome)
+                yield Trigger(kind, text, outcome, 0)
 
     def _header(self, report: ListReport) -> RunHeader:
         assert self._soa is not None
@@ -274,10 +285,13 @@ class TransferReader:
             self._changed(key, scope, outcomes[outcome])
 
     def _changed(self, key: bytes, scope: int, outcome: Outcome) -> None:
+        self._changes.setdefault((key, scope), []).append(self._change(outcome))
+
+    def _change(self, outcome: Outcome) -> Change:
         self._count += 1
         if self._count > MAX_CHANGES:
             raise TransferError(f"a delta of more than {MAX_CHANGES} records", no_delta=True)
-        self._changes.setdefault((key, scope), []).append(Change(self._at is _At.COMES, outcome))
+        return Change(self._at is _At.COMES, outcome)
 
     def _finish_delta(self) -> RunHeader:
         assert self._old is not None and self._soa is not None
@@ -295,17 +309,26 @@ class TransferReader:
                         for one in (1, 2)
                     }
                 said[scope] = _after(said[scope], changes)
-            found: dict[bytes, list[tuple[int, int]]] = {}
-            for key, said in rules.items():
-                found[key] = []
-                for scope, outcome in said.items():
-                    if outcome is not None:
-                        if outcome not in numbers:
-                            numbers[outcome] = len(outcomes)
-                            outcomes.append(outcome)
-                        found[key].append((scope, numbers[outcome]))
+
+            def number_of(outcome: Outcome) -> int:
+                if outcome not in numbers:
+                    numbers[outcome] = len(outcomes)
+                    outcomes.append(outcome)
+                return numbers[outcome]
+
+            found = {
+                key: [(scope, number_of(outcome)) for scope, outcome in said.items() if outcome is not None]
+                for key, said in rules.items()
+            }
+            spoken = {(trigger.kind, trigger.text): trigger.outcome for trigger in splice.triggers()}
+            for trigger, changes in self._trigger_changes.items():
+                if (after := _after(spoken.pop(trigger, None), changes)) is not None:
+                    number_of(after)
+                    spoken[trigger] = after
+            triggers = [Trigger(kind, text, outcome, 0) for (kind, text), outcome in spoken.items()]
+            triggers.sort(key=lambda trigger: trigger.kind)
             report = {**header.report, "soa": self._soa.text, "soa_serial": self._soa.serial}
-            return splice.write(self._path, found, replace(header, outcomes=tuple(outcomes), report=report))
+            return splice.write(self._path, found, replace(header, outcomes=tuple(outcomes), report=report), triggers)
 
 
 def _after(outcome: Outcome | None, changes: list[Change]) -> Outcome | None:
@@ -352,8 +375,7 @@ class _Rules:
         return number
 
     def _emit(self, name: str, scope: Scope, outcome: Outcome, line: int) -> None:
-        if self._allows:
-            outcome = Outcome(verb=Verb.ALLOW, important=outcome.important)
+        outcome = self._said(outcome)
         self.count += 1
         self._emitted.append((name, outcome))
         self._take(name, scope, outcome, line)
@@ -379,9 +401,16 @@ class _Rules:
             if target.to_text(omit_final_dot=True).lower() != name:
                 self._scanner.learn(wire_of(target), ttl, self.number(outcome))
 
-    def flush(self) -> None:
-        """Emit data that waits for more of its owner."""
+    def take_triggers(self) -> list[Trigger]:
+        """The rules that are not names since the last call; data that waits for more of its owner is emitted before."""
         self._dialect.flush()
+        taken = [trigger._replace(outcome=self._said(trigger.outcome)) for trigger in self.report.triggers]
+        self.report.triggers.clear()
+        self.count += len(taken)
+        return taken
+
+    def _said(self, outcome: Outcome) -> Outcome:
+        return Outcome(verb=Verb.ALLOW, important=outcome.important) if self._allows else outcome
 
     def finish(self) -> None:
         """The zone ended."""
