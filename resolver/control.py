@@ -6,7 +6,9 @@ missing, unknown or of the wrong type is a `ControlError` that says which. `_KIN
 that is not in it cannot be received.
 
     supervisor → worker   Configure once, then Overlay and Swap, each whenever it changes; Inspect; Drain
-    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected
+    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected; Notified
+    supervisor → fetcher  Follow whenever the config changes, Fetch
+    fetcher → supervisor  Fetched for each list at a Follow and after each attempt; Changed; Done for each Fetch
     command → supervisor  Reload, Status, Statistics, Override, TakeBack: answered by Report or Failed, then the
                           connection is closed
 
@@ -85,6 +87,15 @@ class RateLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class Zone:
+    """A list that comes by zone transfer: its zone, and the networks that NOTIFY is taken from."""
+
+    list: str
+    zone: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
     """Serve by generation `number` from now on; `index` and `policy` are paths."""
 
@@ -94,6 +105,7 @@ class Swap:
     cache: CacheLimits
     upstream: Upstream
     rate_limit: RateLimit
+    zones: tuple[Zone, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +168,13 @@ class Inspected:
 
 
 @dataclass(frozen=True, slots=True)
+class Notified:
+    """A primary said that the zones of these lists have changed."""
+
+    lists: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """What was asked was not done; nothing has changed. `number` is the generation that a Swap failed for."""
 
@@ -163,10 +182,61 @@ class Failed:
     number: int = 0
 
 
+# -- supervisor → fetcher -------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Keep the copies of this config's lists up to date from now on; `config` is its Config.to_json."""
+
+    config: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask the sources of these lists now (none: of all); asks for a Done with the same `serial`."""
+
+    serial: int
+    lists: tuple[str, ...]
+
+
+# -- fetcher → supervisor -------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """How fetching a list goes. `outcome`: "changed", "unchanged", "failed", or "" where nothing was tried now; `octets`
+    that came; `copied`: when the copy in force came (0: there is none); the rest as in fetch.store.State."""
+
+    list: str
+    outcome: str
+    octets: int
+    copied: float
+    checked: float
+    failures: int
+    error: str
+    next_try: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The copies of these lists have changed: a reload is due."""
+
+    lists: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Every list of a Fetch was fetched, or failed: list → error."""
+
+    serial: int
+    failed: dict[str, str]
+
+
 # -- command → supervisor -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Build and enforce a generation that begins after this message came in."""
+    """Build and enforce a generation that begins after this message came in; with `fetch`, after the sources of `lists`
+    (none: of all lists from other machines) have been asked."""
+
+    fetch: bool = False
+    lists: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +282,13 @@ Message = (
     | Swapped
     | Overlaid
     | Inspected
+    | Notified
     | Failed
+    | Follow
+    | Fetch
+    | Fetched
+    | Changed
+    | Done
     | Reload
     | Status
     | Statistics

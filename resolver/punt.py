@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from resolver.engine.engine import AFTER_NOTHING, AFTER_TRUNCATED, PUNT, PUNT_CONDITIONAL, PUNT_LOCAL
+from resolver.engine.engine import AFTER_NOTHING, AFTER_TRUNCATED, PUNT, PUNT_CONDITIONAL, PUNT_LOCAL, PUNT_NOTIFY
 from resolver.upstream.health import Server
 from resolver.upstream.message import HEADER, PAYLOAD_SIZE, Question, walk
 from resolver.upstream.pool import Pool, Result
@@ -54,6 +54,7 @@ class Alias:
 
 Describe = Callable[["Punt"], Alias | bytes]  # what to answer to a PUNT_LOCAL; bytes: a whole reply, sent as it stands
 Decide = Callable[["Punt"], bytes]  # a PUNT_CONDITIONAL's cell (engine/query.pxd), 8 octets
+Notified = Callable[["Punt"], bytes]  # the reply to a NOTIFY
 Asked = Callable[["Punt"], Server | None]  # which server the engine asked before it gave the question up
 _Waiter = Callable[[Result], None]
 
@@ -65,13 +66,21 @@ class Punts:
     """
 
     def __init__(
-        self, engine: Engine, pool: Pool, *, describe: Describe, decide: Decide, asked: Asked = lambda _: None
+        self,
+        engine: Engine,
+        pool: Pool,
+        *,
+        describe: Describe,
+        decide: Decide,
+        asked: Asked = lambda _: None,
+        notified: Notified | None = None,
     ) -> None:
         self._engine = engine
         self._pool = pool
         self._describe = describe
         self._decide = decide
         self._asked = asked
+        self._notified = notified
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Hashable, list[tuple[Punt, _Waiter]]] = {}
         self._waiters = 0
@@ -112,6 +121,12 @@ class Punts:
                 self._deliver(punt, self._engine.send(punt, local))
             else:
                 self._chase(punt, local)
+        elif punt.reason == PUNT_NOTIFY:
+            if self._notified is not None:
+                self._deliver(punt, self._engine.send(punt, self._notified(punt)))
+            else:
+                reply = error_reply(punt.packet, len(punt.qname), Rcode.NOTIMP)
+                self._deliver(punt, self._engine.send(punt, reply))
         elif punt.reason == PUNT_CONDITIONAL:
             cell = self._decide(punt)
             is_stream = punt.transport != Transport.UDP

@@ -34,6 +34,7 @@ from resolver.config.problem import ConfigError
 from resolver.facts import Facts, ListFacts
 from resolver.lists.report import Report
 from resolver.lists.standing import standing
+from resolver.transfer.notify import sources_of
 from resolver.watch import Watch, state_of
 from resolver.workers import Workers, WorkersError
 
@@ -131,6 +132,7 @@ class Reloader:
         self._running = asyncio.Lock()
         self._next: asyncio.Task[Outcome] | None = None
         self.builder = Builder()
+        self.on_config: Callable[[Config], None] | None = None  # told of each config that was read
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
 
@@ -184,6 +186,8 @@ class Reloader:
         for problem in config.warnings:
             _log.warning("%s", problem)
         here = config.model_copy(update={"state_dir": str(self._state_dir)})
+        if self.on_config:
+            self.on_config(here)
         generation = await asyncio.to_thread(standing, here, self._state_dir)
         if generation is None:
             report = await self.builder.build(here)
@@ -219,6 +223,11 @@ class Reloader:
             ),
             rate_limit=control.RateLimit(
                 config.rate_limit.per_second, config.rate_limit.prefix4, config.rate_limit.prefix6
+            ),
+            zones=tuple(
+                control.Zone(listed.name, listed.zone, sources_of(listed))
+                for listed in config.lists
+                if listed.scheme == "axfr" and listed.enabled != "no"
             ),
         )
 

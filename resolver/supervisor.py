@@ -21,7 +21,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from resolver.admin.app import AdminError, AdminServer, make_app
 from resolver.channel import Channel
 from resolver.config.load import load
 from resolver.config.model import Config
+from resolver.config.problem import ConfigError
 from resolver.control import ControlError
 from resolver.facts import Facts, Source
+from resolver.fetch.link import Sources
 from resolver.overlay import Entry, Overlay, OverlayError
 from resolver.privilege import PrivilegeError, drop_to
 from resolver.reload import Reloader, ReloadError
@@ -106,6 +108,9 @@ class Supervisor:
             self._workers = Workers(self._sockets, fds, config.cache.size, self._facts)
             self._watch = Watch(state_dir)
             self._reloader = Reloader(path, config, self._workers, self._facts, self._watch)
+            self._remote = Sources(self._facts, self._copies_changed)
+            self._reloader.on_config = self._remote.follow
+            self._workers.on_notify = self._remote.hurry
             self._undo = undo.pop_all()
 
     async def run(self) -> None:
@@ -131,6 +136,7 @@ class Supervisor:
             self._workers.kill()
             for task in self._tasks:
                 task.cancel()
+            await self._remote.stop()
             await self._reloader.builder.stop()
             commands.close()
             (self._config.state_path / control.SOCKET).unlink(missing_ok=True)
@@ -153,6 +159,7 @@ class Supervisor:
             raise StartError(str(known.exceptions[0])) from None
         up.set()
         self._spawn(self._follow_files())
+        self._spawn(self._remote.run())
         self._spawn(self._reloader.builder.prepare())
         _log.info(
             "ready after %.2f s: generation %d, %d workers, DNS on %s, admin on %s",
@@ -202,6 +209,21 @@ class Supervisor:
         with contextlib.suppress(ReloadError):
             await self._reloader.request()
 
+    def _copies_changed(self, lists: Sequence[str]) -> None:
+        self._spawn(self._reload_quietly(f"fetched: {', '.join(lists)}"))
+
+    async def _fetch(self, names: tuple[str, ...]) -> list[str]:
+        """Have sources asked now, those of a config that nobody has read yet included; what is wrong, a line each."""
+        config = load(self._path)
+        remote = {listed.name for listed in config.lists if listed.is_remote and listed.enabled != "no"}
+        if unknown := set(names) - remote:
+            raise ControlError(
+                f"{min(unknown)}: no list of the config that comes from another machine and is switched on"
+            )
+        self._remote.follow(config.model_copy(update={"state_dir": str(self._config.state_path)}))
+        failed = await self._remote.fetch(names)
+        return [f"lists.{name}: {error}" for name, error in sorted(failed.items())]
+
     async def _follow_files(self) -> None:
         try:
             async with contextlib.aclosing(self._watch.changes()) as changes:
@@ -225,10 +247,12 @@ class Supervisor:
 
     async def _answer(self, message: control.Message) -> control.Message:
         match message:
-            case control.Reload():
+            case control.Reload(fetch, lists):
                 try:
-                    return control.Report((await self._reloader.request()).to_json())
-                except ReloadError as error:
+                    failed = await self._fetch(lists) if fetch else []
+                    outcome = await self._reloader.request()
+                    return control.Report({**outcome.to_json(), "not_fetched": failed})
+                except (ReloadError, ConfigError, ControlError) as error:
                     return control.Failed(str(error))
             case control.Status():
                 return control.Report(await self._status())

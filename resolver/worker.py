@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
@@ -35,6 +36,7 @@ from resolver.listeners.stream import StreamServer
 from resolver.local import Aliases
 from resolver.punt import Alias, Punts
 from resolver.snapshot import read_policy
+from resolver.transfer import notify
 from resolver.upstream.health import Server, Strategy
 from resolver.upstream.native import Native
 from resolver.upstream.pool import Pool, PoolConfig
@@ -51,7 +53,7 @@ _log = logging.getLogger(__name__)
 class Worker:
     """What a worker holds for its lifetime, made once its Configure came in."""
 
-    def __init__(self, configure: control.Configure) -> None:
+    def __init__(self, configure: control.Configure, tell: Callable[[control.Message], None]) -> None:
         self.generation = 0
         memory = memoryview(mmap.mmap(configure.counters_fd, counters.SIZE))
         self.engine = Engine(counters=memory, cache_bytes=configure.cache_bytes)
@@ -61,9 +63,16 @@ class Worker:
         self._buckets = memoryview(mmap.mmap(configure.buckets_fd, 0))
         self._buckets_key = bytes.fromhex(configure.buckets_key)
         self._overlay: list[overlay.Entry] = []
+        self._tell = tell
+        self._zones: tuple[notify.Notifiable, ...] = ()
         self._overlay_timer: asyncio.TimerHandle | None = None
         self.punts = Punts(
-            self.engine, self.pool, describe=self._describe, decide=self._decide, asked=self.native.asked
+            self.engine,
+            self.pool,
+            describe=self._describe,
+            decide=self._decide,
+            asked=self.native.asked,
+            notified=self._notified,
         )
         self.streams = StreamServer(self.engine, self.punts.run)
         self._sockets = [
@@ -90,6 +99,7 @@ class Worker:
         )
         self.engine.configure_cache(max_ttl=limits.max_ttl, min_ttl=limits.min_ttl, negative_ttl=limits.negative_ttl)
         self.engine.swap(snapshot)
+        self._zones = tuple(notify.notifiable(zone.list, zone.zone, zone.sources) for zone in order.zones)
         is_first, self.generation = self.generation == 0, order.number
         if is_first:
             await self._open()
@@ -120,6 +130,12 @@ class Worker:
             else:
                 self.engine.add_udp(bound.fd, bound.family, bound.wildcard)
         asyncio.get_running_loop().add_reader(self.engine.fileno(), self._drain)
+
+    def _notified(self, punt: Punt) -> bytes:
+        reply, lists = notify.answer(self._zones, punt.packet, punt.qname, punt.qtype, punt.client)
+        if lists:
+            self._tell(control.Notified(tuple(lists)))
+        return reply
 
     def _describe(self, punt: Punt) -> Alias:
         return self._aliases.describe(punt)
@@ -218,7 +234,7 @@ async def _main(fd: int) -> None:
     seconds = [5.0]
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     try:
-        worker = Worker(configure)
+        worker = Worker(configure, channel.send)
     except (OSError, ValueError, MemoryError) as error:
         channel.send(control.Failed(_said(error)))
         await channel.flush()

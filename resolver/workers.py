@@ -18,7 +18,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from resolver import control, counters, overlay, spawn
 from resolver.channel import Channel
@@ -129,6 +129,8 @@ class _Keeper:
                 case control.Failed(text):
                     self._refused = message
                     self._last_words = "" if self.enforced else text  # it ends after refusing its first generation
+                case control.Notified(lists):
+                    self._workers.on_notify(lists)
                 case control.Inspected():
                     self._inspected = message
             self._heard.notify_all()
@@ -203,6 +205,7 @@ class Workers:
         self.desired: control.Swap | None = None
         self.overlay = control.Overlay(0, ())
         self.facts = facts
+        self.on_notify: Callable[[Sequence[str]], None] = lambda _: None  # told of lists whose primaries notified
         self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         share = cache_bytes // len(counters_fds)

@@ -6,7 +6,9 @@ and nowhere else. Schemas are built when the first file is read, not on import. 
 from one part of the file to another is checked by `checks.py`.
 """
 
+import base64
 import os
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from itertools import takewhile
@@ -24,6 +26,7 @@ from resolver.vocabulary import EDE, Action
 
 GLOB_CHARACTERS = frozenset("*?[")
 DEFAULT_TTL = 10  # seconds
+_SHA256 = re.compile(r"sha256:[0-9a-f]{64}", re.IGNORECASE)
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
 
 
@@ -56,6 +59,13 @@ class _Section(BaseModel):
     def _nothing_is_all_defaults(cls, data: object) -> object:
         """A section all of whose keys are commented out has nothing in it: null, for YAML."""
         return {} if data is None else data
+
+
+def _way(source: str) -> Literal["file", "http", "axfr"]:
+    """How a source is reached, encrypted or not."""
+    if source.startswith(("http://", "https://")):
+        return "http"
+    return "axfr" if source.startswith("axfr://") else "file"
 
 
 class Certificate(_Section):
@@ -192,12 +202,35 @@ class ListConfig(_Section):
         default="auto", description="Whether a plain name covers what is below it; auto: as the format has it."
     )
     refresh: types.Ttl = Field(default=86_400, description="How often the source is looked at for changes.")
+    checksum: types.Text = Field(
+        default="",
+        description="The SHA-256 that a body from http:// or https:// must have: sha256:HEX, or the http(s):// address of "
+        "a file that says it, as sha256sum writes it. Empty: not checked.",
+    )
+    max_size: types.Size | None = Field(
+        default=None, description="A body from another machine is no longer than this; unset: fetch.max_size."
+    )
     enabled: types.Enabled = Field(default="yes", description="no: not read. shadow: only counts what it would do.")
     mandatory: types.YesNo = Field(
         default=False, description="An order from outside: limits on its size and changes only report, never hold it."
     )
     override: types.OverrideRule = Field(
         default=types.Override(), description="What the list does instead of what its rules say; given: what they say."
+    )
+    tsig: types.Text = Field(
+        default="", description="Which of `tsig_keys` signs transfers of an axfr:// source; empty: none."
+    )
+    allow_notify: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=(), description="Who may say that an axfr:// source has changed (NOTIFY), besides its primaries."
+    )
+    on_expire: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="What happens when no primary has answered for as long as the zone's EXPIRE says; an alarm either way.",
+    )
+    on_cold_start: Literal["serve", "servfail"] = Field(
+        default="serve",
+        description="What clients of an axfr:// list get while no copy of it was ever there: answers without it, or "
+        "SERVFAIL.",
     )
     _base: Path = PrivateAttr(default_factory=Path.cwd)
 
@@ -212,7 +245,61 @@ class ListConfig(_Section):
             raise ValueError("expected a path, http://, https:// or axfr://primary/zone")
         if not host or (scheme == "axfr" and not path):
             raise ValueError("expected axfr://primary/zone" if scheme == "axfr" else f"expected {scheme}://host/path")
+        if scheme == "axfr":
+            addresses.parse_primary(source)
+        else:
+            addresses.check_url(source)
         return source
+
+    @field_validator("mirrors")
+    @classmethod
+    def _mirrors_are_alike(cls, mirrors: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        way = _way(info.data.get("source", ""))
+        for mirror in mirrors:
+            if way == "file":
+                raise ValueError("expected no mirrors: the source is a file, which is read where it is")
+            cls._source_is_whole(mirror)
+            if _way(mirror) != way:
+                raise ValueError(
+                    f"expected mirrors that are reached like the source, not {addresses.shown_url(mirror)}"
+                )
+        zones = {addresses.parse_primary(each)[1] for each in (info.data["source"], *mirrors) if way == "axfr"}
+        if len(zones) > 1:
+            raise ValueError("expected other primaries of the same zone")
+        return types.without_repeats(mirrors)
+
+    @field_validator("checksum")
+    @classmethod
+    def _checksum_is_one(cls, checksum: str, info: ValidationInfo) -> str:
+        if not checksum:
+            return checksum
+        if _way(info.data.get("source", "")) != "http":
+            raise ValueError("expected no checksum: only bodies from http:// and https:// are held against one")
+        if _SHA256.fullmatch(checksum):
+            return checksum.lower()
+        if _way(checksum) != "http":
+            raise ValueError("expected sha256: and 64 hexadecimal digits, or the http:// or https:// address of a file")
+        return cls._source_is_whole(checksum)
+
+    @property
+    def primaries(self) -> tuple[addresses.Primary, ...]:
+        """The primaries of an axfr:// source, in order."""
+        return tuple(addresses.parse_primary(each)[0] for each in (self.source, *self.mirrors))
+
+    @property
+    def zone(self) -> str:
+        """The zone of an axfr:// source: lower-case, without the final dot."""
+        return addresses.parse_primary(self.source)[1]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the list comes from another machine."""
+        return self.scheme != "file"
+
+    @property
+    def shown(self) -> str:
+        """The source as it may be shown: without a password."""
+        return addresses.shown_url(self.source) if self.is_remote else self.source
 
     @property
     def scheme(self) -> Literal["file", "http", "https", "axfr"]:
@@ -251,6 +338,93 @@ class ListConfig(_Section):
         parts = Path(self.source).parts
         fixed = tuple(takewhile(GLOB_CHARACTERS.isdisjoint, parts))
         return _expand(self._base, str(Path(*fixed))), "/".join(parts[len(fixed) :])
+
+
+class Fetch(_Section):
+    """How lists are fetched over http:// and https://."""
+
+    timeout: types.Seconds = Field(
+        default=15.0,
+        description="How long a source is waited for at each step: connection, TLS, first octet, each further octets.",
+    )
+    deadline: types.Seconds = Field(
+        default=900.0, description="How long one transfer may take from end to end; what came by then is gone on with."
+    )
+    max_size: types.Size = Field(default=2**30, description="A body is no longer than this, as it is sent.")
+    proxy: types.Text = Field(
+        default="",
+        description="The http:// or https:// address of a proxy, user:password@ included where it wants them.",
+    )
+    ca: types.Text = Field(
+        default="", description="File with certificates, in PEM form, of authorities to trust besides the system's."
+    )
+    user_agent: types.Text = Field(default="tampah", min_length=1, description="What sources are told who asks.")
+
+    @field_validator("timeout", "deadline")
+    @classmethod
+    def _waits_are_usable(cls, seconds: float) -> float:
+        if not 0.1 <= seconds <= 86_400:
+            raise ValueError("expected a time from 100ms to 1d")
+        return seconds
+
+    @field_validator("proxy")
+    @classmethod
+    def _proxy_is_one(cls, proxy: str) -> str:
+        scheme, _, rest = proxy.partition("://")
+        if proxy and (scheme not in ("http", "https") or not rest.strip("/")):
+            raise ValueError("expected http://host:port or https://host:port")
+        return proxy
+
+    @field_validator("user_agent")
+    @classmethod
+    def _user_agent_is_printable(cls, text: str) -> str:
+        if not text.isascii() or not text.isprintable():
+            raise ValueError("expected printable ASCII")
+        return text
+
+
+class TsigKey(_Section):
+    """A key that zone transfers are signed with (RFC 8945)."""
+
+    name: types.Name = Field(description="The key's name, as the primary has it.")
+    algorithm: Literal["hmac-sha256", "hmac-sha512"] = Field(default="hmac-sha256", description="Its algorithm.")
+    secret: types.Text = Field(default="", repr=False, description="The secret in base64. Better in a file of its own.")
+    secret_file: types.Text = Field(default="", description="A file that holds the secret in base64 and nothing else.")
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @field_validator("secret")
+    @classmethod
+    def _secret_is_base64(cls, secret: str) -> str:
+        if secret:
+            decode_secret(secret)
+        return secret
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        if bool(self.secret) == bool(self.secret_file):
+            raise ValueError("expected either secret or secret_file")
+        return self
+
+    def octets(self) -> bytes:
+        """The secret. OSError or ValueError, which never shows it, if its file cannot be used."""
+        if self.secret:
+            return decode_secret(self.secret)
+        path = _expand(self._base, self.secret_file)
+        try:
+            return decode_secret(path.read_text())
+        except (ValueError, UnicodeDecodeError):
+            raise ValueError(f"{path}: expected a secret in base64, and nothing else") from None
+
+
+def decode_secret(text: str) -> bytes:
+    """The octets of a secret in base64; ValueError, which does not show it, if that is none."""
+    try:
+        octets = base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        octets = b""
+    if not octets:
+        raise ValueError("expected a secret in base64") from None
+    return octets
 
 
 class Category(_Section):
@@ -410,12 +584,14 @@ class Config(_Section):
     lists: tuple[ListConfig, ...] = Field(
         default=(), max_length=counters.NO_LIST, description="The lists of names to block or allow."
     )
+    fetch: Fetch = Field(default_factory=Fetch, description="How lists are fetched over http:// and https://.")
     categories: dict[types.Word, Category] = Field(
         default_factory=dict, description="How names of each category are answered, by the category's name."
     )
     groups: tuple[Group, ...] = Field(
         default=(), description="The first whose clients match counts; a client in none gets every list."
     )
+    tsig_keys: tuple[TsigKey, ...] = Field(default=(), description="The keys that lists name by `tsig`.")
     sinkhole: Sinkhole = Field(default_factory=Sinkhole, description="How blocked names are answered by default.")
     rebinding: Rebinding = Field(default_factory=Rebinding, description="Protection against DNS rebinding.")
     rewrites: tuple[Rewrite, ...] = Field(default=(), description="Names that are answered here.")
@@ -436,6 +612,8 @@ class Config(_Section):
         self._base = Path.cwd() if self._file is None else self._file.parent
         for listed in self.lists:
             listed._base = self._base
+        for key in self.tsig_keys:
+            key._base = self._base
         return self
 
     @property
@@ -465,6 +643,11 @@ class Config(_Section):
         if not (certificate.chain and certificate.key):
             return None
         return _expand(self._base, certificate.chain), _expand(self._base, certificate.key)
+
+    @property
+    def ca_path(self) -> Path | None:
+        """`fetch.ca` as an absolute path; None where it is not given."""
+        return _expand(self._base, self.fetch.ca) if self.fetch.ca else None
 
     @property
     def worker_count(self) -> int:

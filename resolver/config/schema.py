@@ -17,6 +17,7 @@ from resolver.config.model import (
     Category,
     Certificate,
     Config,
+    Fetch,
     Group,
     ListConfig,
     Listen,
@@ -30,7 +31,7 @@ from resolver.config.model import (
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Admin, Cache, Category, Certificate, Config, Group, Listen, ListConfig, QueryLog),
+    *(Admin, Cache, Category, Certificate, Config, Fetch, Group, Listen, ListConfig, QueryLog),
     *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, Upstream),
 )
 

@@ -618,7 +618,7 @@ cdef class Engine:
     def send(self, Punt punt not None, bytes reply not None):
         """Send a reply made in Python as it stands; returns it for a stream. Longer than a UDP client takes: ValueError."""
         cdef Query* q = &self.query
-        if self._question(q, punt) != CONTINUE or not HEADER <= len(reply) <= q.reply_room:
+        if self._question(q, punt) not in (CONTINUE, VERDICT_PUNT) or not HEADER <= len(reply) <= q.reply_room:
             raise ValueError("not a reply that can be sent")
         if punt.transport == TRANSPORT_UDP and len(reply) > q.limit:
             raise ValueError(f"{len(reply)} octets where the client takes {q.limit}")

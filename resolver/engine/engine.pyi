@@ -20,6 +20,7 @@ OVERLAY_BLOCK_VALUE: int
 PUNT_FORWARD: int  # not cached: ask upstream along `route`
 PUNT_CONDITIONAL: int  # the listset depends on type or client: Python decides
 PUNT_LOCAL: int  # answered by this server itself (a CNAME to chase, a special name)
+PUNT_NOTIFY: int  # a NOTIFY (RFC 1996); only packet, client, qname and qtype count
 
 class Index:
     """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong."""

@@ -20,6 +20,7 @@ cdef enum:
     FLAG_AD = 0x0020
     FLAG_CD = 0x0010
     OPCODE_MASK = 0x7800
+    OPCODE_NOTIFY = 0x2000     # 4 (RFC 1996), where OPCODE_MASK has it
     POINTER = 0xC0             # the two high bits of a compression pointer
     NAME_OF_QUESTION = 0xC00C  # a pointer to the question's name
 
@@ -41,6 +42,7 @@ cdef enum PuntReason:
     REASON_FORWARD = 0
     REASON_CONDITIONAL = 1
     REASON_LOCAL = 2
+    REASON_NOTIFY = 3
 
 cdef enum:
     TYPE_A = 1

@@ -107,7 +107,7 @@ def build_generation(
 
 def check_lists(config: Config) -> list[ListReport]:
     """What reading each list of the config would come to; nothing is written, and no lock is needed."""
-    return [check_list(listed) for listed in config.lists if listed.enabled != "no"]
+    return [check_list(listed, config.state_path) for listed in config.lists if listed.enabled != "no"]
 
 
 def _build(config: Config, state_dir: Path, force: bool, session: str, started: float) -> Generation:

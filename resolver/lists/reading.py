@@ -11,6 +11,8 @@ there is none, it is missing and the others serve. Only a lack of memory ends th
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +21,14 @@ from typing import Any
 
 from resolver.config.model import ListConfig
 from resolver.engine.engine import RunBuilder
+from resolver.fetch.store import FOLDER, copy_of
 from resolver.lists.layout import BLOCK_KEYS
 from resolver.lists.parse import Options, read_files
 from resolver.lists.records import encode_records
 from resolver.lists.report import REFUSED_SHOWN, ListOutcome, ListReport, RefusedLine
 from resolver.lists.rules import Trigger
 from resolver.lists.runs import Refused, Run, RunHeader, count_triggers, diff, run_digest, run_path, write_run
-from resolver.lists.source import SourceStat, files_of, open_source, sha256_of, stat_of
+from resolver.lists.source import SourceStat, files_here, open_source, sha256_of, stat_of
 from resolver.lists.standing import is_unchanged
 from resolver.snapshot import ListState
 
@@ -56,12 +59,12 @@ def take_list(
     error = ""
     header: RunHeader | None
     try:
-        outcome, state, header = _take(listed, state_dir / RUNS, options, fresh, before, force)
+        outcome, state, header = _take(listed, state_dir, options, fresh, before, force)
     except MemoryError:
         raise
     except Exception as fault:  # a list may hold anything, and no list may harm another
-        error = describe(fault)
-        outcome, state, header = _serve_on(state_dir / RUNS, fresh, before)
+        error = _named(describe(fault), listed, state_dir)
+        outcome, state, header = _serve_on(state_dir / RUNS, fresh, None if isinstance(fault, _Dropped) else before)
     added, removed = _changes(state_dir / RUNS, before, state)
     report = _report(listed, outcome, header, error)
     age, seconds = max(0.0, time.time() - state.seen), time.perf_counter() - started
@@ -86,12 +89,15 @@ def mend_list(listed: ListConfig, state_dir: Path, before: ListState | None, rea
     return Reading(state, _report(listed, outcome, header, fault))
 
 
-def check_list(listed: ListConfig) -> ListReport:
-    """What reading a list would come to; nothing is written."""
+def check_list(listed: ListConfig, state_dir: Path) -> ListReport:
+    """What reading a list would come to; nothing is written. A list from another machine is read from its copy."""
     started = time.perf_counter()
     try:
-        stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
-        builder, header, triggers = _parse(stats, options_of(listed))
+        stats = [stat_of(file) for file in files_here(listed, state_dir)]
+        if listed.scheme == "axfr":
+            with Run(Path(stats[0].path)) as run:
+                return replace(_report(listed, ListOutcome.READ, run.header, ""), seconds=time.perf_counter() - started)
+        builder, header, triggers = _parse(stats, options_of(listed), listed)
         builder.sort()
         while builder.take_block(BLOCK_KEYS):
             pass
@@ -105,7 +111,7 @@ def check_list(listed: ListConfig) -> ListReport:
     except MemoryError:
         raise
     except Exception as fault:  # as in take_list
-        report = _report(listed, ListOutcome.MISSING, None, describe(fault))
+        report = _report(listed, ListOutcome.MISSING, None, _named(describe(fault), listed, state_dir))
     return replace(report, seconds=time.perf_counter() - started)
 
 
@@ -123,29 +129,75 @@ def describe(fault: BaseException) -> str:
     return f"{type(fault).__name__}: {fault}"
 
 
+def _named(error: str, listed: ListConfig, state_dir: Path) -> str:
+    """An error in which a copy goes by the name of its source."""
+    if not listed.is_remote:
+        return error
+    return re.sub(re.escape(str(state_dir / FOLDER / listed.name)) + r"/\S+?(?=: |$)", lambda _: listed.shown, error)
+
+
 # -- from source to run -----------------------------------------------------------------------------------------------
 def _take(
-    listed: ListConfig, runs: Path, options: Options, fresh: ListState, before: ListState | None, force: bool
+    listed: ListConfig, state_dir: Path, options: Options, fresh: ListState, before: ListState | None, force: bool
 ) -> tuple[ListOutcome, ListState, RunHeader]:
+    runs = state_dir / RUNS
+    if listed.scheme == "axfr":
+        return _take_zone(listed, state_dir, fresh, before, force)
+    marks = {"options": fresh.options}
+    if listed.is_remote:
+        marks["source"] = listed.shown  # which the run names its lines by
     for _ in range(MAX_READINGS):
-        stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
+        stats = [stat_of(file) for file in files_here(listed, state_dir)]
         state = replace(fresh, source=tuple((stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats))
         known = before if before and not force and state.options == before.options else None
         if known and is_unchanged(state.source, known) and (header := _header_of(runs, known.run)):
             return ListOutcome.REUSED, _filled(state, known.run, header), header
         digest = _digest(stats)
-        path = run_path(runs, run_digest(digest, {"options": state.options}))
+        path = run_path(runs, run_digest(digest, marks))
         header = None if force else _header_of(runs, path.name)
         outcome, builder, triggers = ListOutcome.REUSED, None, list[Trigger]()
         if header is None:
-            outcome, (builder, header, triggers) = ListOutcome.READ, _parse(stats, options)
+            outcome, (builder, header, triggers) = ListOutcome.READ, _parse(stats, options, listed)
         if [stat_of(Path(stat.path)) for stat in stats] != stats:
             continue  # what was read may not be what the digest is of
         if builder is not None:
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             header = write_run(path, builder, replace(header, source={"digest": digest}), triggers)
         return outcome, _filled(state, path.name, header), header
-    raise ValueError(f"{listed.path}: changes while it is read; it is taken once it stands still")
+    raise ValueError(f"{listed.shown}: changes while it is read; it is taken once it stands still")
+
+
+class _Dropped(ValueError):
+    """The list's copy expired, and is to be enforced no more."""
+
+
+def _take_zone(
+    listed: ListConfig, state_dir: Path, fresh: ListState, before: ListState | None, force: bool
+) -> tuple[ListOutcome, ListState, RunHeader]:
+    """The run that a zone transfer left (resolver/transfer/), linked among the runs of lists that were read."""
+    from resolver.transfer.zone import ZonePlace  # few have such lists
+
+    path, place, runs = copy_of(listed, state_dir), ZonePlace(state_dir, listed.name), state_dir / RUNS
+    record = place.read()
+    if record is None or place.path(record) != path:
+        raise ValueError(f"{listed.shown}: its copy is not whole; all of it is transferred again")
+    if record.options != fresh.options:
+        raise ValueError(f"{listed.shown}: its copy was read in another way; all of it is transferred again")
+    if record.expired and listed.on_expire == "drop":
+        raise _Dropped(f"{listed.shown}: expired, and on_expire is drop: no primary has answered for too long")
+    stat = stat_of(path)
+    target = run_path(runs, record.digest)
+    state = replace(fresh, source=((stat.path, stat.size, stat.mtime_ns, stat.inode),), seen=record.checked)
+    if force and (fault := _fault_of(state_dir / FOLDER, replace(state, run=f"{listed.name}/{path.name}"))):
+        place.forget()
+        raise ValueError(fault)
+    known = before is not None and before.run == target.name
+    if force or not target.is_file():
+        runs.mkdir(mode=0o750, parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        os.link(path, target)
+    with Run(target) as run:
+        return ListOutcome.REUSED if known else ListOutcome.READ, _filled(state, target.name, run.header), run.header
 
 
 def _digest(stats: Sequence[SourceStat]) -> str:
@@ -155,10 +207,13 @@ def _digest(stats: Sequence[SourceStat]) -> str:
     return hashlib.sha256("".join(sha256_of(Path(stat.path)) for stat in stats).encode()).hexdigest()
 
 
-def _parse(stats: Sequence[SourceStat], options: Options) -> tuple[RunBuilder, RunHeader, list[Trigger]]:
-    """Read a source's files; the header still lacks what write_run() fills in."""
+def _parse(
+    stats: Sequence[SourceStat], options: Options, listed: ListConfig
+) -> tuple[RunBuilder, RunHeader, list[Trigger]]:
+    """Read a source's files; the header still lacks what write_run() fills in. A copy goes by the name of its source."""
     builder = RunBuilder()
-    report = read_files(((stat.path, open_source(Path(stat.path))) for stat in stats), options, builder)
+    named = ((listed.shown if listed.is_remote else stat.path, stat.path) for stat in stats)
+    report = read_files(((name, open_source(Path(path))) for name, path in named), options, builder)
     builder.replaces = report.replaces
     facts = report.as_json()
     del facts["refused_lines"]

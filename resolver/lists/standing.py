@@ -14,7 +14,7 @@ from pathlib import Path
 from resolver import __version__
 from resolver.config.model import Config
 from resolver.engine.engine import Index
-from resolver.lists.source import files_of, stat_of
+from resolver.lists.source import files_here, stat_of
 from resolver.snapshot import Generation, ListState, last_good, read_policy
 
 YOUNG = 2.0  # seconds: a file changed so shortly before it was looked at may change again without its stat showing it
@@ -28,7 +28,7 @@ def standing(config: Config, state_dir: Path) -> Generation | None:
         return None
     try:
         for listed, state in zip(served, generation.lists, strict=True):
-            stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
+            stats = [stat_of(file) for file in files_here(listed, state_dir)]
             source = [(stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats]
             if not state.run or state.name != listed.name or not is_unchanged(source, state):
                 return None

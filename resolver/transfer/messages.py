@@ -110,7 +110,7 @@ class Signatures:
             return
         try:
             parser = dns.wire.Parser(wire, tsig)
-            owner = parser.get_name()
+            owner = parser.get_name(decompress=True)
             _, _, _, length = parser.get_struct("!HHIH")
             rdata = dns.rdata.from_wire_parser(
                 dns.rdataclass.ANY, dns.rdatatype.TSIG, parser_of(wire, parser.current, length)

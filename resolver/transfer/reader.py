@@ -159,7 +159,7 @@ class TransferReader:
     def _past_questions(message: bytes, questions: int) -> tuple[int, int, int]:
         parser = dns.wire.Parser(message, HEADER)
         for _ in range(questions):
-            parser.get_name()
+            parser.get_name(decompress=True)
             parser.get_struct("!HH")
         return parser.current, 0, 0
 
@@ -184,7 +184,7 @@ class TransferReader:
 
     def _read_soa(self, message: bytes, at: int) -> int:
         parser = dns.wire.Parser(message, at)
-        owner = parser.get_name()
+        owner = parser.get_name(decompress=True)
         _, rdclass, _, length = parser.get_struct("!HHIH")
         if owner != self._request.zone or rdclass != dns.rdataclass.IN:
             raise TransferError(f"the SOA of another zone: {owner.to_text()}")
@@ -231,7 +231,7 @@ class TransferReader:
     # -- a whole zone -----------------------------------------------------------------------------------------------------
     def _take(self, name: str, scope: Scope, outcome: Outcome, line: int) -> None:
         number = self._rules.number(outcome)
-        if self._at is _At.WHOLE:
+        if not self.is_delta:
             self._stream.builder.add(name.encode(), scope, number, line)
         else:
             key = b"".join(label + b"\0" for label in reversed(name.encode().split(b".")))

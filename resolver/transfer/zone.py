@@ -1,7 +1,7 @@
 """What is known of a zone that comes by transfer: its SOA, its primaries, and the copy on disk.
 
-    state_dir/zones/<list>/zone.json    ZoneRecord: which run serves, by which SOA, and since when
-    state_dir/zones/<list>/<n>.run      the zone as it was transferred, a run file (lists/runs.py)
+    state_dir/sources/<list>/zone.json    ZoneRecord: which run serves, by which SOA, and since when
+    state_dir/sources/<list>/<n>.run      the zone as it was transferred, a run file (lists/runs.py)
 
 A build links the run into its own folder, so this one may replace it at any time. The record is written last.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from resolver.snapshot import write_json
 
-FOLDER = "zones"  # below state_dir
+FOLDER = "sources"  # below state_dir, shared with fetch.store: a folder a list
 SERIAL_BITS = 32
 DEFAULT_RETRY = 60  # seconds, while no SOA is known
 SHORTEST, LONGEST = 1, 86_400 * 28  # seconds that a SOA's timers are held within

@@ -302,7 +302,7 @@ def test_everything_is_said_at_once_in_the_order_of_the_file(tmp_path: Path) -> 
     text = """\
 lists:
   - {name: ads, source: ads.txt, fromat: rpz}
-  - {name: ads, source: https://lists.example/ads.txt}
+  - {name: ads, source: https://}
 rebinding: {protect: yes}
 cache: {size: big}
 cache: {}
@@ -311,8 +311,8 @@ groups: [{name: kids, clients: [10.0.0.1/8], lists: [adz]}]
 """
     assert [line.split(": ")[0:2] for line in problems(tmp_path, text)] == [
         ["config.yaml:2", "lists[0].fromat"],
-        ["config.yaml:3", "lists[1].name"],
         ["config.yaml:3", "lists[1].source"],
+        ["config.yaml:3", "lists[1].name"],
         ["config.yaml:4", "rebinding.protect"],
         ["config.yaml:5", "cache.size"],
         ["config.yaml:6", "cache"],
