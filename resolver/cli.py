@@ -119,6 +119,14 @@ def _failures() -> tuple[type[Exception], ...]:
     return (ConfigError, ControlError, OverlayError, OSError, ValueError)
 
 
+def complain(error: Exception, as_json: bool = False) -> None:
+    """Say what a user can cause or must know, and end with 1; raise anything else again."""
+    if not isinstance(error, _failures()):
+        raise error
+    problems = getattr(error, "problems", None)
+    _Context(None, as_json).fail([str(problem) for problem in problems] if problems else [_said(error)])
+
+
 def _said(error: Exception) -> str:
     """What an exception says, without Python's way of saying it."""
     if isinstance(error, OSError) and error.strerror:
@@ -143,9 +151,8 @@ def _command(function: _Command) -> _Command:
         except BrokenPipeError:
             sys.stderr.close()  # or Python would complain as it flushes stdout
             sys.exit(1)
-        except _failures() as error:
-            problems = getattr(error, "problems", None)
-            context.fail([str(problem) for problem in problems] if problems else [_said(error)])
+        except Exception as error:
+            complain(error, as_json)
 
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
@@ -167,10 +174,7 @@ def run(context: _Context) -> None:
     """Serve DNS until SIGTERM; SIGHUP reloads."""
     from resolver import supervisor
 
-    try:
-        supervisor.run(context.path)
-    except supervisor.StartError as error:
-        context.fail([str(error)])
+    supervisor.run(context.path)
 
 
 @_command
@@ -210,6 +214,7 @@ def reload(context: _Context) -> None:
     from resolver.lists.report import Report
 
     data = _ask(context, control.Reload())
+    data.pop("not_fetched", None)
     restart, seconds = data.pop("needs_restart"), data.pop("reload_seconds")
     report = Report.from_json(data)
     lines = [*report.lines(), f"in force on every worker after {seconds:.2f} s"]
@@ -302,6 +307,25 @@ def allow(context: _Context, name: str | None, seconds: float, undo: bool) -> No
     from resolver.overlay import ALLOW
 
     _override(context, name, ALLOW, seconds, undo)
+
+
+@_command
+@click.argument("name", required=False)
+@click.option("--subtree", is_flag=True, help="And of every name below it.")
+@click.option("--all", "everything", is_flag=True, help="Every cached answer.")
+def flush(context: _Context, name: str | None, subtree: bool, everything: bool) -> None:
+    """Forget the cached answers for NAME, of any type."""
+    from resolver import control
+    from resolver.lists import names
+
+    if everything == (name is not None) or (everything and subtree):
+        raise click.UsageError("expected NAME, or --all")
+    try:
+        asked = names.normalise(name, allow_tld=True) if name is not None else ""
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}") from None
+    data = _ask(context, control.Flush(asked, subtree))
+    context.print(data, [f"{data['flushed']} cached answers forgotten"])
 
 
 @_command

@@ -5,12 +5,13 @@ ends are this program, yet nothing is believed: a line that is too long, no JSON
 missing, unknown or of the wrong type is a `ControlError` that says which. `_KINDS` is the whole vocabulary; a class
 that is not in it cannot be received.
 
-    supervisor → worker   Configure once, then Overlay and Swap, each whenever it changes; Inspect; Drain
-    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected; Notified
+    supervisor → worker   Configure once, then Overlay and Swap, each whenever it changes; Inspect; Flush; Drain
+    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected; Flushed;
+                          Notified
     supervisor → fetcher  Follow whenever the config changes, Fetch
     fetcher → supervisor  Fetched for each list at a Follow and after each attempt; Changed; Done for each Fetch
-    command → supervisor  Reload, Status, Statistics, Override, TakeBack: answered by Report or Failed, then the
-                          connection is closed
+    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush: answered by Report or Failed, then
+                          the connection is closed
 
 A command imports this as it starts: nothing here is slow to import. The supervisor's and workers' ends: channel.py.
 """
@@ -47,23 +48,28 @@ class Bound:
 @dataclass(frozen=True, slots=True)
 class Configure:
     """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
-    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates."""
+    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates; `ring_fd`: ring.py. `cache_file`: where
+    its cache is from its end to the next start ("": nowhere)."""
 
     worker: int
     sockets: tuple[Bound, ...]
     counters_fd: int
+    ring_fd: int
     buckets_fd: int
     buckets_key: str
     cache_bytes: int
+    cache_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
-    """How long answers are kept, in seconds."""
+    """How long answers are kept, in seconds, and may serve once expired; `prefetch`: popular ones are renewed early."""
 
     max_ttl: int
     min_ttl: int
     negative_ttl: int
+    serve_stale: int = 0
+    prefetch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Serve by generation `number` from now on; `index` and `policy` are paths."""
+    """Serve by generation `number` from now on; `index` and `policy` are paths, `records` one of ring.WHAT."""
 
     number: int
     index: str
@@ -105,6 +111,7 @@ class Swap:
     cache: CacheLimits
     upstream: Upstream
     rate_limit: RateLimit
+    records: str = "all"
     zones: tuple[Zone, ...] = ()
 
 
@@ -132,6 +139,14 @@ class Inspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Flush:
+    """Forget what is cached of `name` ("": of every name), with `subtree` of all below it too. From a command as well."""
+
+    name: str = ""
+    subtree: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Answer what is in flight, for at most `seconds`, and end."""
 
@@ -156,6 +171,13 @@ class Overlaid:
     """Every query from now on sees the overlay `serial`."""
 
     serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """So many answers are forgotten."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,12 +299,14 @@ Message = (
     | Overlay
     | Swap
     | Inspect
+    | Flush
     | Drain
     | Ready
     | Swapped
     | Overlaid
     | Inspected
     | Notified
+    | Flushed
     | Failed
     | Follow
     | Fetch

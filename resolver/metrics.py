@@ -33,6 +33,10 @@ _ENGINE = (
     ("dropped_queries", "Queries left without an answer on purpose."),
     ("rate_limited_queries", "Queries beyond their client's rate limit."),
 )
+_RECORDS = (
+    ("query_records", "Records of queries that workers wrote for the query log."),
+    ("query_records_dropped", "Records of queries that found no room: their reader is too slow, or gone."),
+)
 _UPSTREAM = (
     ("queries", "Questions sent."),
     ("failures", "Questions that got no usable answer."),
@@ -93,6 +97,7 @@ class TampahCollector(Collector):
         """The metrics of this moment."""
         totals, facts = self._source.totals(), self._source.facts
         yield from _traffic(totals, facts)
+        yield from _durations(totals["durations"])
         yield from _cache(totals["cache"])
         yield from _upstream(totals["upstream"], facts.servers)
         yield from _lists(facts)
@@ -125,6 +130,32 @@ def _traffic(totals: Mapping[str, Sequence[int]], facts: Facts) -> Iterator[Metr
     yield responses
     for (name, text), count in zip(_ENGINE, totals["engine"], strict=False):
         yield _counter(name, text, count)
+    for (name, text), count in zip(_RECORDS, totals["records"], strict=False):
+        yield _counter(name, text, count)
+
+
+def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """A histogram as Prometheus has it: each bucket holds those below it too. The last count is of all beyond `bounds`."""
+    below, buckets = 0, []
+    for bound, count in zip([*map(str, bounds), "+Inf"], counts, strict=True):
+        below += count
+        buckets.append((bound, float(below)))
+    return buckets
+
+
+def _durations(section: Sequence[int]) -> Iterator[Metric]:
+    family = HistogramMetricFamily(
+        "tampah_query_duration_seconds",
+        "Time from a query to its answer; at_once: from cache and lists, by batches; punted: handed up by the engine.",
+        labels=("transport", "way"),
+    )
+    for at in range(0, len(section), layout.DURATION_STRIDE):
+        total, *counts = section[at : at + layout.DURATION_STRIDE]
+        if any(counts):
+            transport, way = divmod(at // layout.DURATION_STRIDE, len(layout.WAYS))
+            labels = (Transport(transport).name.lower(), layout.WAYS[way])
+            family.add_metric(labels, _buckets(layout.DURATION_BOUNDS, counts), total / 1e6)
+    yield family
 
 
 def _cache(section: Sequence[int]) -> Iterator[Metric]:
@@ -144,11 +175,7 @@ def _upstream(section: Sequence[int], servers: Sequence[str]) -> Iterator[Metric
         values = section[number * layout.UPSTREAM_STRIDE : (number + 1) * layout.UPSTREAM_STRIDE]
         for family, value in zip(families, values, strict=False):
             family.add_metric((server,), value)
-        bounds = [*(str(bound) for bound in layout.LATENCY_BOUNDS), "+Inf"]
-        below, buckets = 0, []
-        for bound, count in zip(bounds, values[_LATENCY_FIRST:], strict=True):
-            below += count
-            buckets.append((bound, below))
+        buckets = _buckets(layout.LATENCY_BOUNDS, values[_LATENCY_FIRST:])
         latency.add_metric((server,), buckets, values[_LATENCY_SUM] / 1e6)
     yield from families
     yield latency

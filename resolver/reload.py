@@ -24,19 +24,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resolver import control, counters, snapshot, spawn
+from resolver.config import kept
 from resolver.config.addresses import Endpoint, Server
-from resolver.config.load import load
-from resolver.config.model import Config
 from resolver.config.problem import ConfigError
 from resolver.facts import Facts, ListFacts
 from resolver.lists.report import Report
-from resolver.lists.standing import standing
+from resolver.lists.standing import config_digest, standing
 from resolver.transfer.notify import sources_of
-from resolver.watch import Watch, state_of
+from resolver.watch import State, Watch, state_of
 from resolver.workers import Workers, WorkersError
+
+if TYPE_CHECKING:
+    from resolver.config.model import Config
 
 # What is read once, at the start: where a change of it has to wait for a restart.
 AT_START: dict[str, Callable[[Config], object]] = {
@@ -66,6 +68,22 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         return {**self.report.to_json(), "needs_restart": list(self.needs_restart), "reload_seconds": self.seconds}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A config as it was read, its key (kept.load), and what its file looked like before: a change meanwhile must show."""
+
+    config: Config
+    key: str
+    state: State
+
+
+def read_config(path: Path) -> Reading:
+    """The config in a file. ConfigError says what is wrong with it."""
+    state = state_of([str(path)])
+    config, key = kept.load(path)
+    return Reading(config, key, state)
 
 
 class Builder:
@@ -150,11 +168,11 @@ class Reloader:
             finally:
                 await self.builder.prepare()
 
-    async def reload(self) -> Outcome:
-        """One reload, now. Counted and logged whichever way it ends."""
+    async def reload(self, read: Reading | None = None) -> Outcome:
+        """One reload, now, by a config just `read` if there is one. Counted and logged whichever way it ends."""
         began = time.monotonic()
         try:
-            outcome = await self._reload(began)
+            outcome = await self._reload(began, read)
         except ReloadError as error:
             self._facts.reload_failures += 1
             self.last_error = str(error)
@@ -175,34 +193,48 @@ class Reloader:
             _log.warning("changed, but read only at the start: %s; restart to apply", ", ".join(outcome.needs_restart))
         return outcome
 
-    async def _reload(self, began: float) -> Outcome:
-        known = state_of([str(self._path)])  # before it is read: a change meanwhile must show
-        try:
-            config = load(self._path)
-        except ConfigError as error:
-            raise ReloadError(str(error)) from None
+    async def _reload(self, began: float, read: Reading | None) -> Outcome:
+        if read is None:
+            try:
+                read = read_config(self._path)
+            except ConfigError as error:
+                raise ReloadError(str(error)) from None
+            for problem in read.config.warnings:
+                _log.warning("%s", problem)
+        config = read.config
         sources = [str(self._path), *(str(item.path) for item in config.lists if item.scheme == "file")]
-        self._watch.follow(sources, {**state_of(sources), **known})
-        for problem in config.warnings:
-            _log.warning("%s", problem)
-        here = config.model_copy(update={"state_dir": str(self._state_dir)})
+        self._watch.follow(sources, {**state_of(sources), **read.state})
+        digest = config.digest if isinstance(config, kept.Kept) else config_digest(self._here(config))
+        generation = await asyncio.to_thread(standing, config, digest, self._state_dir)
+        report = Report.from_json(generation.report) if generation else None
+        if generation:
+            try:
+                await self._workers.swap(self._order(config, generation))
+            except WorkersError as error:
+                _log.warning("building anew, as generation %d is unfit: %s", generation.number, error)
+                report = None
         if self.on_config:
-            self.on_config(here)
-        generation = await asyncio.to_thread(standing, here, self._state_dir)
-        if generation is None:
-            report = await self.builder.build(here)
+            self.on_config(self._here(config) if any(listed.is_remote for listed in config.lists) else config)
+        if generation is None or report is None:
+            report = await self.builder.build(self._here(config))
             generation = snapshot.read_generation(self._state_dir, report.generation)
-        else:
-            report = Report.from_json(generation.report)
-        try:
-            await self._workers.swap(self._order(config, generation))
-        except WorkersError as error:
-            raise ReloadError(str(error)) from None
+            try:
+                await self._workers.swap(self._order(config, generation))
+            except WorkersError as error:
+                raise ReloadError(str(error)) from None
         snapshot.put_in_force(self._state_dir, report.generation)
         self.generation = generation
         self._tell_facts(config, generation, report)
-        changed = tuple(key for key, read in AT_START.items() if read(config) != read(self._started))
+        changed: tuple[str, ...] = ()
+        if config is not self._started:
+            now, then = kept.real(config), kept.real(self._started)
+            changed = tuple(key for key, part in AT_START.items() if part(now) != part(then))
+        await asyncio.to_thread(kept.keep, config, read.key, digest, self._state_dir)
         return Outcome(report, changed, time.monotonic() - began)
+
+    def _here(self, config: Config) -> Config:
+        """The config with the state_dir that is locked, which a change of the key does not move."""
+        return kept.real(config).model_copy(update={"state_dir": str(self._state_dir)})
 
     def _order(self, config: Config, generation: snapshot.Generation) -> control.Swap:
         upstream, cache = config.upstream, config.cache
@@ -214,7 +246,9 @@ class Reloader:
             number=generation.number,
             index=str(generation.index_path(self._state_dir)),
             policy=str(generation.policy_path(self._state_dir)),
-            cache=control.CacheLimits(cache.max_ttl, cache.min_ttl, cache.negative_ttl),
+            cache=control.CacheLimits(
+                cache.max_ttl, cache.min_ttl, cache.negative_ttl, cache.serve_stale, cache.prefetch
+            ),
             upstream=control.Upstream(
                 routes=tuple(tuple(_text(server) for server in servers) for servers in routes),
                 strategy=upstream.strategy,
@@ -229,6 +263,7 @@ class Reloader:
                 for listed in config.lists
                 if listed.scheme == "axfr" and listed.enabled != "no"
             ),
+            records=config.query_log.what,
         )
 
     def _tell_facts(self, config: Config, generation: snapshot.Generation, report: Report) -> None:

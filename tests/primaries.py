@@ -1,7 +1,7 @@
 """Primaries of policy zones for tests: real ones (knotd, named) on loopback, and one that misbehaves as it is told.
 
-    with Knot(folder, "rpz.example", records) as primary:
-        primary.change(["new.example CNAME ."], serial=2)
+with Knot(folder, "rpz.example", records) as primary:
+    primary.change(["new.example CNAME ."], serial=2)
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Primary:
         assert self._process is not None
         return self._process.pid
 
-    def wait(self, patience: float = 20.0) -> None:
+    def wait(self, patience: float = 300.0) -> None:
         """Until the zone is served with its serial."""
         end = time.monotonic() + patience
         while time.monotonic() < end:
@@ -166,6 +166,7 @@ zone:
     acl: all
     {"notify: us" if self.notify else ""}
 """
+        (self.folder / "db").mkdir()
         (self.folder / "knot.conf").write_text(text)
         return ["knotd", "-c", str(self.folder / "knot.conf")]
 

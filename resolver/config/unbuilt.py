@@ -66,7 +66,6 @@ ROWS = (
     _Row(("upstream", "servers", EACH), _encrypted, "encrypted upstream"),
     _Row(("upstream", "routes", EACH, "servers"), _all_encrypted, "encrypted upstream", weakens=True),
     _Row(("upstream", "routes", EACH, "servers", EACH), _encrypted, "encrypted upstream"),
-    _Row(("cache", "serve_stale"), _not("1d", "24h", 86_400, "0s", 0), "stale answers"),
     _Row(("lists", EACH, "format"), _is("addresses"), "lists of addresses", weakens=True),
     # A client that is not recognised falls to a later group, which may have fewer lists.
     _Row(("groups", EACH, "clients", EACH), _mac, "clients by MAC address", weakens=True),

@@ -13,12 +13,15 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from resolver import control, spawn
 from resolver.channel import Channel
-from resolver.config.model import Config
 from resolver.control import ControlError
 from resolver.facts import Facts, SourceFacts
+
+if TYPE_CHECKING:
+    from resolver.config.model import Config
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0  # seconds before a restart
 STEADY = 60.0  # seconds of life after which a death counts as the first again

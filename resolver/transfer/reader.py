@@ -336,10 +336,9 @@ def _after(outcome: Outcome | None, changes: list[Change]) -> Outcome | None:
     for comes, change in changes:
         fits: bool
         if change.action is Action.DATA:
-            record = change.data[0]
             held = outcome.data if outcome is not None and outcome.action is Action.DATA else ()
-            fits = (outcome is None or bool(held)) if comes else record in held
-            data = tuple(item for item in held if item != record) + ((record,) if comes else ())
+            fits = (outcome is None or bool(held)) if comes else set(change.data) <= set(held)
+            data = tuple(item for item in held if item not in change.data) + (change.data if comes else ())
             ttl = outcome.ttl if outcome is not None and not comes else change.ttl
             outcome = replace(change, ttl=ttl, data=data) if data else None
         else:

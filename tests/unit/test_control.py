@@ -21,19 +21,26 @@ SWAP = control.Swap(
     control.CacheLimits(86400, 0, 3600),
     control.Upstream((("1.1.1.1", "9.9.9.9"), ("10.0.0.53",)), "fastest", 2.0, {"1.1.1.1": 0}),
     control.RateLimit(50, 24, 56),
+    "blocked",
+    (control.Zone("feed", "rpz.example", ("192.0.2.1/32",)),),
 )
 EVERY = [
-    control.Configure(1, (control.Bound(5, 2, False, True), control.Bound(6, 10, True, False)), 9, 10, "00ff", 1 << 20),
+    control.Configure(
+        1, (control.Bound(5, 2, False, True), control.Bound(6, 10, True, False)), 9, 11, 10, "00ff", 1 << 20
+    ),
     control.Overlay(2, (control.OverlayEntry("x.example", 2, 1.5, 0.0),)),
     control.Overlaid(2),
     control.Override("x.example", 1, 3600.0),
     control.TakeBack("x.example"),
     SWAP,
     control.Inspect(),
+    control.Flush("x.example", True),
+    control.Flushed(7),
     control.Drain(5.0),
     control.Ready(),
     control.Swapped(3),
     control.Inspected(3, 12, 1),
+    control.Notified(("feed",)),
     control.Failed("the index is cut short — at octet 12\nsecond line", 4),
     control.Follow('{"file": null, "config": {}}'),
     control.Fetch(4, ("ads", "malware")),

@@ -14,7 +14,7 @@ from resolver.config.load import load
 from resolver.config.model import Config
 from resolver.facts import Facts
 from resolver.lists.report import Report
-from resolver.reload import AT_START, Builder, Outcome, Reloader, ReloadError
+from resolver.reload import AT_START, Builder, Outcome, Reading, Reloader, ReloadError
 from resolver.watch import Watch
 from resolver.workers import Workers
 
@@ -35,7 +35,7 @@ class Slow(Reloader):
         self.gate = asyncio.Event()
         self.fails = False
 
-    async def reload(self) -> Outcome:
+    async def reload(self, read: Reading | None = None) -> Outcome:
         self.begun += 1
         number = self.begun
         await self.gate.wait()

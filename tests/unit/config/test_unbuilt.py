@@ -19,7 +19,6 @@ WARNED = [
     ("listen: {certificate: {key: a.pem}}", "listen.certificate.key", ""),
     ("upstream: {servers: [9.9.9.9, tls://1.1.1.1]}", "upstream.servers[1]", ""),
     ("upstream: {servers: [quic://9.9.9.9, 1.1.1.1]}", "upstream.servers[0]", ""),
-    ("cache: {serve_stale: 2d}", "cache.serve_stale", ""),
     (
         "upstream: {routes: [{zones: [a.example], servers: [10.0.0.1, tls://10.0.0.2]}]}",
         "upstream.routes[0].servers[1]",
@@ -98,9 +97,9 @@ rewrites: [{name: nas.lan, answers: [10.0.0.1]}]
     config = load(write(tmp_path, text))
     assert [server.host for server in config.upstream.servers] == ["10.0.0.1", "10.0.0.2"]
     assert config.upstream.strategy == "parallel"
-    assert (config.cache.serve_stale, config.cache.max_ttl) == (86_400, 172_800)
+    assert (config.cache.serve_stale, config.cache.max_ttl) == (259_200, 172_800)
     assert config.rewrites == ()
-    assert [warning.line for warning in config.warnings] == [2, 2, 2, 4, 5]
+    assert [warning.line for warning in config.warnings] == [2, 2, 2, 5]
 
 
 def test_a_file_that_is_too_little_without_what_is_ignored_is_an_error(tmp_path: Path) -> None:
