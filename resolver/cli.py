@@ -335,7 +335,7 @@ def lists(context: _Context) -> None:
 
     config = context.config()
     states = list_states(config, _ask_if_running(context))
-    columns = ("list", "state", "names", "refused", "format", "age", "hits")
+    columns = ("list", "state", "names", "refused", "format", "age", "hits", "zone")
     context.table(
         [state.to_json() for state in states],
         columns,

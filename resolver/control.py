@@ -224,7 +224,8 @@ class Fetch:
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """How fetching a list goes. `outcome`: "changed", "unchanged", "failed", or "" where nothing was tried now; `octets`
-    that came; `copied`: when the copy in force came (0: there is none); the rest as in fetch.store.State."""
+    that came; `copied`: when the copy in force came (0: there is none); the rest as in fetch.store.State. Of a zone: its
+    `serial` (-1: none), and of a transfer just done the `kind`, "axfr" or "ixfr", and the `seconds`."""
 
     list: str
     outcome: str
@@ -234,6 +235,9 @@ class Fetched:
     failures: int
     error: str
     next_try: float
+    serial: int = -1
+    kind: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import dns.rcode
 import dns.rdatatype
 
 from resolver import counters, overlay, snapshot
-from resolver.config.model import Config
+from resolver.config.model import Config, ListConfig
 from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
 from resolver.lists import names
 from resolver.lists.explain import Match, matches
@@ -116,7 +116,7 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     decided = Snapshot(index, policy, generation.number)
     policy_class, listset, _, cell = decided.decide(asked, octets)
     rank, action, _, _, slot, _ = CELL.unpack(cell)
-    refused = policy_class == snapshot.REFUSED_CLASS
+    refused = policy_class in (snapshot.REFUSED_CLASS, snapshot.WITHHELD_CLASS)
     winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
     paths = [(state.name, state_dir / "runs" / state.run) for state in generation.lists if state.run]
     entries = overlay.read(state_dir)
@@ -171,6 +171,7 @@ def _by_hand(entry: overlay.Entry, state_dir: Path, *, wins: bool) -> Spoken:
 def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
     with Run(run_path) as run:
         files = run.header.report.get("files", ())
+        zone = str(run.header.source.get("zone", ""))
     file, first = next(((part[0], part[1]) for part in reversed(files) if match.line >= part[1]), ("", 1))
     outcome = match.outcome
     says = outcome.verb.name.lower()
@@ -181,6 +182,9 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
     if outcome.data:
         says += f" {'; '.join(outcome.data)}"
     decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
+    if zone:  # a transfer has no lines: the owner of the record names it
+        owner = f"*.{match.name}" if match.scope is Scope.BELOW else match.name
+        return Spoken(match.list, f"{owner}.{zone}", 0, match.name, _SCOPES[match.scope], says, decides)
     return Spoken(match.list, str(file), match.line - first + 1, match.name, _SCOPES[match.scope], says, decides)
 
 
@@ -230,6 +234,7 @@ class ListView:
     age: str
     hits: int | None
     error: str
+    zone: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -260,6 +265,28 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
                 age=duration(max(0.0, time.time() - state.seen)),
                 hits=hits.get(listed.name, 0) if hits is not None else None,
                 error=report.error,
+                zone=_zone_of(listed, config.state_path),
             )
         )
     return found
+
+
+def _zone_of(listed: ListConfig, state_dir: Path) -> str:
+    """How the copy of a zone stands: serial, primary, and when it was checked, is checked again and expires."""
+    if listed.scheme != "axfr":
+        return ""
+    from resolver.fetch.store import Place
+    from resolver.transfer.zone import ZonePlace
+
+    record, now = ZonePlace(state_dir, listed.name).read(), time.time()
+    state = Place(state_dir, listed.name).state(listed.source)
+    parts = ["no copy yet"]
+    if record is not None:
+        ends = "expired" if record.expired else f"expires in {duration(max(0.0, record.expires - now))}"
+        checked = f"checked {duration(max(0.0, now - record.checked))} ago"
+        parts = [f"serial {record.soa.serial} by {record.kind} from {record.primary}", checked, ends]
+    if state.next_try > now:
+        parts.append(f"next in {duration(state.next_try - now)}")
+    if state.error:
+        parts.append(state.error)
+    return ", ".join(parts)

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 REFUSED_CLASS = 0xFFFF  # a client that is not in allow_from
+WITHHELD_CLASS = 0xFFFE  # one with a list that has never come, and that is to have no answers without it: SERVFAIL
 NO_SLOT = 0xFFFF  # no list won, or there was no slot left for it
 MAX_PROFILES = 0xFFFF
 NO_EDE = -1

@@ -283,13 +283,15 @@ class ListConfig(_Section):
 
     @property
     def primaries(self) -> tuple[addresses.Primary, ...]:
-        """The primaries of an axfr:// source, in order."""
+        """The primaries of an axfr:// source, in order; none of another."""
+        if self.scheme != "axfr":
+            return ()
         return tuple(addresses.parse_primary(each)[0] for each in (self.source, *self.mirrors))
 
     @property
     def zone(self) -> str:
-        """The zone of an axfr:// source: lower-case, without the final dot."""
-        return addresses.parse_primary(self.source)[1]
+        """The zone of an axfr:// source: lower-case, without the final dot; empty for another."""
+        return addresses.parse_primary(self.source)[1] if self.scheme == "axfr" else ""
 
     @property
     def is_remote(self) -> bool:

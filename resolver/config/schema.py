@@ -27,12 +27,13 @@ from resolver.config.model import (
     Rewrite,
     Route,
     Sinkhole,
+    TsigKey,
     Upstream,
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
     *(Admin, Cache, Category, Certificate, Config, Fetch, Group, Listen, ListConfig, QueryLog),
-    *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, Upstream),
+    *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, TsigKey, Upstream),
 )
 
 

@@ -58,7 +58,11 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
 
     # Then who asks: a stranger must not learn from our answers or timing what is listed or cached.
     q.policy_class = client_class(&s.clients, q.client)
-    if q.policy_class == CLASS_REFUSED:
+    if q.policy_class >= CLASS_WITHHELD:
+        if q.policy_class == CLASS_WITHHELD:
+            q.rcode = RCODE_SERVFAIL
+            q.ede = EDE_NOT_READY
+            return reply_error(q)
         core.counters[ENGINE_REFUSED] += 1
         return reply_refused(q, EDE_PROHIBITED)
 

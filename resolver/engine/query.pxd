@@ -74,6 +74,7 @@ cdef enum:
     EDE_NONE = -1
     EDE_STALE_ANSWER = 3
     EDE_CACHED_ERROR = 13
+    EDE_NOT_READY = 14
     EDE_PROHIBITED = 18
     EDE_STALE_NXDOMAIN = 19
     EDE_NETWORK_ERROR = 23
@@ -99,6 +100,7 @@ cdef enum:
     CELL_NEEDS_ANSWER = 1
     CELL_CONDITIONAL = 2
     CLASS_REFUSED = 0xFFFF
+    CLASS_WITHHELD = 0xFFFE    # a list of theirs has never come: SERVFAIL until it does
     TRANSPORT_UDP = 0
 
 # The sections of resolver/counters.py: index of the first counter of each.

@@ -144,8 +144,15 @@ class Sources:
         outcomes = dict(before.outcomes)
         if message.outcome:
             outcomes[message.outcome] = outcomes.get(message.outcome, 0) + 1
+        transfers = dict(before.transfers)
+        if message.outcome:
+            what = message.kind or "probe", message.outcome
+            transfers[what] = transfers.get(what, 0) + 1
         return replace(
             before,
+            serial=message.serial,
+            transfers=transfers,
+            transfer_seconds=before.transfer_seconds + message.seconds,
             copied=message.copied,
             checked=message.checked,
             failures=message.failures,

@@ -28,6 +28,7 @@ from resolver.fetch.base import Fetched, Fetcher, FetchError, fetchers
 from resolver.fetch.schedule import Schedule
 from resolver.fetch.store import BusyError, Place, State, forget_others
 from resolver.lists.report import duration
+from resolver.transfer.zone import ZonePlace
 
 AT_ONCE = 16  # fetches under way
 GATHER = 5.0  # seconds that a change waits for others that are under way
@@ -228,6 +229,8 @@ class Fetching:
     def _tell(self, listed: ListConfig, state: State, fetched: Fetched | None = None, *, failed: bool = False) -> None:
         assert self._config is not None
         meta = Place(self._config.state_path, listed.name).meta()
+        zone = ZonePlace(self._config.state_path, listed.name).read() if listed.scheme == "axfr" else None
+        is_new = zone is not None and fetched is not None and fetched.changed
         self._send(
             control.Fetched(
                 list=listed.name,
@@ -244,6 +247,9 @@ class Fetching:
                 failures=state.failures,
                 error=state.error,
                 next_try=state.next_try,
+                serial=zone.soa.serial if zone else -1,
+                kind=zone.kind if zone and is_new else "",
+                seconds=zone.seconds if zone and is_new else 0.0,
             )
         )
 

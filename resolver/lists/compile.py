@@ -23,7 +23,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from resolver.config.model import Config, Group, ListConfig
 from resolver.config.problem import ConfigError
 from resolver.config.types import Override as OverrideRule
 from resolver.engine.engine import Index
+from resolver.fetch.store import has_copy
 from resolver.lists.clients import build_clients, outside
 from resolver.lists.matrix import (
     CategoryPolicy,
@@ -52,6 +54,8 @@ from resolver.snapshot import (
     NO_EDE,
     NO_SLOT,
     TEMPORARY,
+    WITHHELD_CLASS,
+    Clients,
     Generation,
     ListState,
     Policy,
@@ -222,10 +226,37 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         shapes=matrix.shapes,
         cells=matrix.cells,
         profiles=matrix.profiles,
-        clients=build_clients(config.allow_from, [(group.networks, classes[group.name]) for group in config.groups]),
+        clients=_withheld(
+            config,
+            build_clients(config.allow_from, [(group.networks, classes[group.name]) for group in config.groups]),
+            classes,
+            {state.name for state in states if not state.run},
+            index.parent.parent,
+        ),
         routes=number_routes([route.zones for route in config.upstream.routes]),
         groups=classes,
     )
+
+
+def _withheld(
+    config: Config, clients: Clients, classes: Mapping[str, int], missing: set[str], state_dir: Path
+) -> Clients:
+    """The client map in which those have WITHHELD_CLASS who are to get no answers without a zone that has never come."""
+    cold = [
+        listed
+        for listed in config.lists
+        if listed.on_cold_start == "servfail" and listed.name in missing and not has_copy(listed, state_dir)
+    ]
+    if not cold:
+        return clients
+    withheld = {classes[group.name] for group in config.groups if any(map(group.takes, cold))}
+    withheld |= set(range(0xFFFE)) - set(classes.values())  # who is in no group gets every list
+
+    def held(octets: bytes) -> bytes:
+        found = array("H", octets)
+        return array("H", [WITHHELD_CLASS if each in withheld else each for each in found]).tobytes()
+
+    return replace(clients, classes4=held(clients.classes4), classes6=held(clients.classes6))
 
 
 def policy_rules(config: Config, states: Sequence[ListState]) -> PolicyRules:

@@ -60,7 +60,7 @@ class Request:
             query.use_tsig(key, fudge=FUDGE)
         self.id = query.id
         self.wire = query.to_wire()
-        self.mac = query.mac if key is not None else b""
+        self.mac: bytes = (query.mac or b"") if key is not None else b""
 
 
 def read_soa(request: Request, wire: bytes) -> Soa:

@@ -269,6 +269,7 @@ class TransferReader:
             replaces=True,
             refused_count=report.refused,
             refused=tuple(Refused(*refused) for refused in report.refused_lines),
+            source={"zone": self._request.zone.to_text(omit_final_dot=True).lower()},
             report=facts,
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import random
 import re
@@ -138,9 +139,13 @@ SECONDARIES: dict[str, Callable[[Path, int, int, int], list[str]]] = {
 }
 
 
+_asked = itertools.count()
+
+
 def is_listed(port: int, name: str) -> bool:
+    """Whether a name below `name` is blocked: one that nobody has asked for, as some would answer from their cache."""
     with contextlib.suppress(OSError, dns.exception.DNSException):
-        query = dns.message.make_query(name, "A", use_edns=False)
+        query = dns.message.make_query(f"q{next(_asked)}.{name}", "A", use_edns=False)
         answer = dns.query.udp(query, "127.0.0.1", timeout=0.3, port=port).answer
         return any(rrset.rdtype == dns.rdatatype.CNAME for rrset in answer)
     return False
@@ -226,9 +231,9 @@ def visit(kind: str, folder: Path, primary: Zone, upstream: int, options: argpar
             primary.added, primary.serial = options.delta, primary.serial + 1
             primary.write_zone()
             load = Load(folder, port) if kind == "tampah" else None
-            primary.reload()
-            primary.wait(600)
-            figures["delta"] = wait(port, f"x.added{options.delta // 2 - 1}.example.com", server, 60)
+            threading.Thread(target=primary.reload, daemon=True).start()
+            primary.wait(600)  # from here on the new serial is served
+            figures["delta"] = wait(port, f"added{options.delta // 2 - 1}.example.com", server, 60)
             if load:
                 figures["delta_load"] = load.end()
             figures["log"] = [line for line in (folder / "log").read_text().splitlines() if "lists." in line][-2:]

@@ -44,11 +44,16 @@ lists:
     subdomains: auto
     refresh: 1d
     checksum: ""
+    tsig: ""
+    allow_notify: []
+    on_expire: keep
+    on_cold_start: serve
     max_size: null
     enabled: yes
     mandatory: no
     override: given
 fetch: {timeout: 15s, deadline: 15m, max_size: 1GiB, proxy: "", ca: "", user_agent: tampah}
+tsig_keys: [{name: k.example, algorithm: hmac-sha256, secret: c2VjcmV0, secret_file: ""}]
 categories:
   gambling: {action: address, ttl: 10s, ede: censored, organisation: "", justification: "", contact: "", law: ""}
 groups:

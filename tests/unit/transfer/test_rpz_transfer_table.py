@@ -67,9 +67,9 @@ def signed(request: Request, messages: Sequence[bytes], key: dns.tsig.Key, every
             out.append(wire)
             continue
         parsed = dns.message.from_wire(wire)
-        parsed.request_mac = request.mac
+        parsed.request_mac = request.mac or b""
         parsed.use_tsig(key)
-        raw = parsed.to_wire(max_size=65535, multi=True, tsig_ctx=context)
+        raw: bytes | None = parsed.to_wire(max_size=65535, multi=True, tsig_ctx=context)
         assert raw is not None
         context = parsed.tsig_ctx
         out.append(raw)
