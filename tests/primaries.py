@@ -54,12 +54,13 @@ class Primary:
         algorithm: str = "",
         notify: int = 0,
         timers: str = TIMERS,
+        port: int = 0,
     ) -> None:
         self.folder = folder / f"{self.program}-{zone}"
         self.folder.mkdir(parents=True)
         self.zone, self.records, self.serial = zone, list(records), serial
         self.algorithm, self.notify, self.timers = algorithm, notify, timers
-        self.port = free_port()
+        self.port = port or free_port()
         self.file = self.folder / "zone.db"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -191,7 +192,7 @@ key c {{ algorithm hmac-sha256; secret "{SECRET}"; }};
 controls {{ inet 127.0.0.1 port {self._control} allow {{ 127.0.0.1; }} keys {{ c; }}; }};
 options {{ directory "{self.folder}"; listen-on port {self.port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
   pid-file "{self.folder}/pid"; session-keyfile "{self.folder}/session"; recursion no; check-integrity no;
-  allow-transfer {{ {"key k" if self.algorithm else "any"}; }}; ixfr-from-differences yes; notify-delay 0; {notify} }};
+  allow-transfer {{ {"key k" if self.algorithm else "any"}; }}; ixfr-from-differences yes; max-ixfr-ratio unlimited; notify-delay 0; {notify} }};
 zone "{self.zone}" {{ type primary; file "zone.db"; check-names ignore; }};
 """
         (self.folder / "named.conf").write_text(text)
@@ -209,7 +210,7 @@ zone "{self.zone}" {{ type primary; file "zone.db"; check-names ignore; }};
 
 
 def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
 
 

@@ -74,11 +74,13 @@ def test_a_wrong_key_brings_nothing_and_a_serial_that_goes_back_is_an_alarm(tmp_
         server.configure(**config(primary.port))
         with server:
             until(lambda: blocks(server, "old.example"), "the zone is enforced")
-            primary.change(["new.example CNAME ."], serial=4)
-            said(server, "serial 4 is older than the 9 that is here")
-            assert blocks(server, "old.example") and not blocks(server, "new.example")
-            primary.change(["newer.example CNAME ."], serial=10)
-            until(lambda: blocks(server, "newer.example"), "a newer serial is taken")
+            primary.stop()
+            with Knot(tmp_path / "older", ZONE, ["new.example CNAME ."], serial=4, port=primary.port) as older:
+                said(server, "serial 4 is older than the 9 that is here")
+                assert blocks(server, "old.example") and not blocks(server, "new.example")
+                older.stop()
+            with Knot(tmp_path / "newer", ZONE, ["newer.example CNAME ."], serial=10, port=primary.port):
+                until(lambda: blocks(server, "newer.example"), "a newer serial is taken")
     wrong = Server(tmp_path / "wrong")
     (tmp_path / "wrong").mkdir()
     with Knot(tmp_path / "wrong", ZONE, RULES, algorithm="hmac-sha256") as primary:
