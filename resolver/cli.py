@@ -21,6 +21,7 @@ from resolver import __version__
 
 if TYPE_CHECKING:
     from resolver.config.model import Config
+    from resolver.control import Reload
     from resolver.lists.report import ListReport
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
@@ -180,7 +181,10 @@ def run(context: _Context) -> None:
 @_command
 @click.option("--schema", is_flag=True, help="Print the config's JSON Schema instead.")
 def check(context: _Context, schema: bool) -> None:
-    """Read the config and every list; start nothing."""
+    """Read the config and every list; start nothing.
+
+    A list from another machine is read from its copy; where there is none yet, it is fetched for this and not kept.
+    """
     if schema:
         from resolver.config.schema import json_schema
 
@@ -189,7 +193,12 @@ def check(context: _Context, schema: bool) -> None:
     from resolver.lists.compile import check_lists
 
     config = context.config()
-    reports = check_lists(config)
+    fetched = {}
+    if any(listed.is_remote for listed in config.lists):
+        from resolver.fetch.alone import check_fetched, without_copy
+
+        fetched = check_fetched(config, without_copy(config))
+    reports = [fetched.get(report.name, report) for report in check_lists(config)]
     data = {
         "warnings": [problem.as_dict() for problem in config.warnings],
         "lists": [dataclasses.asdict(report) for report in reports],
@@ -199,28 +208,58 @@ def check(context: _Context, schema: bool) -> None:
 
 @_command
 def compile_(context: _Context) -> None:
-    """Read changed lists and build the index, so that the next start or reload need not."""
+    """Read changed lists and build the index, so that the next start or reload need not.
+
+    Lists from other machines of which there is no copy yet are fetched first.
+    """
     from resolver.lists.compile import build_generation
     from resolver.lists.report import Report
 
-    report = Report.from_json(build_generation(context.config()).report)
+    config = context.config()
+    if any(listed.is_remote for listed in config.lists):
+        from resolver.fetch.alone import fetch_lists, without_copy
+
+        fetch_lists(config, without_copy(config))
+    report = Report.from_json(build_generation(config).report)
     context.finish(report.to_json(), report.lines(), _faults(report.alarms))
 
 
 @_command
-def reload(context: _Context) -> None:
-    """Have the running server enforce config and lists as they are now; returns when every worker does."""
+@click.option("--fetch", "fetches", is_flag=True, help="Ask the sources of lists from other machines first.")
+def reload(context: _Context, fetches: bool) -> None:
+    """Have the running server enforce config and lists as they are now; returns when every worker does.
+
+    Lists from other machines are taken as they were fetched last, unless --fetch asks for newer ones.
+    """
     from resolver import control
+
+    _reload(context, control.Reload(fetch=fetches))
+
+
+@_command
+@click.argument("names", metavar="[LIST]...", nargs=-1)
+def fetch(context: _Context, names: tuple[str, ...]) -> None:
+    """Have the running server ask the sources of lists from other machines now, and enforce what came.
+
+    Without LIST: all of them. Returns when every worker enforces it.
+    """
+    from resolver import control
+
+    _reload(context, control.Reload(fetch=True, lists=names))
+
+
+def _reload(context: _Context, order: Reload) -> None:
+    """A reload by the running server, and what came of it."""
     from resolver.lists.report import Report
 
-    data = _ask(context, control.Reload())
-    data.pop("not_fetched", None)
-    restart, seconds = data.pop("needs_restart"), data.pop("reload_seconds")
+    data = _ask(context, order)
+    restart, seconds, not_fetched = (data.pop(key) for key in ("needs_restart", "reload_seconds", "not_fetched"))
     report = Report.from_json(data)
     lines = [*report.lines(), f"in force on every worker after {seconds:.2f} s"]
     if restart:
         lines.append(f"changed, but read only at the start: {', '.join(restart)}; restart the server to apply")
-    context.finish({**data, "needs_restart": restart, "reload_seconds": seconds}, lines, _faults(report.alarms))
+    faults = [*not_fetched, *(fault for fault in _faults(report.alarms) if fault not in not_fetched)]
+    context.finish({**data, "needs_restart": restart, "reload_seconds": seconds}, lines, faults)
 
 
 def _faults(reports: Iterable[ListReport]) -> list[str]:
@@ -335,7 +374,13 @@ def lists(context: _Context) -> None:
 
     config = context.config()
     states = list_states(config, _ask_if_running(context))
-    columns = ("list", "state", "names", "refused", "format", "age", "hits", "zone")
+    columns = ["list", "state", "names", "refused", "format", "age", "hits"]
+    if any(listed.is_remote for listed in config.lists):
+        columns += ["next", "source"]
+    if any(listed.scheme == "axfr" for listed in config.lists):
+        columns += ["zone"]
+    if any(state.error for state in states):
+        columns += ["error"]
     context.table(
         [state.to_json() for state in states],
         columns,

@@ -22,11 +22,25 @@ import dns.rdatatype
 
 from resolver import counters, overlay, snapshot
 from resolver.config.model import Config, ListConfig
-from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
+from resolver.decide import Decisions
+from resolver.engine.engine import (
+    DROP,
+    PUNT,
+    PUNT_CONDITIONAL,
+    PUNT_LOCAL,
+    PUNT_PATTERN,
+    REPLY,
+    Engine,
+    Index,
+    Snapshot,
+    SuffixTable,
+)
+from resolver.fetch.store import Place
 from resolver.lists import names
-from resolver.lists.explain import Match, matches
+from resolver.lists.explain import Match, TriggerMatch, covers_pattern, matches, trigger_matches
 from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.report import Report, duration
+from resolver.lists.rules import TriggerKind
 from resolver.lists.runs import Run
 from resolver.local import Aliases
 from resolver.metrics import action_name
@@ -114,7 +128,12 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     index = Index(generation.index_path(state_dir))
     policy = snapshot.read_policy(generation.policy_path(state_dir))
     decided = Snapshot(index, policy, generation.number)
+    decisions = Decisions(index, policy, generation.number)
     policy_class, listset, _, cell = decided.decide(asked, octets)
+    if policy_class != snapshot.REFUSED_CLASS:
+        fitting = decisions.fits(dns.name.from_text(f"{asked}.").canonicalize().to_wire() or b"")
+        winners, listset = decisions.best(policy_class, (listset, *fitting), rtype, octets)
+        cell = winners[0].cell
     rank, action, _, _, slot, _ = CELL.unpack(cell)
     refused = policy_class in (snapshot.REFUSED_CLASS, snapshot.WITHHELD_CLASS)
     winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
@@ -127,6 +146,10 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
             action = Action(policy.profiles[OVERLAY_PROFILE].action)
     spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
     spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action) for match in matches(paths, asked))
+    spoken += tuple(
+        _spoken(_as_match(found), dict(paths)[found.list], winner, action)
+        for found in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(asked))
+    )
     return Explanation(
         name=asked or ".",
         type=dns.rdatatype.to_text(rtype),
@@ -142,7 +165,7 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
         list="overlay" if rank == Rank.OVERLAY and words else winner,
         category=next((listed.category for listed in config.lists if listed.name == winner), ""),
         matches=spoken,
-        answer=tuple(_answer(decided, index, policy, entries, asked, rtype, octets)),
+        answer=tuple(_answer(decided, index, policy, decisions, entries, asked, rtype, octets)),
     )
 
 
@@ -168,6 +191,12 @@ def _by_hand(entry: overlay.Entry, state_dir: Path, *, wins: bool) -> Spoken:
     return Spoken("overlay", path, 0, entry.name, _SCOPES[Scope.BOTH], says, wins)
 
 
+def _as_match(found: TriggerMatch) -> Match:
+    """A pattern as a rule that covers the name, which stands where the pattern's text does."""
+    trigger = found.trigger
+    return Match(found.list, trigger.line, trigger.text, Scope.SELF, trigger.outcome)
+
+
 def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
     with Run(run_path) as run:
         files = run.header.report.get("files", ())
@@ -179,6 +208,8 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
         says += ", important"
     if outcome.action is not None:
         says += f" by {action_name(outcome.action)}"
+    if outcome.condition:
+        says += f" ({outcome.condition})"
     if outcome.data:
         says += f" {'; '.join(outcome.data)}"
     decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
@@ -192,6 +223,7 @@ def _answer(
     decided: Snapshot,
     index: Index,
     policy: snapshot.Policy,
+    decisions: Decisions,
     entries: Sequence[overlay.Entry],
     name: str,
     rtype: dns.rdatatype.RdataType,
@@ -203,6 +235,17 @@ def _answer(
     engine.set_overlay(SuffixTable(overlay.words(entries, time.time())))
     query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
+    punts = engine.take_punts()
+    while verdict == PUNT and punts[0].reason in (PUNT_CONDITIONAL, PUNT_PATTERN):
+        if punts[0].reason == PUNT_PATTERN:
+            for each in punts[0].names:
+                engine.remember(each, decisions.fits(each), decided.number)
+            verdict, reply = engine.resume(punts[0])
+        elif isinstance(choice := decisions.decide(punts[0]), bytes):
+            verdict, reply = REPLY, choice
+        else:
+            verdict, reply = engine.decide(punts[0], *(choice or (None, 0)))
+        punts = engine.take_punts()
     if verdict == REPLY and reply is not None:
         message = dns.message.from_wire(reply)
         yield f"rcode {dns.rcode.to_text(message.rcode())}"
@@ -214,7 +257,7 @@ def _answer(
     elif verdict == DROP:
         yield "none: the query is dropped"
     else:
-        [punt] = engine.take_punts()
+        [punt] = punts
         if punt.reason == PUNT_LOCAL:
             alias = Aliases(index, policy).describe(punt)
             yield f"{name}. {alias.ttl} IN CNAME {dns.name.from_wire(alias.target, 0)[0]} and what that resolves to"
@@ -224,7 +267,11 @@ def _answer(
 
 @dataclass(frozen=True, slots=True)
 class ListView:
-    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs."""
+    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs.
+
+    `age`: how long ago the source was last found good; for a list from another machine, how long ago that one last said
+    what its list is. `next`: in how long it is asked again, `failures`: how often in a row that came to nothing.
+    """
 
     list: str
     state: str
@@ -234,6 +281,9 @@ class ListView:
     age: str
     hits: int | None
     error: str
+    source: str = ""
+    next: str = ""
+    failures: int = 0
     zone: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -247,16 +297,14 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
     reports = {report.name: report for report in Report.from_json(generation.report).lists}
     states = {state.name: state for state in generation.lists}
     hits = server["hits"] if server else None
-    found = []
+    found: list[ListView] = []
     for listed in config.lists:
         state, report = states.get(listed.name), reports.get(listed.name)
         if listed.enabled == "no" or state is None or report is None:
-            found.append(
-                ListView(listed.name, "off" if listed.enabled == "no" else "new", None, None, "", "", None, "")
-            )
-            continue
-        found.append(
-            ListView(
+            word = "off" if listed.enabled == "no" else "new"
+            view = ListView(listed.name, word, None, None, "", "", None, "", listed.shown)
+        else:
+            view = ListView(
                 list=listed.name,
                 state="shadow" if listed.enabled == "shadow" else str(report.outcome),
                 names=state.names,
@@ -265,28 +313,38 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
                 age=duration(max(0.0, time.time() - state.seen)),
                 hits=hits.get(listed.name, 0) if hits is not None else None,
                 error=report.error,
+                source=listed.shown,
                 zone=_zone_of(listed, config.state_path),
             )
-        )
+        if listed.is_remote and listed.enabled != "no":
+            view = _with_source(view, listed, config.state_path)
+        found.append(view)
     return found
 
 
 def _zone_of(listed: ListConfig, state_dir: Path) -> str:
-    """How the copy of a zone stands: serial, primary, and when it was checked, is checked again and expires."""
+    """How the copy of a zone stands: serial, how and from where it came, and when it expires."""
     if listed.scheme != "axfr":
         return ""
-    from resolver.fetch.store import Place
     from resolver.transfer.zone import ZonePlace
 
     record, now = ZonePlace(state_dir, listed.name).read(), time.time()
-    state = Place(state_dir, listed.name).state(listed.source)
-    parts = ["no copy yet"]
-    if record is not None:
-        ends = "expired" if record.expired else f"expires in {duration(max(0.0, record.expires - now))}"
-        checked = f"checked {duration(max(0.0, now - record.checked))} ago"
-        parts = [f"serial {record.soa.serial} by {record.kind} from {record.primary}", checked, ends]
-    if state.next_try > now:
-        parts.append(f"next in {duration(state.next_try - now)}")
-    if state.error:
-        parts.append(state.error)
-    return ", ".join(parts)
+    if record is None:
+        return "no copy yet"
+    ends = "expired" if record.expired else f"expires in {duration(max(0.0, record.expires - now))}"
+    return f"serial {record.soa.serial} by {record.kind} from {record.primary}, {ends}"
+
+
+def _with_source(view: ListView, listed: ListConfig, state_dir: Path) -> ListView:
+    """The same with what is known of the machine that the list comes from."""
+    place = Place(state_dir, listed.name)
+    meta, state, now = place.meta(), place.state(listed.source), time.time()
+    waits = meta is None or meta.source != listed.source
+    return dataclasses.replace(
+        view,
+        state="waiting" if waits and not view.names else view.state,
+        age=duration(max(0.0, now - state.checked)) if state.checked else "",
+        next=duration(max(0.0, state.next_try - now)) if state.next_try else "",
+        failures=state.failures,
+        error=state.error or view.error,
+    )

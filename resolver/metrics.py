@@ -8,6 +8,7 @@ config and from lists' names alone, never from a query: the number of series is 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ class TampahCollector(Collector):
         yield from _cache(totals["cache"])
         yield from _upstream(totals["upstream"], facts.servers)
         yield from _lists(facts)
+        yield from _sources(facts)
         yield from _zones(facts)
         yield from _server(facts)
 
@@ -211,6 +213,34 @@ def _zones(facts: Facts) -> Iterator[Metric]:
     yield seconds
 
 
+def _sources(facts: Facts) -> Iterator[Metric]:
+    fetches = CounterMetricFamily(
+        "tampah_source_fetches", "Attempts to fetch a list, by what came of them.", labels=("list", "outcome")
+    )
+    octets = CounterMetricFamily("tampah_source_received_bytes", "Octets of bodies received.", labels=("list",))
+    failures = GaugeMetricFamily(
+        "tampah_source_failures", "Failures since the last fetch that worked.", labels=("list",)
+    )
+    checked = GaugeMetricFamily(
+        "tampah_source_checked_timestamp_seconds", "When the source last said what its list is.", labels=("list",)
+    )
+    copied = GaugeMetricFamily("tampah_source_copy_timestamp_seconds", "When the copy in force came.", labels=("list",))
+    age = GaugeMetricFamily(
+        "tampah_source_age_seconds", "How long ago the source last said what its list is.", labels=("list",)
+    )
+    for name, source in sorted(facts.sources.items()):
+        for outcome in ("changed", "unchanged", "failed"):
+            fetches.add_metric((name, outcome), source.outcomes.get(outcome, 0))
+        octets.add_metric((name,), source.octets)
+        failures.add_metric((name,), source.failures)
+        if source.checked:
+            checked.add_metric((name,), source.checked)
+            age.add_metric((name,), max(0.0, time.time() - source.checked))
+        if source.copied:
+            copied.add_metric((name,), source.copied)
+    yield from (fetches, octets, failures, checked, copied, age)
+
+
 def _server(facts: Facts) -> Iterator[Metric]:
     yield _gauge("generation", "Number of the generation in force.", facts.generation)
     yield _counter("reloads", "Generations put in force.", facts.reloads)
@@ -228,7 +258,7 @@ def _server(facts: Facts) -> Iterator[Metric]:
         labels=("process", "kind"),
     )
     cpu = CounterMetricFamily("tampah_process_cpu_seconds", "CPU time, user and system.", labels=("process",))
-    for name, pid in facts.processes.items():
+    for name, pid in {**facts.processes, **({"fetcher": facts.fetcher} if facts.fetcher else {})}.items():
         for kind, octets in _resident(pid).items():
             memory.add_metric((name, kind), octets)
         if (seconds := _cpu(pid)) is not None:

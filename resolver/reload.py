@@ -50,6 +50,10 @@ AT_START: dict[str, Callable[[Config], object]] = {
     "admin.listen": lambda config: config.admin.listen,
 }
 
+# A patched index is merged anew when nothing has changed for so long, in seconds; soon, after so many patches: at
+# patch.MAX_PATCHES a change would have to wait for it.
+TIDY_AFTER, TIDY_SOON, TIDY_AT = 60.0, 1.0, 16
+
 _log = logging.getLogger(__name__)
 
 
@@ -93,7 +97,8 @@ class Builder:
     ahead, by prepare(), and waits for its config; its memory is the price.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        self._options = options
         self._session = secrets.token_hex(8)  # within it no list's counter is given to another list
         self._process: asyncio.subprocess.Process | None = None
 
@@ -101,7 +106,9 @@ class Builder:
         """Start the process for the next build, if there is none."""
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
-                *spawn.command("resolver.lists.compile", "--stdin", "--json", "--session", self._session),
+                *spawn.command(
+                    "resolver.lists.compile", "--stdin", "--json", "--session", self._session, *self._options
+                ),
                 env=spawn.environment(),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -150,6 +157,9 @@ class Reloader:
         self._running = asyncio.Lock()
         self._next: asyncio.Task[Outcome] | None = None
         self.builder = Builder()
+        self._tidier = Builder("--tidy")
+        self._tidying: asyncio.Task[None] | None = None
+        self._patches = 0  # of the index in force, since it was merged
         self.on_config: Callable[[Config], None] | None = None  # told of each config that was read
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
@@ -161,6 +171,7 @@ class Reloader:
         return await asyncio.shield(self._next)
 
     async def _turn(self) -> Outcome:
+        await self._stop_tidying()
         async with self._running:
             self._next = None  # who asks from here on gets the next one
             try:
@@ -223,14 +234,55 @@ class Reloader:
             except WorkersError as error:
                 raise ReloadError(str(error)) from None
         snapshot.put_in_force(self._state_dir, report.generation)
-        self.generation = generation
+        before, self.generation = self.generation, generation
         self._tell_facts(config, generation, report)
         changed: tuple[str, ...] = ()
         if config is not self._started:
             now, then = kept.real(config), kept.real(self._started)
             changed = tuple(key for key, part in AT_START.items() if part(now) != part(then))
         await asyncio.to_thread(kept.keep, config, read.key, digest, self._state_dir)
+        if report.index != "patched":
+            self._patches = 0
+        elif before is None or before.index != generation.index:
+            self._patches += 1
+        if self._patches:
+            self._tidying = asyncio.create_task(self._tidy(config))
         return Outcome(report, changed, time.monotonic() - began)
+
+    async def _tidy(self, config: Config) -> None:
+        """Merge the index in force anew, once there has been no change for a while; a change ends this."""
+        await asyncio.sleep(TIDY_AFTER if self._patches < TIDY_AT else TIDY_SOON)
+        try:
+            report = await self._tidier.build(self._here(config))
+        except ReloadError as error:
+            _log.warning("the index stays as it is, patched: %s", error)
+            return
+        async with self._running:  # from here on it is a reload as others are
+            self._tidying = None
+            generation = snapshot.read_generation(self._state_dir, report.generation)
+            try:
+                await self._workers.swap(self._order(config, generation))
+            except WorkersError as error:
+                _log.warning("the index stays as it is, patched: %s", error)
+                return
+            snapshot.put_in_force(self._state_dir, generation.number)
+            self.generation = generation
+            self._tell_facts(config, generation, report)
+            self._patches = 0
+        _log.info("generation %d: index merged anew after patches, %.2f s", report.generation, report.seconds)
+
+    async def _stop_tidying(self) -> None:
+        """End what has not come to a swap yet."""
+        task, self._tidying = self._tidying, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def stop(self) -> None:
+        """End what is under way in other processes."""
+        await self._stop_tidying()
+        await self.builder.stop()
 
     def _here(self, config: Config) -> Config:
         """The config with the state_dir that is locked, which a change of the key does not move."""
@@ -264,6 +316,9 @@ class Reloader:
                 if listed.scheme == "axfr" and listed.enabled != "no"
             ),
             records=config.query_log.what,
+            connections=control.Connections(
+                config.connections.per_worker, config.connections.per_client, config.connections.idle
+            ),
         )
 
     def _tell_facts(self, config: Config, generation: snapshot.Generation, report: Report) -> None:

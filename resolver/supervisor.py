@@ -20,8 +20,10 @@ import mmap
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from resolver.admin.app import AdminServer
 
 ADMIN_AFTER = 1.0  # seconds after which HTTP is served although DNS is not yet
+THREADS = 2  # for what would hold up the loop: reads of the state folder
 GRACE = 5.0  # seconds to answer what is in flight
 
 _log = logging.getLogger(__name__)
@@ -152,7 +155,7 @@ class Supervisor:
             for task in self._tasks:
                 task.cancel()
             await self._remote.stop()
-            await self._reloader.builder.stop()
+            await self._reloader.stop()
             commands.close()
             (self._config.state_path / control.SOCKET).unlink(missing_ok=True)
             if self._admin:
@@ -369,11 +372,21 @@ def _command_socket(path: Path) -> socket.socket:
 def run(path: Path) -> None:
     """Serve by the config file at `path` until a signal. ConfigError or StartError if that cannot begin."""
     logs.set_up("supervisor")
+    spawn.share_arena()
     read = read_config(path)
     for problem in read.config.warnings:
         _log.warning("%s", problem)
 
     async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, "helper"))
+        if sys.version_info < (
+            3,
+            12,
+        ):  # no thread for each process that is waited for; later versions choose so themselves
+            watcher = asyncio.PidfdChildWatcher()
+            watcher.attach_loop(loop)
+            asyncio.set_child_watcher(watcher)
         try:
             supervisor = Supervisor(path.absolute(), read)
         except (SocketError, AdminError, PrivilegeError, OverlayError) as error:

@@ -29,13 +29,14 @@ from pathlib import Path
 
 import uvloop
 
-from resolver import cachefile, control, counters, logs, overlay, ring
+from resolver import cachefile, control, counters, logs, overlay, ring, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
+from resolver.decide import Decisions
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
-from resolver.listeners.stream import StreamServer
+from resolver.listeners.stream import Limits, StreamServer
 from resolver.local import Aliases
-from resolver.punt import Alias, Punts
+from resolver.punt import Alias, Decided, Punts
 from resolver.snapshot import read_policy
 from resolver.transfer import notify
 from resolver.upstream.health import Server, Strategy
@@ -46,6 +47,7 @@ SWITCH_INTERVAL = 0.0005  # seconds: a thread that loads a generation yields to 
 GC_THRESHOLD = (20_000, 20, 100)  # young objects die by reference count; cycles are few
 LOOK = 0.01  # seconds between looks whether a drain is done
 OVERLAY_LOOK = 60.0  # seconds between looks at timed words, at most
+OTHER_FILES = 1024  # descriptors that are not connections of clients: mostly sockets to upstream servers
 ROUNDS_AT_END = 1000  # batches that a drain may find waiting
 
 _log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Worker:
             self.pool,
             describe=self._describe,
             decide=self._decide,
+            fits=lambda name: self._decisions.fits(name),
             asked=self.native.asked,
             notified=self._notified,
         )
@@ -89,7 +92,7 @@ class Worker:
 
     async def swap(self, order: control.Swap) -> None:
         """Load a generation and enforce it; ValueError or OSError says why not, and then nothing has changed."""
-        snapshot, self._aliases, self._zones = await asyncio.to_thread(_load, order)
+        snapshot, aliases, decisions, self._zones = await asyncio.to_thread(_load, order)
         limits, self._upstream = order.cache, order.upstream
         self.pool.reconfigure(_pool_config(order.upstream))
         self.native.reconfigure()
@@ -109,8 +112,10 @@ class Worker:
             prefetch=limits.prefetch,
         )
         self.engine.set_records(ring.WHAT.index(order.records))
+        self.streams.limits = _limits(order.connections)
         self.engine.swap(snapshot)
         self._transferred = tuple(notify.notifiable(zone.list, zone.zone, zone.sources) for zone in order.zones)
+        self._aliases, self._decisions = aliases, decisions
         is_first, self.generation = self.generation == 0, order.number
         if is_first:
             await self._open()
@@ -153,8 +158,8 @@ class Worker:
     def _describe(self, punt: Punt) -> Alias:
         return self._aliases.describe(punt)
 
-    def _decide(self, punt: Punt) -> bytes:
-        raise NotImplementedError("no dialect makes conditions yet")
+    def _decide(self, punt: Punt) -> Decided | bytes | None:
+        return self._decisions.decide(punt)
 
     def _drain(self) -> int:
         count = self.engine.drain()
@@ -199,9 +204,19 @@ class Worker:
         self.engine.close()
 
 
-def _load(order: control.Swap) -> tuple[Snapshot, Aliases, dict[str, int]]:
+def _load(order: control.Swap) -> tuple[Snapshot, Aliases, Decisions, dict[str, int]]:
     index, policy = Index(order.index), read_policy(Path(order.policy))
-    return Snapshot(index, policy, order.number), Aliases(index, policy), dict(policy.routes)
+    decisions = Decisions(index, policy, order.number)
+    return Snapshot(index, policy, order.number), Aliases(index, policy), decisions, dict(policy.routes)
+
+
+def _limits(wanted: control.Connections) -> Limits:
+    """What may be kept of what is wanted: each connection is an open file."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(files - OTHER_FILES, files // 2)
+    if wanted.per_worker > most:
+        _log.info("connections.per_worker: %d at most, as %d files may be open (ulimit -n)", most, files)
+    return Limits(min(wanted.per_worker, most), wanted.per_client, idle=wanted.idle)
 
 
 def _pool_config(upstream: control.Upstream) -> PoolConfig:
@@ -287,6 +302,7 @@ def serve(fd: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # upstream sockets and TCP clients
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLD)
+    spawn.share_arena()
     logs.set_up("worker")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

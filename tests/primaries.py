@@ -192,7 +192,8 @@ key c {{ algorithm hmac-sha256; secret "{SECRET}"; }};
 controls {{ inet 127.0.0.1 port {self._control} allow {{ 127.0.0.1; }} keys {{ c; }}; }};
 options {{ directory "{self.folder}"; listen-on port {self.port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
   pid-file "{self.folder}/pid"; session-keyfile "{self.folder}/session"; recursion no; check-integrity no;
-  allow-transfer {{ {"key k" if self.algorithm else "any"}; }}; ixfr-from-differences yes; max-ixfr-ratio unlimited; notify-delay 0; {notify} }};
+  allow-transfer {{ {"key k" if self.algorithm else "any"}; }}; ixfr-from-differences yes; max-ixfr-ratio unlimited;
+  notify-delay 0; {notify} }};
 zone "{self.zone}" {{ type primary; file "zone.db"; check-names ignore; }};
 """
         (self.folder / "named.conf").write_text(text)

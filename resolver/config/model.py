@@ -201,6 +201,10 @@ class ListConfig(_Section):
     subdomains: types.Subdomains = Field(
         default="auto", description="Whether a plain name covers what is below it; auto: as the format has it."
     )
+    rewrite: types.YesNo = Field(
+        default=False,
+        description="Whether a hosts line with the address of another machine gives that address instead of a block.",
+    )
     refresh: types.Ttl = Field(default=86_400, description="How often the source is looked at for changes.")
     checksum: types.Text = Field(
         default="",
@@ -457,6 +461,9 @@ class Group(_Section):
     actions: dict[types.Word, types.BlockAction] = Field(
         default_factory=dict, description="Actions of this group instead of those of `categories`."
     )
+    tags: Annotated[tuple[types.Tag, ...], Once] = Field(
+        default=(), description="What $ctag of adblock rules calls the group's clients: user_child, os_ios and so on."
+    )
     schedule: tuple[Any, ...] = Field(default=(), description="When the group applies; empty: always.")
 
     @property
@@ -534,6 +541,25 @@ class RateLimit(_Section):
     )
 
 
+class Connections(_Section):
+    """How many connections clients may keep. One too many takes the place of the idlest."""
+
+    per_worker: types.Number = Field(
+        default=20_000, ge=1, le=10**6, description="Connections of one worker, as far as it may open files."
+    )
+    per_client: types.Number = Field(default=64, ge=1, le=10**6, description="Connections of one client to one worker.")
+    idle: types.Seconds = Field(
+        default=10.0, description="How long one may be idle; less as the second half of the places fills."
+    )
+
+    @field_validator("idle")
+    @classmethod
+    def _idle_is_usable(cls, idle: float) -> float:
+        if not 0.5 <= idle <= 3600:
+            raise ValueError("expected 500ms to 1h")
+        return idle
+
+
 class Admin(_Section):
     """HTTP for the operator: API, dashboard, metrics and health."""
 
@@ -598,6 +624,9 @@ class Config(_Section):
     rebinding: Rebinding = Field(default_factory=Rebinding, description="Protection against DNS rebinding.")
     rewrites: tuple[Rewrite, ...] = Field(default=(), description="Names that are answered here.")
     rate_limit: RateLimit = Field(default_factory=RateLimit, description="How much one client may ask over UDP.")
+    connections: Connections = Field(
+        default_factory=Connections, description="How many connections clients may keep, and for how long."
+    )
     admin: Admin = Field(default_factory=Admin, description="HTTP for the operator.")
     query_log: QueryLog = Field(default_factory=QueryLog, description="What is remembered of queries.")
 

@@ -36,6 +36,7 @@ PUNT_CONDITIONAL = REASON_CONDITIONAL
 PUNT_LOCAL = REASON_LOCAL
 PUNT_NOTIFY = REASON_NOTIFY
 PUNT_REFRESH = REASON_REFRESH
+PUNT_PATTERN = REASON_PATTERN
 
 (AFTER_NOTHING, AFTER_TIMEOUT, AFTER_TRUNCATED, AFTER_RCODE, AFTER_BAD, AFTER_CLOSED) = range(6)  # HandedWhy
 
@@ -49,6 +50,7 @@ include "index.pyx"      # what is listed
 include "suffix.pyx"     # small tables of names: routes, the overlay
 include "policy.pyx"     # what that means for this client
 include "cache.pyx"      # what upstreams said
+include "memo.pyx"       # which patterns a name fits
 include "limit.pyx"      # how often they may
 include "core.pyx"       # what an engine holds
 include "forward.pyx"    # asking upstream

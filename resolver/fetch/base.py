@@ -16,11 +16,14 @@ from resolver.config.model import Config, ListConfig
 class FetchError(Exception):
     """Nothing came of a fetch, and the copy is as it was; the text says why. `retry_after`: seconds in which the source
     does not want to be asked again (0: it did not say), or, if `exact`, after which it is asked again whatever happened
-    before. `changed`: the copy is to be enforced in another way nevertheless."""
+    before; `octets`: how many came all the same. `changed`: the copy is to be enforced in another way nevertheless."""
 
-    def __init__(self, text: str, retry_after: float = 0.0, *, exact: bool = False, changed: bool = False) -> None:
+    def __init__(
+        self, text: str, retry_after: float = 0.0, octets: int = 0, *, exact: bool = False, changed: bool = False
+    ) -> None:
         super().__init__(text)
         self.retry_after = retry_after
+        self.octets = octets
         self.exact = exact
         self.changed = changed
 

@@ -19,12 +19,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import os
 import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -47,12 +48,12 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _GNU = re.compile(r"\\?([0-9a-f]{64})(?:\s+\*?(.+))?", re.IGNORECASE)  # as sha256sum writes
 _BSD = re.compile(r"SHA256 ?\((.+)\) ?= ?([0-9a-f]{64})", re.IGNORECASE)  # as sha256sum --tag writes
-_STAGES = (  # what httpcore calls what it is at, and what that is in words
-    ("connect_tcp", "no connection"),
-    ("start_tls", "no TLS handshake"),
-    ("receive_response_headers", "no answer"),
-    ("receive_response_body", "no further octets"),
-)
+_STAGES = {  # what httpcore calls the steps, and what did not come where one takes too long
+    "connect_tcp": "no connection",
+    "start_tls": "no TLS handshake",
+    "receive_response_headers": "no answer",
+    "receive_response_body": "no further octets",
+}
 
 
 class _CutOff(FetchError):
@@ -72,8 +73,9 @@ class _Transfer:
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Told by httpcore of each step."""
-        if event.endswith(".started"):
-            self.stage = event.split(".")[-2]
+        step = event.removesuffix(".started").rpartition(".")[2]
+        if step in _STAGES:  # others are about cleaning up
+            self.stage = step
 
 
 class HttpFetcher:
@@ -83,7 +85,6 @@ class HttpFetcher:
         self._config = config
         self._fetch = config.fetch
         self._lookup = lookup or Lookup(config)
-        self._tls: ssl.SSLContext | None = None
         self._judging = asyncio.Lock()  # one at a time: it takes a core
 
     async def close(self) -> None:
@@ -102,7 +103,7 @@ class HttpFetcher:
                 faults.append(fault)
             octets += transfer.octets
         retry_after = min(fault.retry_after for fault in faults)
-        raise FetchError("; ".join(map(str, faults)), retry_after)
+        raise FetchError("; ".join(map(str, faults)), retry_after, octets)
 
     async def _fetch_from(self, url: str, listed: ListConfig, now: float, transfer: _Transfer) -> Fetched:
         """One fetch from one URL."""
@@ -166,7 +167,7 @@ class HttpFetcher:
                 if attempt == RESUMES:
                     raise
             except _CutOff:
-                if attempt == RESUMES or transfer.octets == before:
+                if attempt == RESUMES or transfer.octets == before or _usable_part(place, url)[0] is None:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
@@ -265,10 +266,10 @@ class HttpFetcher:
             yield
         except httpcore.TimeoutException:
             limit = format_duration(self._fetch.timeout)
-            what = next((words for stage, words in _STAGES if stage == transfer.stage), "no answer")
+            what = _STAGES.get(transfer.stage, "no answer")
             raise kind(f"{shown}: {what} within {limit}") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:
-            raise kind(f"{shown}: {error or type(error).__name__}") from None
+            raise kind(f"{shown}: {_reason(error)}") from None
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, ValueError) as error:
             raise kind(f"{shown}: {error}") from None
 
@@ -296,10 +297,8 @@ class HttpFetcher:
 
     # -- connections --------------------------------------------------------------------------------------------------
     def _client(self) -> httpx.AsyncClient:
-        if self._tls is None:
-            self._tls = self._trust()
         return httpx.AsyncClient(
-            transport=_Transport(self._tls, _Backend(self._lookup), self._fetch.proxy),
+            transport=_Transport(self._trust(), _Backend(self._lookup), self._fetch.proxy),
             headers={"User-Agent": self._fetch.user_agent, "Accept": "*/*", "Accept-Encoding": "gzip"},
             timeout=self._fetch.timeout,
             follow_redirects=False,
@@ -307,10 +306,13 @@ class HttpFetcher:
         )
 
     def _trust(self) -> ssl.SSLContext:
-        """Who is believed: the system's authorities, or those that come with Python's libraries where it has none."""
+        """Who is believed: the system's authorities, or those that come with Python's libraries where it has none.
+
+        Read for each fetch: authorities come and go while a server runs.
+        """
         context = ssl.create_default_context()
         paths = ssl.get_default_verify_paths()
-        if paths.cafile is None and paths.capath is None:
+        if paths.cafile is None and not (paths.capath and any(Path(paths.capath).iterdir())):
             import certifi
 
             context.load_verify_locations(certifi.where())
@@ -407,6 +409,16 @@ class _Backend(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         """See httpcore."""
         await asyncio.sleep(seconds)
+
+
+def _reason(error: BaseException) -> str:
+    """What an exception says; where it only says that something failed, what the system said to that."""
+    text, cause = str(error), error.__cause__ or error.__context__
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror and cause.errno:
+            text = cause.strerror if isinstance(cause, ssl.SSLError) else os.strerror(cause.errno)
+        cause = cause.__cause__ or cause.__context__
+    return text or type(error).__name__
 
 
 # -- headers ----------------------------------------------------------------------------------------------------------

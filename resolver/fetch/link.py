@@ -124,7 +124,8 @@ class Sources:
             self._facts.fetcher = 0
             if self._process is not None:
                 with contextlib.suppress(TimeoutError):  # it has closed the channel: it is about to end, or beyond help
-                    await asyncio.wait_for(self._process.wait(), 1)
+                    async with asyncio.timeout(1):
+                        await self._process.wait()
         status = await self._end()
         return fault or f"status {status}"
 

@@ -86,7 +86,8 @@ class Fetching:
                 for name in self._schedule.take_due(loop.time()):
                     self._begin(name)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), self._schedule.wait(loop.time()))
+                    async with asyncio.timeout(self._schedule.wait(loop.time())):  # wait_for may lose a cancellation
+                        await self._woken.wait()
         finally:
             await self._cancel(list(self._tasks))
             for fetcher in set(self._fetchers.values()):
@@ -152,13 +153,14 @@ class Fetching:
     async def _fetch(self, listed: ListConfig) -> None:
         assert self._config is not None
         place = Place(self._config.state_path, listed.name)
-        error, retry_after, exact, fetched = "", 0.0, False, None
+        error, retry_after, exact, octets, fetched = "", 0.0, False, 0, None
         async with self._slots:
             tried = time.time()
             try:
                 fetched = await fetch_once(self._fetchers, place, listed)
+                octets = fetched.octets
             except FetchError as fault:
-                error, retry_after, exact = str(fault), fault.retry_after, fault.exact
+                error, retry_after, exact, octets = str(fault), fault.retry_after, fault.exact, fault.octets
                 if fault.changed:
                     self._changed.append(listed.name)
         before, now = place.state(listed.source), asyncio.get_running_loop().time()
@@ -189,7 +191,9 @@ class Fetching:
             place.write_state(state)
         except OSError as fault:
             _log.error("lists.%s: what came of a fetch cannot be kept: %s", listed.name, fault)
-        self._tell(listed, state, fetched, failed=fetched is None)
+        self._tell(
+            listed, state, "failed" if fetched is None else "changed" if fetched.changed else "unchanged", octets
+        )
         if fetched is not None and fetched.changed:
             self._changed.append(listed.name)
         for order in list(self._orders):
@@ -226,22 +230,16 @@ class Fetching:
                     order.asked.add(name)
 
     # -- what the supervisor is told ----------------------------------------------------------------------------------
-    def _tell(self, listed: ListConfig, state: State, fetched: Fetched | None = None, *, failed: bool = False) -> None:
+    def _tell(self, listed: ListConfig, state: State, outcome: str = "", octets: int = 0) -> None:
         assert self._config is not None
         meta = Place(self._config.state_path, listed.name).meta()
         zone = ZonePlace(self._config.state_path, listed.name).read() if listed.scheme == "axfr" else None
-        is_new = zone is not None and fetched is not None and fetched.changed
+        is_new = outcome == "changed"
         self._send(
             control.Fetched(
                 list=listed.name,
-                outcome="failed"
-                if failed
-                else ""
-                if fetched is None
-                else "changed"
-                if fetched.changed
-                else "unchanged",
-                octets=fetched.octets if fetched else 0,
+                outcome=outcome,
+                octets=octets,
                 copied=meta.fetched if meta is not None and meta.source == listed.source else 0.0,
                 checked=state.checked,
                 failures=state.failures,
@@ -285,13 +283,14 @@ class Fetching:
 
 async def fetch_once(ways: Mapping[str, Fetcher], place: Place, listed: ListConfig) -> Fetched:
     """One fetch of one list. FetchError, whatever goes wrong with it."""
+    way = ways.get(listed.scheme)
+    if way is None:
+        raise FetchError(f"{listed.shown}: {listed.scheme}:// is not fetched")
     try:
         with place.locked():
-            return await ways[listed.scheme].fetch(listed, time.time())
+            return await way.fetch(listed, time.time())
     except (FetchError, asyncio.CancelledError):
         raise
-    except KeyError:
-        raise FetchError(f"{listed.shown}: {listed.scheme}:// is not fetched") from None
     except (BusyError, OSError) as error:
         raise FetchError(f"{listed.shown}: {error}") from error
     except Exception as error:  # a source may send anything, and no list may harm another

@@ -103,8 +103,8 @@ class ListReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One build. `index`: "built", "patched" or "reused"; `warnings`: what the config says that will not do what it
-    seems to."""
+    """One build. `index`: "built", "patched", "tidied" (merged anew, nothing else) or "reused"; `warnings`: what the config
+    says that will not do what it seems to."""
 
     generation: int
     parent: int

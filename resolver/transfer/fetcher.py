@@ -112,7 +112,7 @@ class TransferFetcher:
         serves = "it is enforced no more (on_expire: drop)" if drops else "the copy serves on (on_expire: keep)"
         text = f"the zone expired, {int(now - record.checked)} s after a primary last answered; {serves}"
         _log.error("lists.%s: %s", listed.name, text)
-        return FetchError(f"{text}: {error}", error.retry_after, exact=error.exact, changed=drops)
+        return FetchError(f"{text}: {error}", error.retry_after, error.octets, exact=error.exact, changed=drops)
 
 
 class _Work:
@@ -178,7 +178,7 @@ class _Work:
                 case Failed(text, retry, following):
                     if old is not None and old.first != following:
                         self._place.write(replace(old, first=following))
-                    raise FetchError(text, retry, exact=old is not None)
+                    raise FetchError(text, retry, self.octets, exact=old is not None)
 
     async def _address(self, primary: Primary) -> str:
         try:

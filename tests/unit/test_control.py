@@ -22,6 +22,7 @@ SWAP = control.Swap(
     control.Upstream((("1.1.1.1", "9.9.9.9"), ("10.0.0.53",)), "fastest", 2.0, {"1.1.1.1": 0}),
     control.RateLimit(50, 24, 56),
     "blocked",
+    control.Connections(1, 2, 3.0),
     (control.Zone("feed", "rpz.example", ("192.0.2.1/32",)),),
 )
 EVERY = [
