@@ -265,6 +265,14 @@ class Misbehaving:
         self._loop.run_until_complete(self._open())
         self._ready.set()
         self._loop.run_forever()
+        self._server.close()
+        self._udp.close()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(0.05))  # for transports to close
+        self._loop.close()
 
     async def _open(self) -> None:
         outer = self
@@ -279,11 +287,12 @@ class Misbehaving:
                     reply = outer.message(query, [outer.soa()])
                     self.transport.sendto(reply, addr)  # type: ignore[attr-defined]
 
-        await self._loop.create_datagram_endpoint(Udp, local_addr=("127.0.0.1", self.port), family=socket.AF_INET)
+        where = ("127.0.0.1", self.port)
+        self._udp, _ = await self._loop.create_datagram_endpoint(Udp, local_addr=where, family=socket.AF_INET)
         self._server = await asyncio.start_server(self._converse, "127.0.0.1", self.port)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
             (length,) = struct.unpack("!H", await reader.readexactly(2))
             query = dns.message.from_wire(await reader.readexactly(length))
             rdtype = query.question[0].rdtype
@@ -300,4 +309,3 @@ class Misbehaving:
                     await writer.drain()
                 else:
                     await asyncio.sleep(part)
-        writer.close()

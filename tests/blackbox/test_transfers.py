@@ -82,7 +82,7 @@ def test_a_wrong_key_brings_nothing_and_a_serial_that_goes_back_is_an_alarm(tmp_
             with Knot(tmp_path / "newer", ZONE, ["newer.example CNAME ."], serial=10, port=primary.port):
                 until(lambda: blocks(server, "newer.example"), "a newer serial is taken")
     wrong = Server(tmp_path / "wrong")
-    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong").mkdir(exist_ok=True)
     with Knot(tmp_path / "wrong", ZONE, RULES, algorithm="hmac-sha256") as primary:
         wrong.configure(**config(primary.port, tsig="k"))
         with wrong:
