@@ -41,6 +41,7 @@ BLOCKED = {
     "nxdomain.example": Action.NXDOMAIN,
     "nodata.example": Action.NODATA,
     "refused.example": Action.REFUSED,
+    "servfail.example": Action.SERVFAIL,
     "drop.example": Action.DROP,
     "tcp.example": Action.TCP_ONLY,
 }
