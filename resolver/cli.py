@@ -420,6 +420,8 @@ def lists(context: _Context) -> None:
     columns = ["list", "state", "names", "refused", "format", "age", "hits", "shadow"]
     if any(listed.is_remote for listed in config.lists):
         columns += ["next", "source"]
+    if any(listed.scheme == "axfr" for listed in config.lists):
+        columns += ["zone"]
     if any(state.error for state in states):
         columns += ["error"]
     context.table(

@@ -163,7 +163,7 @@ def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: S
         winners, listset = decisions.best(policy_class, (listset, *fitting), rtype, octets)
         cell = winners[0].cell
     rank, action, _, _, slot, _ = CELL.unpack(cell)
-    refused = policy_class == snapshot.REFUSED_CLASS
+    refused = policy_class in (snapshot.REFUSED_CLASS, snapshot.WITHHELD_CLASS)
     winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
     paths = [(state.name, state_dir / "runs" / state.run) for state in generation.lists if state.run]
     if slot == counters.REBINDING_SLOT and not refused:
@@ -248,6 +248,8 @@ def _as_match(found: TriggerMatch) -> Match:
 
 def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
     file, line = _place(run_path, match.line)
+    if file and not line:
+        file = f"*.{match.name}.{file}" if match.scope is Scope.BELOW else f"{match.name}.{file}"
     decides = match.list == winner and (match.outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
     return Spoken(match.list, file, line, match.name, _SCOPES[match.scope], _says(match.outcome), decides)
 
@@ -271,6 +273,9 @@ def _place(run_path: Path, line: int) -> tuple[str, int]:
     """The file that a line of a list is in, and its number there."""
     with Run(run_path) as run:
         files = run.header.report.get("files", ())
+        zone = str(run.header.source.get("zone", ""))
+    if zone:  # a transfer has no lines: the owner of the record names it
+        return zone, 0
     file, first = next(((part[0], part[1]) for part in reversed(files) if line >= part[1]), ("", 1))
     return str(file), line - first + 1
 
@@ -388,6 +393,7 @@ class ListView:
     source: str = ""
     next: str = ""
     failures: int = 0
+    zone: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -418,11 +424,25 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
                 shadow=server["shadow_hits"].get(listed.name, 0) if server is not None else None,
                 error=report.error,
                 source=listed.shown,
+                zone=_zone_of(listed, config.state_path),
             )
         if listed.is_remote and listed.enabled != "no":
             view = _with_source(view, listed, config.state_path)
         found.append(view)
     return found
+
+
+def _zone_of(listed: ListConfig, state_dir: Path) -> str:
+    """How the copy of a zone stands: serial, how and from where it came, and when it expires."""
+    if listed.scheme != "axfr":
+        return ""
+    from resolver.transfer.zone import ZonePlace
+
+    record, now = ZonePlace(state_dir, listed.name).read(), time.time()
+    if record is None:
+        return "no copy yet"
+    ends = "expired" if record.expired else f"expires in {duration(max(0.0, record.expires - now))}"
+    return f"serial {record.soa.serial} by {record.kind} from {record.primary}, {ends}"
 
 
 def _with_source(view: ListView, listed: ListConfig, state_dir: Path) -> ListView:

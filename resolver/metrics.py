@@ -105,6 +105,7 @@ class TampahCollector(Collector):
         yield from _lists(facts)
         yield from _sources(facts)
         yield from _groups(facts)
+        yield from _zones(facts)
         yield from _server(facts)
 
 
@@ -199,6 +200,25 @@ def _lists(facts: Facts) -> Iterator[Metric]:
         refused.add_metric((item.name,), item.refused)
     yield names
     yield refused
+
+
+def _zones(facts: Facts) -> Iterator[Metric]:
+    serial = GaugeMetricFamily("tampah_zone_serial", "Serial of the zone that a list is.", labels=("list",))
+    transfers = CounterMetricFamily(
+        "tampah_transfers",
+        "Refreshes of zones; kind probe: no transfer came of it.",
+        labels=("list", "kind", "outcome"),
+    )
+    seconds = CounterMetricFamily("tampah_transfer_seconds", "Time that transfers took.", labels=("list",))
+    for name, source in facts.sources.items():
+        if source.serial >= 0:
+            serial.add_metric((name,), source.serial)
+            seconds.add_metric((name,), source.transfer_seconds)
+            for (kind, outcome), count in sorted(source.transfers.items()):
+                transfers.add_metric((name, kind, outcome), count)
+    yield serial
+    yield transfers
+    yield seconds
 
 
 def _sources(facts: Facts) -> Iterator[Metric]:

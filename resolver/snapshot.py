@@ -32,14 +32,16 @@ import hashlib
 import json
 import os
 import struct
+from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from resolver.lists import conditions
 
 REFUSED_CLASS = 0xFFFF  # a client that is not in allow_from
+WITHHELD_CLASS = 0xFFFE  # one with a list that has never come, and that is to have no answers without it: SERVFAIL
 NO_SLOT = 0xFFFF  # no list won, or there was no slot left for it
 MAX_PROFILES = 0xFFFF
 NO_EDE = -1
@@ -104,6 +106,7 @@ class Policy:
     classes that hold for a query by what it is: bit 0 wants no recursion, bit 1 wants to verify an answer that is signed
     (b"": the class itself). `zones`: owner and rdata of policy zones' SOA, in wire form. `guard`: class 0 for the addresses
     that no name outside should have, REFUSED_CLASS for others; `unguarded`: names that may, with what is below them.
+    `withheld`: classes whose clients are to get SERVFAIL, as a list of theirs has never come.
 
     `shadows`: where some list only counts, a u16 a cell: where the cell's claims begin in `shadow_claims` (SHADOW_CLAIM
     each, the first is nobody's), 0 for none.
@@ -121,11 +124,22 @@ class Policy:
     zones: tuple[tuple[bytes, bytes], ...] = ()
     guard: Clients | None = None
     unguarded: tuple[str, ...] = ()
+    withheld: tuple[int, ...] = ()
     decisions: Mapping[tuple[int, int], tuple[tuple[str, bytes], ...]] = field(default_factory=dict)
     patterns: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
     paused: Mapping[str, int] = field(default_factory=dict)
     shadows: bytes = b""
     shadow_claims: bytes = b""
+
+    def withhold(self, clients: Clients) -> Clients:
+        """A client map in which the classes that are withheld have WITHHELD_CLASS."""
+        if not self.withheld:
+            return clients
+
+        def held(octets: bytes) -> bytes:
+            return array("H", (WITHHELD_CLASS if at in self.withheld else at for at in array("H", octets))).tobytes()
+
+        return replace(clients, classes4=held(clients.classes4), classes6=held(clients.classes6))
 
     def cell(self, policy_class: int, shape: int) -> tuple[int, int, int, int, int, int]:
         """(rank, action, flags, member, list slot, profile) for a class and a shape."""
@@ -149,6 +163,7 @@ def write_policy(path: Path, policy: Policy) -> None:
         "zones": [[name.hex(), rdata.hex()] for name, rdata in policy.zones],
         "guard": None if policy.guard is None else [getattr(policy.guard, name).hex() for name in _CLIENT_SECTIONS],
         "unguarded": list(policy.unguarded),
+        "withheld": list(policy.withheld),
         "decisions": _decisions_to_json(policy),
         "patterns": policy.patterns,
         "paused": dict(policy.paused),
@@ -212,6 +227,7 @@ def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
         zones=tuple((bytes.fromhex(name), bytes.fromhex(rdata)) for name, rdata in header["zones"]),
         guard=None if header["guard"] is None else Clients(*map(bytes.fromhex, header["guard"])),
         unguarded=tuple(header["unguarded"]),
+        withheld=tuple(header["withheld"]),
         decisions=_decisions_from_json(header["decisions"]),
         patterns=tuple((str(text), int(listset), tuple(denied)) for text, listset, denied in header["patterns"]),
         paused=header["paused"],

@@ -12,6 +12,15 @@ cdef inline bint is_blocked(const Query* q) noexcept nogil:
     return q.cell.action >= ACTION_ADDRESS and not (q.cell.action == ACTION_TCP_ONLY and q.transport != TRANSPORT_UDP)
 
 
+cdef int notify_verdict(Core* core, Query* q) noexcept nogil:
+    # Python answers a NOTIFY; a flood of them costs as little as one of queries.
+    if core.limits.buckets != NULL and q.transport == TRANSPORT_UDP and not q.counted:
+        if not limit_pays(&core.limits, q.client, core.forward.now):
+            core.counters[ENGINE_LIMITED] += 1
+            return VERDICT_DROP
+    return VERDICT_PUNT
+
+
 cdef void refresh_begin(Core* core, const Query* q) noexcept nogil:
     # The question to Python, for no client; so many a second at most, as the answer to a client does not depend on it.
     if core.refreshed_at != core.now:
@@ -35,6 +44,8 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     # The packet first: nothing may look at what has not been proven to be there.
     verdict = wire_parse(q)
     if verdict != CONTINUE:
+        if verdict == VERDICT_PUNT:  # a NOTIFY: rare, and who may send one is not the client map's matter
+            return notify_verdict(core, q)
         if q.given == NULL:
             core.counters[ENGINE_MALFORMED] += 1
         return reply_error(q) if verdict == VERDICT_REPLY else VERDICT_DROP
@@ -47,7 +58,11 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
 
     # Then who asks: a stranger must not learn from our answers or timing what is listed or cached.
     q.policy_class = client_class(&s.clients, q.client)
-    if q.policy_class == CLASS_REFUSED:
+    if q.policy_class >= CLASS_WITHHELD:
+        if q.policy_class == CLASS_WITHHELD:
+            q.rcode = RCODE_SERVFAIL
+            q.ede = EDE_NOT_READY
+            return reply_error(q)
         core.counters[ENGINE_REFUSED] += 1
         return reply_refused(q, EDE_PROHIBITED)
 

@@ -160,12 +160,12 @@ cdef class Snapshot:
         c.classes4 = <const uint16_t*> copied(classes4, 2 * <Py_ssize_t> c.count4, "client classes")
         c.classes6 = <const uint16_t*> copied(classes6, 2 * <Py_ssize_t> c.count6, "client classes")
         for i in range(c.count4):
-            if c.classes4[i] != CLASS_REFUSED and c.classes4[i] >= class_count:
+            if c.classes4[i] < CLASS_WITHHELD and c.classes4[i] >= class_count:
                 raise ValueError(f"a client range names class {c.classes4[i]} of {class_count}")
             if (c.starts4[i] != 0) if i == 0 else (c.starts4[i] <= c.starts4[i - 1]):
                 raise ValueError("the client ranges do not ascend from zero")
         for i in range(c.count6):
-            if c.classes6[i] != CLASS_REFUSED and c.classes6[i] >= class_count:
+            if c.classes6[i] < CLASS_WITHHELD and c.classes6[i] >= class_count:
                 raise ValueError(f"a client range names class {c.classes6[i]} of {class_count}")
         if not clients_index(c):
             raise MemoryError
@@ -207,8 +207,8 @@ cdef class Snapshot:
         if wire_parse(&q) != CONTINUE:
             raise ValueError(f"{name!r} is no name")
         q.policy_class = client_class(&self.view.clients, <const uint8_t*> PyBytes_AS_STRING(client))
-        if q.policy_class == CLASS_REFUSED:
-            return CLASS_REFUSED, 0, 0, bytes(8)
+        if q.policy_class >= CLASS_WITHHELD:
+            return q.policy_class, 0, 0, bytes(8)
         policy_row(&self.view, &q, False)
         q.listset = index_lookup(self.view.index, q.name, q.labels, q.labels_count)
         policy_cell(&self.view, NULL, &q)
@@ -861,7 +861,7 @@ cdef class Engine:
     def send(self, Punt punt not None, bytes reply not None):
         """Send a reply made in Python as it stands; returns it for a stream. Longer than a UDP client takes: ValueError."""
         cdef Query* q = &self.query
-        if self._question(q, punt) != CONTINUE or not HEADER <= len(reply) <= q.reply_room:
+        if self._question(q, punt) not in (CONTINUE, VERDICT_PUNT) or not HEADER <= len(reply) <= q.reply_room:
             raise ValueError("not a reply that can be sent")
         if punt.transport == TRANSPORT_UDP and len(reply) > q.limit:
             raise ValueError(f"{len(reply)} octets where the client takes {q.limit}")

@@ -21,6 +21,7 @@ PUNT_FORWARD: int  # not cached: ask upstream along `route`
 PUNT_CONDITIONAL: int  # the listset depends on type or client: Python decides
 PUNT_REFRESH: int  # nobody waits: what is kept is to be asked anew
 PUNT_LOCAL: int  # answered by this server itself (a CNAME to chase, a special name)
+PUNT_NOTIFY: int  # a NOTIFY (RFC 1996); only packet, client, qname and qtype count
 
 PUNT_PATTERN: int  # nobody knows yet which patterns `names` fit: Engine.remember(), then Engine.resume()
 
@@ -71,12 +72,23 @@ class RunBuilder:
     """
 
     replaces: bool
+    lineless: (
+        bool  # lines only say which rule is the first: 0 is given out, and rules of a name that say the same are one
+    )
+    last_key: bytes  # of what take_block() has given out
     taken: int
     names: int
     rules: int
     duplicates: int
 
     def __init__(self, replaces: bool = False) -> None: ...
+    def reopen(self) -> None:
+        """Take rules again after sort(): those not given out stay, and `taken` counts them alone."""
+    @property
+    def left(self) -> int:
+        """How many rules take_block() has yet to give out."""
+    def absorb(self, reader: RunReader, first_line: int, limit: int) -> int:
+        """Take the rules of a cursor's next keys, up to `limit` or a few more, numbered on from `first_line`; how many."""
     def add(self, name: bytes, scope: int, outcome: int, line: int) -> None: ...
     def scan(
         self, chunk: bytes, first_line: int, templates: Sequence[tuple[bytes, bytes, int, int]]
@@ -95,6 +107,48 @@ class RunReader:
         """The name with this key and all below it; reads on from where the cursor is."""
     def __iter__(self) -> RunReader: ...
     def __next__(self) -> tuple[bytes, list[tuple[int, int, int]]]: ...
+
+class DeltaReader(RunReader):
+    """A cursor over a run with a delta over it, from the key `start` on. Both cursors stand before their first key.
+
+    A delta's rules have outcome << 1 | side: 0, what is said of the key now; 1, what the run under it says of it.
+    """
+
+    def __init__(self, under: RunReader, over: RunReader, start: bytes = b"") -> None: ...
+
+class SideReader(RunReader):
+    """A cursor over the keys of two deltas of the same run, with what the run and the first of them say of those."""
+
+    def __init__(self, own: RunReader, other: RunReader) -> None: ...
+
+def find_rules(reader: RunReader, keys: Sequence[bytes]) -> list[list[tuple[int, int]]]:
+    """The (scope, outcome) of each of these ascending keys; reads on from where the cursor is."""
+
+def rules_below(reader: RunReader, key: bytes, limit: int) -> list[tuple[bytes, tuple[int, ...]]]:
+    """The keys below `key`, itself included, each with its rules (outcome << 2 | scope); at most `limit` + 1."""
+
+class TransferScanner:
+    """Takes the records of a transfer of a zone (wire form): CNAMEs of plain triggers whose target was learned.
+
+    Their rules go to `builder`, numbered by record; without one, and after gather(), they are gathered. `records`: seen.
+    """
+
+    records: int
+
+    def __init__(self, zone: bytes, builder: RunBuilder | None = None) -> None: ...
+    def gather(self) -> None:
+        """From here on rules are gathered."""
+    def take_gathered(self) -> list[tuple[bytes, int, int]]:
+        """(key, scope, outcome) of what was gathered since the last call, in order."""
+    def learn(self, target: bytes, ttl: int, outcome: int) -> None:
+        """What a CNAME with this target (wire form) and TTL comes to, unless its trigger is its target."""
+    def scan(self, message: bytes, at: int, count: int) -> tuple[int, int, list[tuple[int, int, int, int, int, int]]]:
+        """Read up to `count` records from octet `at` on, up to a SOA: (where the next begins, how many were read, others).
+
+        An other: (where it begins, type, class, TTL, where its rdata begins, rdlength). ValueError: malformed.
+        """
+    def skip(self, message: bytes, at: int, count: int) -> tuple[int, int, int]:
+        """Past `count` records: (where the next begins, where the last begins, its type). ValueError: malformed."""
 
 def diff_runs(
     old: RunReader, new: RunReader, outcomes: Sequence[int | None]

@@ -20,6 +20,7 @@ cdef enum:
     FLAG_AD = 0x0020
     FLAG_CD = 0x0010
     OPCODE_MASK = 0x7800
+    OPCODE_NOTIFY = 0x2000     # 4 (RFC 1996), where OPCODE_MASK has it
     POINTER = 0xC0             # the two high bits of a compression pointer
     NAME_OF_QUESTION = 0xC00C  # a pointer to the question's name
     STALE_TTL = 30             # seconds (RFC 8767 section 4)
@@ -44,6 +45,7 @@ cdef enum PuntReason:
     REASON_LOCAL = 2
     REASON_REFRESH = 3
     REASON_PATTERN = 4
+    REASON_NOTIFY = 5
 
 cdef enum:
     TYPE_A = 1
@@ -75,6 +77,7 @@ cdef enum:
     EDE_NONE = -1
     EDE_STALE_ANSWER = 3
     EDE_CACHED_ERROR = 13
+    EDE_NOT_READY = 14
     EDE_PROHIBITED = 18
     EDE_STALE_NXDOMAIN = 19
     EDE_NETWORK_ERROR = 23
@@ -115,6 +118,7 @@ cdef enum:
     DECIDED_ALL = 2            # for the answer too
     CELL_SHADOW = 0x80         # a shadow list would have decided: see SnapshotView.shadows
     CLASS_REFUSED = 0xFFFF
+    CLASS_WITHHELD = 0xFFFE    # a list of theirs has never come: SERVFAIL until it does
     TRANSPORT_UDP = 0
 
 # The sections of resolver/counters.py: index of the first counter of each.

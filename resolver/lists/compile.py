@@ -24,7 +24,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from resolver.config.model import Config, Group, ListConfig
 from resolver.config.problem import ConfigError
 from resolver.config.types import Override as OverrideRule
 from resolver.engine.engine import Index
+from resolver.fetch.store import has_copy
 from resolver.lists.clients import build_clients, outside
 from resolver.lists.matrix import (
     CategoryPolicy,
@@ -276,6 +277,7 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         cells=matrix.cells,
         profiles=matrix.profiles,
         clients=build_clients(config.allow_from, [(group.networks, classes[group.name]) for group in config.groups]),
+        withheld=_withheld(config, classes, {state.name for state in states if not state.run}, index.parent.parent),
         routes=number_routes([route.zones for route in config.upstream.routes]),
         groups=classes,
         order=matrix.order,
@@ -289,6 +291,18 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         shadows=matrix.shadows,
         shadow_claims=matrix.shadow_claims,
     )
+
+
+def _withheld(config: Config, classes: Mapping[str, int], missing: set[str], state_dir: Path) -> tuple[int, ...]:
+    """The classes that are to get no answers without a zone that has never come; 0 is who is in no group."""
+    cold = [
+        listed
+        for listed in config.lists
+        if listed.on_cold_start == "servfail" and listed.name in missing and not has_copy(listed, state_dir)
+    ]
+    if not cold:
+        return ()
+    return tuple(sorted({0} | {classes[group.name] for group in config.groups if any(map(group.takes, cold))}))
 
 
 def policy_rules(config: Config, states: Sequence[ListState]) -> PolicyRules:

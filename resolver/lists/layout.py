@@ -48,7 +48,9 @@ index is built: two that share a fingerprint where one could be found for the ot
 an index (patch.py) asks it for each changed name, and takes a new one for another as seldom as a look-up does.
 
 **Run file**, no facts. Sections: BLOCKS (its sum is 0: each block has its own), INDEX, TRIGGERS, TEXT (JSON: RunHeader,
-runs.py).
+runs.py), DELTA and DELTA_INDEX: as BLOCKS and INDEX, for the keys that changed since BLOCKS was written (splice.py). What
+DELTA has of a key is all there is of it. A tag's outcome is there outcome << 1 | side: 0 what is said of the key now, 1 what
+BLOCKS say of it; a key that is gone has only the latter.
 
     INDEX     a line a block: {u64 offset, u32 octets, u32 keys, u64 XXH64 of its octets, u8 key length, first key}
     block     raw DEFLATE (RFC 1951) of
@@ -137,6 +139,8 @@ class RunSection(IntEnum):
     INDEX = 1
     TRIGGERS = 2
     TEXT = 3
+    DELTA = 4
+    DELTA_INDEX = 5
 
 
 @dataclass(frozen=True)

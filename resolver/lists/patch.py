@@ -131,7 +131,7 @@ class _Patch:
             raise _GiveUp
         limit = min(MAX_CHANGES, int(MAX_SHARE * self._names) - self._changed)
         limit = min(limit, int(MAX_SUM * self._names) - self._before.names - self._changed)
-        found = changed_rules(before.reader(), after.reader(), outcomes, limit) if limit > 0 else None
+        found = changed_rules(*after.readers_against(before), outcomes, limit) if limit > 0 else None
         if found is None:
             raise _GiveUp
         items, covers, (added, removed, changed) = found
@@ -145,6 +145,12 @@ class _Patch:
         """Exchange what one list says. The index is right before and after; the other lists' runs are as it has them."""
         parents = self._buckets.with_children(covers)
         if parents:
+            # The two runs' cursors leave out what both are known to say the same of, so these may be missing.
+            below = self._run(self._lists[number].run).rules_below(parents, MAX_CHANGES)
+            if len(below) > MAX_CHANGES:
+                raise _GiveUp
+            for key, rules in below:
+                visits.setdefault(key, (rules, False))
             for other in range(len(self._lists)):
                 if other != number:
                     self._visit(visits, self._run(self._paths[other]).keys_below(parents, MAX_CHANGES))

@@ -23,6 +23,7 @@ from resolver.engine.engine import (
     PUNT_CONDITIONAL,
     PUNT_FORWARD,
     PUNT_LOCAL,
+    PUNT_NOTIFY,
     PUNT_PATTERN,
     REPLY,
     WAIT,
@@ -31,6 +32,7 @@ from resolver.engine.engine import (
     SuffixTable,
 )
 from resolver.lists.rules import TriggerKind
+from resolver.transfer import notify
 from resolver.vocabulary import EDE, Action, Transport
 from tests.fuzz.packets import Packets
 from tests.unit.engine.world import CLIENT, World, allow, block, client, fits, trigger, wire_query
@@ -62,9 +64,9 @@ NAMES = (
 STRANGER = client("192.0.2.1")
 EVERY = frozenset(
     (
-        "drop", "punt forward", "punt conditional", "punt local", "punt pattern", "wait", "formerr", "notimp", "badvers",
-        "refused", "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger", "learned",
-        "not learned", "no answer", "answered later", "handed over", "overlay", "rebinding", "address",
+        "drop", "punt forward", "punt conditional", "punt local", "punt notify", "punt pattern", "wait", "formerr", "notimp",
+        "badvers", "refused", "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger",
+        "learned", "not learned", "no answer", "answered later", "handed over", "overlay", "rebinding", "address",
         *(f"action {action.name}" for action in Action if action is not Action.CNAME),
     )
 )  # fmt: skip
@@ -197,9 +199,16 @@ class Harness:
             PUNT_CONDITIONAL: "conditional",
             PUNT_LOCAL: "local",
             PUNT_PATTERN: "pattern",
+            PUNT_NOTIFY: "notify",
         }
         for punt in self.engine.take_punts():
             self.reached[f"punt {reasons[punt.reason]}"] += 1
+            if punt.reason == PUNT_NOTIFY:
+                said, _ = notify.answer((), punt.packet, punt.qname, punt.qtype, punt.client)
+                sent = self.engine.send(punt, said)
+                if sent is not None:
+                    self.check(punt.packet, Transport(punt.transport), sent)
+                continue
             cell = None
             if punt.reason == PUNT_CONDITIONAL:
                 cell = self.world.cell(self.packets.chance.choice(("zero.example", "data.example", "nxdomain.example")))

@@ -121,6 +121,10 @@ class Rpz(Dialect):
         else:
             self._record(entry)
 
+    def flush(self) -> None:
+        """Emit the data gathered so far: records of its owner that come later are data of their own."""
+        self._flush()
+
     def finish(self) -> None:
         """Emit the data gathered so far."""
         self._flush()
