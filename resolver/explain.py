@@ -11,7 +11,7 @@ import dataclasses
 import ipaddress
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,42 @@ import dns.message
 import dns.name
 import dns.rcode
 import dns.rdatatype
+import dns.rrset
 
 from resolver import counters, overlay, snapshot
 from resolver.config.model import Config, ListConfig
-from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
+from resolver.decide import Decisions
+from resolver.engine.engine import (
+    DROP,
+    PUNT,
+    PUNT_CONDITIONAL,
+    PUNT_FORWARD,
+    PUNT_LOCAL,
+    PUNT_PATTERN,
+    REPLY,
+    Engine,
+    Index,
+    Punt,
+    Snapshot,
+    SuffixTable,
+)
 from resolver.fetch.store import Place
 from resolver.lists import names
-from resolver.lists.explain import Match, matches
+from resolver.lists.explain import Match, TriggerMatch, covers_address, covers_pattern, matches, trigger_matches
 from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.report import Report, duration
+from resolver.lists.rules import Outcome, TriggerKind
 from resolver.lists.runs import Run
 from resolver.local import Aliases
+from resolver.membership import membership_now
 from resolver.metrics import action_name
 from resolver.snapshot import CELL, Generation
 from resolver.vocabulary import Action, Rank, Scope, Transport, Verb
 
 _SCOPES = {Scope.SELF: "itself", Scope.BELOW: "what is below it", Scope.BOTH: "itself and what is below it"}
+_NOBODYS_NAME = "address.invalid"  # asked for where an address is to be explained (RFC 6761 section 6.4)
+_FOUND_NAME = 1  # FindingKind in engine/query.pxd
+_FINDINGS = {TriggerKind.CLIENT: 0, TriggerKind.ADDRESS: 2}
 _EXPLAINED_CACHE = 1 << 20  # octets: the engine wants one, nothing is kept in it
 
 
@@ -53,13 +73,16 @@ class Spoken:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What happens to a question and why. `group` "" and `policy_class` 0: every list applies."""
+    """What happens to a question and why. `group` "" : no group has the client, so every list applies; `entry`: which of
+    the group's client entries matched; `notes`: what schedules and pauses have to do with it."""
 
     name: str
     type: str
     client: str
     generation: int
     group: str
+    entry: str
+    notes: tuple[str, ...]
     policy_class: int
     listset: int
     action: str
@@ -75,8 +98,10 @@ class Explanation:
 
     def lines(self) -> Iterator[str]:
         """For a person."""
-        where = f"group {self.group}" if self.group else "no group: every list applies"
+        where = f"group {self.group} by {self.entry}" if self.group else "no group: every list applies"
         yield f"{self.name} {self.type} asked by {self.client} ({where}), generation {self.generation}"
+        for note in self.notes:
+            yield f"  {note}"
         for match in self.matches:
             line = f":{match.line}" if match.line else ""
             place = f"{match.file}{line}" if match.file else f"line {match.line}"
@@ -104,8 +129,16 @@ def generation_of(state_dir: Path) -> Generation:
     return generation
 
 
-def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanation:
-    """Explain a question. ValueError says what of name, client or type is none."""
+def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: Sequence[str] = ()) -> Explanation:
+    """Explain a question, or what an address means in an answer. ValueError says what of name, client or type is none.
+
+    `leads_to`: what the upstream is taken to say, aliases in their order and then addresses. An address for a name is the
+    answer of a name that no list speaks of.
+    """
+    shown = ""
+    if (wanted := _address(name)) is not None:
+        shown, leads_to, qtype = str(wanted), [name], "AAAA" if wanted.version == 6 else "A"
+        name = _NOBODYS_NAME
     asked = _name(name)
     address = ipaddress.ip_address(client)
     octets = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
@@ -114,37 +147,75 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     generation = generation_of(state_dir)
     index = Index(generation.index_path(state_dir))
     policy = snapshot.read_policy(generation.policy_path(state_dir))
+    members, moment, pauses = membership_now(config, state_dir)
+    policy = replace(policy, clients=members.make(policy, moment))
+    found = members.find(client, moment, pauses, time.time())
     decided = Snapshot(index, policy, generation.number)
+    decisions = Decisions(index, policy, generation.number)
     policy_class, listset, _, cell = decided.decide(asked, octets)
+    entries = overlay.read(state_dir)
+    said, last = _answer(decided, index, policy, decisions, entries, asked, rtype, octets, leads_to)
+    finding = last[1]
+    if leads_to:
+        listset, finding, _, cell = last
+    elif policy_class != snapshot.REFUSED_CLASS:
+        fitting = decisions.fits(dns.name.from_text(f"{asked}.").canonicalize().to_wire() or b"")
+        winners, listset = decisions.best(policy_class, (listset, *fitting), rtype, octets)
+        cell = winners[0].cell
     rank, action, _, _, slot, _ = CELL.unpack(cell)
     refused = policy_class == snapshot.REFUSED_CLASS
     winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
     paths = [(state.name, state_dir / "runs" / state.run) for state in generation.lists if state.run]
-    entries = overlay.read(state_dir)
+    if slot == counters.REBINDING_SLOT and not refused:
+        winner = "rebinding"
     words = overlay.covering(entries, asked)
-    if words and not refused:
+    if words and not refused and not leads_to:
         rank, action, winner = Rank.OVERLAY, Action.ALLOW, ""
         if words[0].word == overlay.BLOCK:
             action = Action(policy.profiles[OVERLAY_PROFILE].action)
     spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
-    spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action) for match in matches(paths, asked))
+    by_name = winner if finding == _FOUND_NAME else ""
+    leading = [(_address(step), step) for step in leads_to]
+    for step in (asked, *(_name(step) for found, step in leading if found is None)):
+        spoken += tuple(_spoken(match, dict(paths)[match.list], by_name, action) for match in matches(paths, step))
+        spoken += tuple(
+            _spoken(_as_match(match), dict(paths)[match.list], by_name, action)
+            for match in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(step))
+        )
+    speaking = [
+        (TriggerKind.CLIENT, address),
+        *((TriggerKind.ADDRESS, found) for found, _ in leading if found is not None),
+    ]
+    for kind, about in speaking:
+        found_by = winner if finding == _FINDINGS[kind] else ""
+        spoken += tuple(
+            _triggered(match, about, dict(paths)[match.list], found_by, action)
+            for match in trigger_matches(paths, frozenset({kind}), covers_address(about))
+        )
     return Explanation(
-        name=asked or ".",
+        name=shown or asked or ".",
         type=dns.rdatatype.to_text(rtype),
         client=str(address),
         generation=generation.number,
-        group=next((group for group, number in policy.groups.items() if number == policy_class), "")
-        if policy_class
-        else "",
+        group=found.group,
+        entry=found.entry,
+        notes=found.notes,
         policy_class=policy_class,
         listset=listset,
         action="refused" if refused else action_name(action),
         rank="allow_from" if refused else Rank(rank).name.lower().replace("_", "-"),
-        list="overlay" if rank == Rank.OVERLAY and words else winner,
+        list="overlay" if rank == Rank.OVERLAY and not refused and not winner else winner,
         category=next((listed.category for listed in config.lists if listed.name == winner), ""),
         matches=spoken,
-        answer=tuple(_answer(decided, index, policy, entries, asked, rtype, octets)),
+        answer=said,
     )
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
 
 
 def _name(text: str) -> str:
@@ -169,59 +240,137 @@ def _by_hand(entry: overlay.Entry, state_dir: Path, *, wins: bool) -> Spoken:
     return Spoken("overlay", path, 0, entry.name, _SCOPES[Scope.BOTH], says, wins)
 
 
+def _as_match(found: TriggerMatch) -> Match:
+    """A pattern as a rule that covers the name, which stands where the pattern's text does."""
+    trigger = found.trigger
+    return Match(found.list, trigger.line, trigger.text, Scope.SELF, trigger.outcome)
+
+
 def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
+    file, line = _place(run_path, match.line)
+    decides = match.list == winner and (match.outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
+    return Spoken(match.list, file, line, match.name, _SCOPES[match.scope], _says(match.outcome), decides)
+
+
+def _triggered(
+    match: TriggerMatch,
+    about: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    run_path: Path,
+    winner: str,
+    action: int,
+) -> Spoken:
+    """A rule about an address: of the client, or in the answer."""
+    _, text, outcome, line = match.trigger
+    file, line = _place(run_path, line)
+    covers = f"{'the client' if match.trigger.kind is TriggerKind.CLIENT else 'answers with'} {about}"
+    decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
+    return Spoken(match.list, file, line, text, covers, _says(outcome), decides)
+
+
+def _place(run_path: Path, line: int) -> tuple[str, int]:
+    """The file that a line of a list is in, and its number there."""
     with Run(run_path) as run:
         files = run.header.report.get("files", ())
-    file, first = next(((part[0], part[1]) for part in reversed(files) if match.line >= part[1]), ("", 1))
-    outcome = match.outcome
+    file, first = next(((part[0], part[1]) for part in reversed(files) if line >= part[1]), ("", 1))
+    return str(file), line - first + 1
+
+
+def _says(outcome: Outcome) -> str:
     says = outcome.verb.name.lower()
     if outcome.important:
         says += ", important"
     if outcome.action is not None:
         says += f" by {action_name(outcome.action)}"
+    if outcome.condition:
+        says += f" ({outcome.condition})"
     if outcome.data:
         says += f" {'; '.join(outcome.data)}"
-    decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
-    return Spoken(match.list, str(file), match.line - first + 1, match.name, _SCOPES[match.scope], says, decides)
+    return says
 
 
 def _answer(
     decided: Snapshot,
     index: Index,
     policy: snapshot.Policy,
+    decisions: Decisions,
     entries: Sequence[overlay.Entry],
     name: str,
     rtype: dns.rdatatype.RdataType,
     client: bytes,
-) -> Iterator[str]:
-    """What an engine of its own says to the question: the answer's records, or where it would ask."""
+    leads_to: Sequence[str],
+) -> tuple[tuple[str, ...], tuple[int, int, int, bytes]]:
+    """What an engine of its own says to the question, and what it decided by (Engine.decided)."""
     engine = Engine(counters=memoryview(bytearray(counters.SIZE)), cache_bytes=_EXPLAINED_CACHE)
     engine.swap(decided)
     engine.set_overlay(SuffixTable(overlay.words(entries, time.time())))
     query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
+    verdict, reply, punts = _decided(engine, decisions, decided.number, verdict, reply)
+    if leads_to and verdict == PUNT and punts[0].reason == PUNT_FORWARD:
+        verdict, reply = engine.finish(punts[0], _upstream(query, leads_to))
+        verdict, reply, punts = _decided(engine, decisions, decided.number, verdict, reply)
+    last = engine.decided
+    return tuple(_shown(verdict, reply, punts, name, Aliases(index, policy))), last
+
+
+def _decided(
+    engine: Engine, decisions: Decisions, generation: int, verdict: int, reply: bytes | None
+) -> tuple[int, bytes | None, list[Punt]]:
+    """What comes of a verdict once Python has decided what the engine left to it."""
+    punts = engine.take_punts()
+    while verdict == PUNT and punts[0].reason in (PUNT_CONDITIONAL, PUNT_PATTERN):
+        if punts[0].reason == PUNT_PATTERN:
+            for each in punts[0].names:
+                engine.remember(each, decisions.fits(each), generation)
+            verdict, reply = engine.resume(punts[0])
+        elif isinstance(choice := decisions.decide(punts[0]), bytes):
+            verdict, reply = REPLY, choice
+        else:
+            verdict, reply = engine.decide(punts[0], *(choice or (None, 0)))
+        punts = engine.take_punts()
+    return verdict, reply, punts
+
+
+def _upstream(query: dns.message.Message, leads_to: Sequence[str]) -> bytes:
+    """An upstream's answer: one alias after the other, and all addresses for the last."""
+    made = dns.message.make_response(query, recursion_available=True)
+    owner = query.question[0].name
+    for step in leads_to:
+        if (address := _address(step)) is not None:
+            kind, text = "AAAA" if address.version == 6 else "A", str(address)
+        else:
+            kind, text = "CNAME", f"{_name(step)}."
+        made.answer.append(dns.rrset.from_text(owner, 60, "IN", kind, text))
+        if kind == "CNAME":
+            owner = dns.name.from_text(text)
+    return made.to_wire()
+
+
+def _shown(verdict: int, reply: bytes | None, punts: Sequence[Punt], name: str, aliases: Aliases) -> Iterator[str]:
+    """The answer's records, or where the engine would ask."""
     if verdict == REPLY and reply is not None:
         message = dns.message.from_wire(reply)
         yield f"rcode {dns.rcode.to_text(message.rcode())}"
         for option in message.options:
             yield option.to_text()
-        for section in (message.answer, message.authority):
+        for section in (message.answer, message.authority, message.additional):
             for rrset in section:
                 yield from rrset.to_text().splitlines()
     elif verdict == DROP:
         yield "none: the query is dropped"
     else:
-        [punt] = engine.take_punts()
-        if punt.reason == PUNT_LOCAL:
-            alias = Aliases(index, policy).describe(punt)
-            yield f"{name}. {alias.ttl} IN CNAME {dns.name.from_wire(alias.target, 0)[0]} and what that resolves to"
-        else:
-            yield f"asked upstream{f' along route {punt.route}' if punt.route else ''}, or from the cache"
+        for punt in punts:
+            if punt.reason == PUNT_LOCAL:
+                alias = aliases.describe(punt)
+                yield f"{name}. {alias.ttl} IN CNAME {dns.name.from_wire(alias.target, 0)[0]} and what that resolves to"
+            else:
+                yield f"asked upstream{f' along route {punt.route}' if punt.route else ''}, or from the cache"
 
 
 @dataclass(frozen=True, slots=True)
 class ListView:
-    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs.
+    """A list's state for `tampah lists`. None: not known; `hits` and `shadow` only where a server runs: queries that
+    it decided, and that it would have decided where it only counts.
 
     `age`: how long ago the source was last found good; for a list from another machine, how long ago that one last said
     what its list is. `next`: in how long it is asked again, `failures`: how often in a row that came to nothing.
@@ -234,6 +383,7 @@ class ListView:
     format: str
     age: str
     hits: int | None
+    shadow: int | None
     error: str
     source: str = ""
     next: str = ""
@@ -255,7 +405,7 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
         state, report = states.get(listed.name), reports.get(listed.name)
         if listed.enabled == "no" or state is None or report is None:
             word = "off" if listed.enabled == "no" else "new"
-            view = ListView(listed.name, word, None, None, "", "", None, "", listed.shown)
+            view = ListView(listed.name, word, None, None, "", "", None, None, "", listed.shown)
         else:
             view = ListView(
                 list=listed.name,
@@ -265,6 +415,7 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
                 format=report.format,
                 age=duration(max(0.0, time.time() - state.seen)),
                 hits=hits.get(listed.name, 0) if hits is not None else None,
+                shadow=server["shadow_hits"].get(listed.name, 0) if server is not None else None,
                 error=report.error,
                 source=listed.shown,
             )

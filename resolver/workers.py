@@ -8,6 +8,10 @@ and starts it again when it ends: at once the first time, then after 0.1 s, doub
 `_desired` is the newest generation that the workers were told to enforce; a worker that comes up later is told so as
 its first order. A swap is done when every worker that is up has said so; if one refuses or stays silent all go back,
 so that they never disagree for longer than a swap.
+
+A worker that hangs is as good as dead, but no process ends: so each that serves is asked for its state every second,
+and killed when it has stayed silent twice for `HANG_PATIENCE`. Twice, since after a sleep of the whole machine, or of
+this process, the first silence may be ours.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from resolver import control, counters, overlay, ring, spawn
@@ -30,6 +35,8 @@ from resolver.sockets import Sockets
 
 SWAP_PATIENCE = 10.0  # seconds for a worker to enforce a generation
 FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0  # seconds before a restart
+LOOK_EVERY = 1.0  # seconds between questions whether a worker hangs
+HANG_PATIENCE = 3.0  # seconds for a worker that serves to answer one
 BUCKETS = 1 << 20  # octets for clients' token buckets: 65,536 prefixes of late
 STEADY = 30.0  # seconds of life after which a death counts as the first again
 
@@ -50,6 +57,7 @@ class _Keeper:
         self.settled = asyncio.Event()  # it came up, or its first life ended
         self.enforced = 0  # the generation that it has confirmed
         self.overlaid = 0  # the overlay that it has confirmed
+        self.mapped = 0  # the client map that it has confirmed
         self.first_end = ""  # how its first life ended, if it did before it came up
         self._last_words = ""
         self._workers = workers
@@ -84,12 +92,13 @@ class _Keeper:
 
     async def _live(self) -> str:
         """One life of the worker; returns how it ended."""
-        self._last_words, self.enforced, self.overlaid = "", 0, 0
+        self._last_words, self.enforced, self.overlaid, self.mapped = "", 0, 0, 0
         ours, process = await self._begin()
         self.process = process
         self._workers.tell_processes()
         if not self._workers.wanted:
             process.kill()
+        watching = asyncio.create_task(self._watch(process))
         try:
             async with await Channel.over(ours) as channel:
                 channel.send(self._configure)
@@ -97,6 +106,7 @@ class _Keeper:
                     while message := await channel.receive():
                         await self._take(channel, message)
         finally:
+            watching.cancel()
             self.channel = None
             async with self._heard:
                 self._heard.notify_all()
@@ -135,6 +145,18 @@ class _Keeper:
             self.process = spawn.fork(lambda: work(theirs.fileno()), self._handed(theirs))
         self._ours = ours
 
+    async def _watch(self, process: asyncio.subprocess.Process | spawn.Forked) -> None:
+        """Kill the worker if it hangs."""
+        silent = 0
+        while silent < 2:
+            await asyncio.sleep(LOOK_EVERY)
+            if self.enforced and self.channel is not None and self._workers.wanted:
+                silent = 0 if await self.inspect(HANG_PATIENCE) else silent + 1
+        if self.channel is not None and process.returncode is None and self._workers.wanted:
+            self._last_words = f"hung: no answer within {HANG_PATIENCE:g} s, twice; killed"
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
     async def _take(self, channel: Channel, message: control.Message) -> None:
         async with self._heard:
             match message:
@@ -148,6 +170,8 @@ class _Keeper:
                     self.enforced = number
                 case control.Overlaid(serial):
                     self.overlaid = serial
+                case control.Mapped(serial):
+                    self.mapped = serial
                 case control.Failed(text):
                     self._refused = message
                     self._last_words = "" if self.enforced else text  # it ends after refusing its first generation
@@ -189,6 +213,19 @@ class _Keeper:
                     await self._heard.wait_for(lambda: self.channel is None or self.overlaid >= order.serial)
             except TimeoutError:
                 return f"worker {self.number} did not take the change within {SWAP_PATIENCE:g} s"
+            return ""
+
+    async def map_clients(self, order: control.Clients) -> str:
+        """Order a client map; returns "" once it is enforced, else why not. A worker that is down gets it later."""
+        async with self._heard:
+            if self.channel is None:
+                return ""
+            self.channel.send(order)
+            try:
+                async with asyncio.timeout(SWAP_PATIENCE):
+                    await self._heard.wait_for(lambda: self.channel is None or self.mapped >= order.serial)
+            except TimeoutError:
+                return f"worker {self.number} did not take the client map within {SWAP_PATIENCE:g} s"
             return ""
 
     async def inspect(self, patience: float) -> control.Inspected | None:
@@ -252,6 +289,7 @@ class Workers:
         self._unwanted = asyncio.Event()
         self.desired: control.Swap | None = None
         self.overlay = control.Overlay(0, ())
+        self._maps = 0
         self.facts = facts
         self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -337,6 +375,17 @@ class Workers:
         if None in counts:
             raise WorkersError(f"worker {counts.index(None)} did not flush its cache within {SWAP_PATIENCE:g} s")
         return sum(count for count in counts if count is not None)
+
+    async def map_clients(self, path: str) -> None:
+        """Have every worker enforce the client map at `path` with the generation it has; WorkersError if one does not."""
+        if self.desired is None:
+            return
+        self._maps += 1
+        self.desired = replace(self.desired, clients=path)
+        order = control.Clients(self._maps, self.desired.number, path)
+        faults = [fault for fault in await asyncio.gather(*(k.map_clients(order) for k in self._keepers)) if fault]
+        if faults:
+            raise WorkersError("; ".join(faults))
 
     async def inspect(self, patience: float = 2.0) -> dict[int, control.Inspected | None]:
         """Worker number → its state, None where a worker does not answer within `patience` seconds."""

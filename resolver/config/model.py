@@ -9,15 +9,16 @@ from one part of the file to another is checked by `checks.py`.
 import os
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 from pydantic_core import from_json, to_json
 
 from resolver import counters
+from resolver import schedule as calendar
 from resolver.config import addresses, types
 from resolver.config.problem import Problem
 from resolver.config.types import Once
@@ -200,6 +201,10 @@ class ListConfig(_Section):
     subdomains: types.Subdomains = Field(
         default="auto", description="Whether a plain name covers what is below it; auto: as the format has it."
     )
+    rewrite: types.YesNo = Field(
+        default=False,
+        description="Whether a hosts line with the address of another machine gives that address instead of a block.",
+    )
     refresh: types.Ttl = Field(default=86_400, description="How often the source is looked at for changes.")
     checksum: types.Text = Field(
         default="",
@@ -215,6 +220,16 @@ class ListConfig(_Section):
     )
     override: types.OverrideRule = Field(
         default=types.Override(), description="What the list does instead of what its rules say; given: what they say."
+    )
+    max_ttl: types.Ttl | None = Field(default=None, description="The most that answers made by its rules may live.")
+    add_soa: types.YesNo = Field(
+        default=True, description="RPZ: the zone's SOA goes with answers made by its rules, in ADDITIONAL."
+    )
+    recursive_only: types.YesNo = Field(
+        default=True, description="RPZ: the list speaks only about queries that want recursion (RD=1)."
+    )
+    break_dnssec: types.YesNo = Field(
+        default=True, description="no: leaves an answer alone that is signed and asked for with DO=1."
     )
     _base: Path = PrivateAttr(default_factory=Path.cwd)
 
@@ -368,24 +383,76 @@ class Category(_Section):
     law: types.Text = Field(default="", description="The law or order it is blocked by.")
 
 
+class Window(_Section):
+    """A part of the week, by the clock on the wall."""
+
+    days: types.Days = Field(
+        default=calendar.EVERY_DAY,
+        description="Days on which the window begins: mon to sun, and ranges such as mon-fri.",
+    )
+    start: types.Time = Field(default=0, alias="from", description="When it begins, such as 22:00.")
+    end: types.Time = Field(
+        default=calendar.MIDNIGHT, alias="to", description="When it ends; if not after `from`, on the next day."
+    )
+    timezone: types.Zone = Field(
+        default="", description="Whose clock: a name such as Asia/Jakarta; empty: this machine's."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Self:
+        if self.start == self.end or self.start == calendar.MIDNIGHT:
+            raise ValueError('expected `to` at another time than `from`; a whole day is from "00:00" to "24:00"')
+        return self
+
+    @property
+    def window(self) -> calendar.Window:
+        """The same for `schedule.active`."""
+        return calendar.Window(self.days, self.start, self.end, calendar.zone_of(self.timezone))
+
+
 class Group(_Section):
     """Clients that are filtered in their own way."""
 
     name: types.Word = Field(description="A word that names the group; unique.")
     clients: Annotated[tuple[types.Client, ...], Once] = Field(
-        min_length=1, description="Who is in the group: addresses, networks and MAC addresses."
+        min_length=1,
+        description="Who is in the group: addresses, networks, MAC addresses, and file:PATH, a file of them.",
     )
     categories: types.AllOrWords = Field(default="all", description="Lists of which categories apply to the group.")
     lists: types.AllOrWords = Field(default="all", description="Which of those lists apply to the group.")
     actions: dict[types.Word, types.BlockAction] = Field(
         default_factory=dict, description="Actions of this group instead of those of `categories`."
     )
-    schedule: tuple[Any, ...] = Field(default=(), description="When the group applies; empty: always.")
+    tags: Annotated[tuple[types.Tag, ...], Once] = Field(
+        default=(), description="What $ctag of adblock rules calls the group's clients: user_child, os_ios and so on."
+    )
+    overrides: dict[types.Word, types.OverrideRule] = Field(
+        default_factory=dict, description="What lists do for this group instead of their own `override`, by list."
+    )
+    shadow: types.YesNo = Field(
+        default=False, description="Only count what would be blocked; mandatory lists are enforced all the same."
+    )
+    schedule: tuple[Window, ...] = Field(
+        default=(), description="When the group applies; empty: always. At other times its clients are not in it."
+    )
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
 
     @property
     def networks(self) -> tuple[addresses.Network, ...]:
         """The clients that are known by address."""
-        return tuple(client for client in self.clients if not isinstance(client, addresses.Mac))
+        return tuple(client for client in self.clients if isinstance(client, IPv4Network | IPv6Network))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of clients as absolute paths."""
+        return tuple(
+            _expand(self._base, client.path) for client in self.clients if isinstance(client, addresses.ClientFile)
+        )
+
+    @property
+    def windows(self) -> tuple[calendar.Window, ...]:
+        """When the group applies, for `schedule.active`."""
+        return tuple(window.window for window in self.schedule)
 
     @property
     def macs(self) -> tuple[addresses.Mac, ...]:
@@ -413,7 +480,7 @@ class Sinkhole(_Section):
 class Rebinding(_Section):
     """Protection of machines inside from names outside that point at them."""
 
-    protect: types.YesNo = Field(default=False, description="Remove addresses in `ranges` from upstream's answers.")
+    protect: types.YesNo = Field(default=False, description="Block upstream's answers that have addresses in `ranges`.")
     ranges: Annotated[tuple[types.Network, ...], Once] = Field(
         default=_networks(*PRIVATE, "127.0.0.0/8", "169.254.0.0/16", "fc00::/7", "fe80::/10"),
         description="Addresses that no name outside should have.",
@@ -455,6 +522,25 @@ class RateLimit(_Section):
         default="truncate",
         description="What happens beyond the limit; truncate: an empty answer that asks to come by TCP.",
     )
+
+
+class Connections(_Section):
+    """How many connections clients may keep. One too many takes the place of the idlest."""
+
+    per_worker: types.Number = Field(
+        default=20_000, ge=1, le=10**6, description="Connections of one worker, as far as it may open files."
+    )
+    per_client: types.Number = Field(default=64, ge=1, le=10**6, description="Connections of one client to one worker.")
+    idle: types.Seconds = Field(
+        default=10.0, description="How long one may be idle; less as the second half of the places fills."
+    )
+
+    @field_validator("idle")
+    @classmethod
+    def _idle_is_usable(cls, idle: float) -> float:
+        if not 0.5 <= idle <= 3600:
+            raise ValueError("expected 500ms to 1h")
+        return idle
 
 
 class Admin(_Section):
@@ -520,6 +606,9 @@ class Config(_Section):
     rebinding: Rebinding = Field(default_factory=Rebinding, description="Protection against DNS rebinding.")
     rewrites: tuple[Rewrite, ...] = Field(default=(), description="Names that are answered here.")
     rate_limit: RateLimit = Field(default_factory=RateLimit, description="How much one client may ask over UDP.")
+    connections: Connections = Field(
+        default_factory=Connections, description="How many connections clients may keep, and for how long."
+    )
     admin: Admin = Field(default_factory=Admin, description="HTTP for the operator.")
     query_log: QueryLog = Field(default_factory=QueryLog, description="What is remembered of queries.")
 
@@ -536,6 +625,8 @@ class Config(_Section):
         self._base = Path.cwd() if self._file is None else self._file.parent
         for listed in self.lists:
             listed._base = self._base
+        for group in self.groups:
+            group._base = self._base
         return self
 
     @property
@@ -599,7 +690,7 @@ class Config(_Section):
     def to_json(self) -> str:
         """The configuration as text for another process; `from_json` reads it back, warnings apart."""
         file = str(self._file) if self._file else None
-        return to_json({"file": file, "config": self.model_dump(mode="json")}).decode()
+        return to_json({"file": file, "config": self.model_dump(mode="json", by_alias=True)}).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Self:

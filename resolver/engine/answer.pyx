@@ -53,15 +53,27 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
 
     # Policy before the cache: a block acts at once on names that are cached. A cell that Python decided stands, but its
     # data is found by the listset.
+    policy_row(s, q, False)
     q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
     if not q.decided:
         policy_cell(s, core.overlay, q)
+    else:
+        policy_shadow(s, q)
+        if q.chosen:
+            q.listset = q.chosen
+    if s.index.ranges[RANGES_CLIENT].count4:
+        policy_client(s, q)
+    if not q.decided:
+        # A name costs a look for patterns only where one could outrank what is known, or what may not hold.
+        if s.pattern_rank < RANK_NOBODY and (s.pattern_rank < q.cell.rank or q.cell.flags & CELL_CONDITIONAL) \
+                and not policy_patterns(s, &core.memo, q):
+            return VERDICT_PUNT
         if q.cell.flags & CELL_CONDITIONAL:
             q.reason = REASON_CONDITIONAL
             return VERDICT_PUNT
 
-    # Blocked: answered here, unless an earlier RPZ list has to see the upstream's answer first. TCP_ONLY lets streams pass.
-    if is_blocked(q) and not q.cell.flags & CELL_NEEDS_ANSWER:
+    # Blocked: answered here, unless a list has to see the upstream's answer first. TCP_ONLY lets streams pass.
+    if is_blocked(q) and not q.cell.flags & (CELL_NEEDS_ANSWER | (CELL_KEEPS_SIGNED if q.dnssec_ok else 0)):
         return reply_blocked(q, s)
 
     # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before.
@@ -73,9 +85,10 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     if answer != NULL:
         if answer.refresh and q.may_wait:  # popular and soon expired, or expired already: Python asks anew
             refresh_begin(core, q)
+        if not policy_answer(core, answer, q):
+            return VERDICT_PUNT
         if answer.stale:
             core.counters[CACHE_STALE] += 1
-        policy_answer(core, answer, q)
         return reply_blocked(q, s) if is_blocked(q) else reply_answer(q, answer)
 
     # Unknown here: only a client that wants recursion gets it (RFC 1035 section 4.1.1).
@@ -101,14 +114,22 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.counted = False
     q.given = NULL
     q.since = 0
-    q.decided = False
+    q.decided = DECIDED_NOTHING
     q.word = 0
+    q.chosen = 0
+    q.undecided = NULL
+    q.stage = DECIDED_NAME
+    q.inspected = NULL
     q.question_end = 0
     q.has_opt = False
     q.dnssec_ok = False
     q.edns_version = 0
     q.limit = UDP_PLAIN
     q.listset = 0
+    q.shadow = 0
+    q.row = 0
+    q.finding = FOUND_NAME
+    q.position = 0
     q.route = 0
     q.policy_class = CLASS_REFUSED
     q.cell.rank = RANK_NOBODY
@@ -153,6 +174,8 @@ cdef void query_count(Core* core, const Query* q, int verdict) noexcept nogil:
         return  # not a query
     core.counters[COUNT_QUERIES + q.transport * TYPE_SLOTS + type_slot(q.qtype)] += 1
     core.counters[COUNT_ANSWERS + q.cell.action * LIST_SLOTS + slot] += 1
+    if q.shadow:
+        shadow_count(core.snapshot, q, core.counters)
     if verdict == VERDICT_DROP:
         core.counters[ENGINE_DROPPED] += 1
     else:

@@ -22,12 +22,18 @@ PUNT_CONDITIONAL: int  # the listset depends on type or client: Python decides
 PUNT_REFRESH: int  # nobody waits: what is kept is to be asked anew
 PUNT_LOCAL: int  # answered by this server itself (a CNAME to chase, a special name)
 
+PUNT_PATTERN: int  # nobody knows yet which patterns `names` fit: Engine.remember(), then Engine.resume()
+
 class Index:
     """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong."""
 
     def __init__(self, path: str | PathLike[str]) -> None: ...
     def find(self, name: str) -> int:
         """The listset that speaks for `name` (0: nobody). ValueError if it is no name."""
+    def find_address(self, address: bytes, kind: int = 0) -> int:
+        """The listset that speaks of an address of 16 octets: in an answer (0), of a client (1), of a name server (2)."""
+    def find_server(self, name: str) -> int:
+        """The listset that speaks of the name of a name server."""
     def count_listed(self, names: bytes) -> int:
         """How many of some lower-case names in wire form, one after the other, somebody speaks of. Without the GIL."""
     def shape(self, listset: int) -> int:
@@ -185,7 +191,11 @@ class Snapshot:
 
     def __init__(self, index: Index, policy: Policy, number: int) -> None: ...
     @property
+    def index(self) -> Index: ...
+    @property
     def number(self) -> int: ...
+    def count_class(self, clients: bytes, policy_class: int) -> int:
+        """How many of some clients, 16 octets each, are of a class. Without the GIL."""
     def decide(self, name: str, client: bytes) -> tuple[int, int, int, bytes]:
         """(class, listset, data reference, the cell's 8 octets) for a name and a client's 16 octets: explain and tests."""
 
@@ -210,6 +220,11 @@ class Punt:
     question: bytes  # what identical questions share: lower-case qname in wire form, qtype, qclass, DO|CD, route
     qname: bytes  # lower-case, wire form
     qtype: int
+    policy_class: int
+    row: int  # of the matrix: the class or a variant of it
+    generation: int  # by which it was handed up
+    names: tuple[bytes, ...]  # PUNT_PATTERN: the names in question, in wire form
+    targets: tuple[int, ...]  # PUNT_CONDITIONAL: listsets found beside the name's own, to be decided with `listset`
     do: bool
     cd: bool
     listset: int
@@ -283,6 +298,10 @@ class Engine:
         """The queries that Python has to take, oldest first."""
     def take_answers(self) -> list[tuple[object, bytes | None]]:
         """(token, answer or None for a drop) of streams that were told to WAIT."""
+    @property
+    def decided(self) -> tuple[int, int, int, bytes]:
+        """(listset, FindingKind of query.pxd, aliases that lead there, the cell's 8 octets): by what answer() or finish()
+        decided last, for explain."""
     def learn(self, punt: Punt, answer: bytes) -> bool:
         """Keep an upstream's answer in the cache; False where it is not one to keep. ValueError: no sound answer to it."""
     def fail(self, punt: Punt, ede: int) -> None:
@@ -292,14 +311,23 @@ class Engine:
         """
     def has_stale(self, punt: Punt) -> bool:
         """Whether an answer is kept that may serve if there is no other."""
-    def finish(
-        self, punt: Punt, answer: bytes | None, ede: int = -1, text: str = "", cell: bytes | None = None
-    ) -> tuple[int, bytes | None]:
+    def remember(self, name: bytes, listsets: Sequence[int], generation: int) -> None:
+        """Which patterns a name (wire form, lower-case) fits in a generation: at most six of their listsets."""
+    def resume(self, punt: Punt) -> tuple[int, bytes | None]:
+        """Answer a PUNT_PATTERN again, now that its names are known: as decide() does."""
+    def decide(self, punt: Punt, cell: bytes | None, listset: int = 0) -> tuple[int, bytes | None]:
+        """Go on with a PUNT_CONDITIONAL by what Python decided: (verdict, the answer for a stream).
+
+        `cell`: 8 octets, None to ask for the decision anew; `listset`: by which it was decided, 0: the name's. A PUNT (the
+        upstream has to be asked, say) is among the next take_punts(), with the same token, and remembers the cell as long
+        as the generation stands.
+        """
+    def finish(self, punt: Punt, answer: bytes | None, ede: int = -1, text: str = "") -> tuple[int, bytes | None]:
         """Answer a punt, by the generation in force: (verdict, the answer for a stream; a datagram is sent here).
 
-        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. `cell`: what Python decided for a conditional
-        listset, 8 octets. Where there is no answer, or an error for one, what is kept serves (RFC 8767). A PUNT (the
-        generation has changed) is among the next take_punts(), with the same token.
+        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. Where there is no answer, or an error for one,
+        what is kept serves (RFC 8767). A PUNT (the generation has changed) is among the next take_punts(), with the same
+        token.
         """
     def send(self, punt: Punt, reply: bytes) -> bytes | None:
         """Send a reply made in Python as it stands; returns it for a stream. ValueError: longer than a UDP client takes."""
@@ -325,3 +353,26 @@ class Engine:
         """Take back what kept() gave; `age` in seconds by now. False where it is unsound, too old, or known better."""
     def close(self) -> None:
         """Let go of all sockets."""
+
+# -- who is in which group: see lists/clients.py ------------------------------------------------------------------------
+def flatten_clients(
+    doors: tuple[bytes, bytes],
+    pauses: tuple[bytes, bytes],
+    groups: Sequence[tuple[bytes, bytes]],
+    normal: bytes,
+    halted: bytes,
+) -> tuple[bytes, bytes, bytes, bytes]:
+    """(starts4, classes4, starts6, classes6) as snapshot.Clients has them.
+
+    Each of `doors` (who is served), `pauses` (for whom filtering is off) and `groups` (in config order) is a pair of
+    intervals: of IPv4, first and last address as two u32 in native order; of IPv6, as 16 octets each in network order.
+    `normal`, `halted`: u16 in native order, the class of each group and then of clients in none; for those paused the
+    latter. ValueError where lengths do not fit.
+    """
+
+def read_clients(text: bytes) -> tuple[bytes, bytes, int, int, list[tuple[int, bytes]]]:
+    """A file of clients: (IPv4 intervals, IPv6 intervals, lines taken, lines left, the first 10,000 of those left).
+
+    One address or prefix a line; `#` and `;` begin a comment. A line that is not plainly an address or a prefix in its
+    one form is left to Python: its number from 1 and its text.
+    """

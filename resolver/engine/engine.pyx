@@ -35,6 +35,7 @@ PUNT_FORWARD = REASON_FORWARD
 PUNT_CONDITIONAL = REASON_CONDITIONAL
 PUNT_LOCAL = REASON_LOCAL
 PUNT_REFRESH = REASON_REFRESH
+PUNT_PATTERN = REASON_PATTERN
 
 (AFTER_NOTHING, AFTER_TIMEOUT, AFTER_TRUNCATED, AFTER_RCODE, AFTER_BAD, AFTER_CLOSED) = range(6)  # HandedWhy
 
@@ -44,10 +45,12 @@ include "hash.pyx"       # the keyed hash of names
 include "wire.pyx"       # the packet
 include "reply.pyx"      # writing answers
 include "client.pyx"     # who asks
-include "index.pyx"      # what is listed
 include "suffix.pyx"     # small tables of names: routes, the overlay
+include "ranges.pyx"     # which addresses are listed
+include "index.pyx"      # what is listed
 include "policy.pyx"     # what that means for this client
 include "cache.pyx"      # what upstreams said
+include "memo.pyx"       # which patterns a name fits
 include "limit.pyx"      # how often they may
 include "core.pyx"       # what an engine holds
 include "forward.pyx"    # asking upstream
@@ -63,3 +66,6 @@ include "build.pyx"      # a list's rules into a run
 include "read.pyx"       # reading runs
 include "merge.pyx"      # runs into the index's buckets
 include "patch.pyx"       # a copy of an index, changed where a list did
+
+# Who is in which group.
+include "clients.pyx"    # files and networks into the client map

@@ -43,14 +43,17 @@ cdef enum PuntReason:
     REASON_CONDITIONAL = 1
     REASON_LOCAL = 2
     REASON_REFRESH = 3
+    REASON_PATTERN = 4
 
 cdef enum:
     TYPE_A = 1
+    TYPE_NS = 2
     TYPE_CNAME = 5
     TYPE_SOA = 6
     TYPE_AAAA = 28
     TYPE_DNAME = 39
     TYPE_OPT = 41
+    TYPE_RRSIG = 46
     TYPE_SVCB = 64
     TYPE_HTTPS = 65
     TYPE_TKEY = 249
@@ -88,14 +91,29 @@ cdef enum:
     ACTION_TCP_ONLY = 8
     ACTION_CNAME = 9
     ACTION_DATA = 10
+    ACTION_SERVFAIL = 11
+    LAST_ACTION = 11
     RANK_OVERLAY = 0
+    RANK_IMPORTANT_BLOCK = 2
+    RANK_RPZ = 4
     RANK_NOBODY = 255
     OVERLAY_ALLOW = 1          # operators' words: two bits of a value in the overlay's table; the newer, the higher the rest
     OVERLAY_BLOCK = 2
     OVERLAY_WORD = 3
     PROFILE_OVERLAY = 2        # how an operator's block is answered: matrix.py puts it there
     CELL_NEEDS_ANSWER = 1
+    PROFILE_REBINDING = 3      # how a name outside that points inside is answered, likewise
     CELL_CONDITIONAL = 2
+    CELL_KEEPS_SIGNED = 4      # its list leaves signed answers alone where the client wants to verify them
+    VARIANT_NOT_RECURSIVE = 1  # bits of a class's variants
+    VARIANT_SIGNED = 2
+    VARIANTS = 4
+    HINT_IPV4 = 4              # SvcParamKeys (RFC 9460 section 14.3.2)
+    HINT_IPV6 = 6
+    DECIDED_NOTHING = 0
+    DECIDED_NAME = 1           # for the name: what the answer points at may still outrank it
+    DECIDED_ALL = 2            # for the answer too
+    CELL_SHADOW = 0x80         # a shadow list would have decided: see SnapshotView.shadows
     CLASS_REFUSED = 0xFFFF
     TRANSPORT_UDP = 0
 
@@ -108,6 +126,7 @@ cdef enum:
     LIST_SLOTS = 1024
     NO_LIST = 1023
     OVERLAY_SLOT = 1022
+    REBINDING_SLOT = 1021
     COUNT_QUERIES = 0                                      # [transport][type slot]
     COUNT_RESPONSES = 360                                  # [rcode]
     COUNT_ANSWERS = 384                                    # [action][list slot]
@@ -116,7 +135,8 @@ cdef enum:
     COUNT_UPSTREAM = 16784
     COUNT_DURATIONS = 18192                                # [transport][way]: sum in microseconds, buckets
     COUNT_RECORDS = 18492
-    COUNT_ALL = 18500
+    COUNT_SHADOW = 18500                                   # [list slot]
+    COUNT_ALL = 19524
     CACHE_HITS = COUNT_CACHE
     CACHE_MISSES = COUNT_CACHE + 1
     CACHE_STORES = COUNT_CACHE + 2
@@ -159,6 +179,12 @@ cdef packed struct Cell:
     uint16_t slot              # counters' slot of the list that won, 0xFFFF for none
     uint16_t profile           # how a block is answered
 
+# A shadow list that would have decided; those of a cell follow each other.
+cdef packed struct ShadowClaim:
+    uint8_t rank               # with which it would have spoken
+    uint8_t is_last            # of its cell
+    uint16_t slot              # counters' slot of the list
+
 # How a block is answered.
 cdef struct Profile:
     uint32_t action            # ACTION_…
@@ -168,19 +194,44 @@ cdef struct Profile:
     uint16_t soa_size
     uint8_t ipv4[4]
     uint8_t ipv6[16]
+    uint32_t zone              # which policy zone's SOA goes with it, from 1; 0: none
     uint8_t text[200]          # EXTRA-TEXT, UTF-8
     uint8_t soa[512]           # MNAME and RNAME in wire form
 
-# What an answer points at, as far as it is listed (inspect.pyx).
+# A policy zone's SOA, which tells by whom an answer was made.
+cdef struct ZoneSoa:
+    uint16_t name_size
+    uint16_t rdata_size
+    uint8_t name[256]          # wire form
+    uint8_t rdata[544]         # wire form, uncompressed
+
+# What an answer has to do with the lists (inspect.pyx).
 cdef enum:
-    TARGETS = 6                # different ones that are kept of one answer
+    TARGETS = 6                # findings that are kept of one answer
+    PATTERN_TARGETS = 24       # names that are held against patterns; an honest answer has a few
+
+# What was listed, in the order in which an RPZ zone goes by it (rpz.md, 12).
+cdef enum FindingKind:
+    FOUND_CLIENT = 0           # the client's address
+    FOUND_NAME = 1             # the name asked for, or one that the answer leads to
+    FOUND_ADDRESS = 2          # an address in the answer
+    FOUND_NSDNAME = 3          # the name of a name server
+    FOUND_NSIP = 4             # its address
+
+cdef enum:
+    INSPECTED_MORE = 1         # there was more than is kept: it is looked for again each time
+    INSPECTED_INSIDE = 2       # an address that no name outside should have
+    INSPECTED_SIGNED = 4       # the answer has signatures
 
 cdef struct Inspection:
     uint64_t generation        # in which it was found; 0: not inspected yet
     uint32_t overlay           # by which it was found: Core.overlay_number
-    uint32_t word              # the newest of the operators' words on what it points at; 0: none
-    uint32_t count
-    uint32_t listsets[TARGETS]
+    uint32_t word              # the newest of the operators' words on its names; 0: none
+    uint32_t ids[TARGETS]      # listsets of names, sets of addresses
+    uint8_t positions[TARGETS]  # how many aliases lead there
+    uint8_t kinds[TARGETS]     # FindingKind
+    uint8_t count
+    uint8_t flags              # INSPECTED_…
 
 # A name that an answer points at.
 cdef struct Target:
@@ -235,11 +286,20 @@ cdef struct Query:
     uint32_t limit             # octets that the reply may have
     # client, index, policy
     uint32_t policy_class
+    uint32_t row               # of the matrix: the class's own, or a variant that does not see some lists
     uint32_t listset
+    uint32_t finding           # FindingKind: what the cell speaks about
+    uint32_t position          # how many aliases lead there
     uint32_t route
     bint counted               # its client's bucket has paid for it
-    bint decided               # the cell was set by Python: index and matrix are not asked
+    uint32_t decided           # what of the cell was set by Python: DECIDED_…
+    uint32_t chosen            # the listset it decided by; 0: the name's
+    const Inspection* undecided  # what was found beside the name's listset, where Python has to decide; NULL: nothing
+    uint32_t stage             # for what it decides then: DECIDED_…
+    const uint8_t* inspected   # the answer whose targets are not known yet; NULL: the name is not
+    uint32_t inspected_size
     uint32_t word              # the operators' on the name, as the overlay's table has it; 0: none
+    uint32_t shadow            # the listset of which shadow lists speak, 0 for none
     Cell cell
     # out
     uint16_t rcode             # with the extended bits

@@ -46,9 +46,12 @@ from resolver.lists.matrix import (
 )
 from resolver.lists.merge import ListRun, read_header, write_index
 from resolver.lists.patch import patch_index
+from resolver.lists.patterns import fitting
 from resolver.lists.reading import RUNS, Reading, check_list, describe, mend_list, take_list
 from resolver.lists.report import ListOutcome, ListReport, Report
 from resolver.lists.standing import config_digest
+from resolver.membership import membership_now
+from resolver.pause import PauseError
 from resolver.snapshot import (
     NO_EDE,
     NO_SLOT,
@@ -103,7 +106,7 @@ def build_generation(
             return _build(config, state_dir, force, session, started)
     except BuildError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, PauseError) as error:
         raise BuildError(describe(error)) from error
 
 
@@ -173,10 +176,14 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
             readings = _write_index(state_dir, index, served, before, readings)
     states = tuple(reading.state for reading in readings)
 
+    members, moment, _ = membership_now(config, state_dir)
     policy = make_policy(config, state_dir / index, states)
+    policy = replace(policy, clients=members.make(policy, moment))
     name = f"policy/{number}.policy"
     write_policy(state_dir / name, policy)
-    report = _report(number, parent, made, readings, before, _warnings(config, states))
+    report = _report(
+        number, parent, made, readings, before, _warnings(config, states) + _left_out(state_dir / index, policy)
+    )
     report = replace(report, seconds=time.perf_counter() - started)
     generation = Generation(
         number=number,
@@ -255,7 +262,10 @@ def _runs(state_dir: Path, states: Sequence[ListState]) -> list[ListRun]:
 
 # -- the policy -------------------------------------------------------------------------------------------------------
 def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Policy:
-    """What decides, from the config and the shapes of an index that was made of these lists."""
+    """What decides, from the config and the shapes of an index that was made of these lists.
+
+    Its client map knows the groups' networks alone: membership.py has the whole of it.
+    """
     header = read_header(index)
     matrix = build_matrix(policy_rules(config, states), header.shapes)
     groups = zip(config.groups, matrix.group_classes, strict=True)
@@ -268,6 +278,16 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         clients=build_clients(config.allow_from, [(group.networks, classes[group.name]) for group in config.groups]),
         routes=number_routes([route.zones for route in config.upstream.routes]),
         groups=classes,
+        order=matrix.order,
+        variants=matrix.variants,
+        zones=matrix.zones,
+        guard=build_clients(config.rebinding.ranges, []) if config.rebinding.protect else None,
+        unguarded=config.rebinding.allow,
+        decisions=matrix.decisions,
+        patterns=fitting(header.patterns),
+        paused=dict(zip([*classes, ""], matrix.paused_classes, strict=True)),
+        shadows=matrix.shadows,
+        shadow_claims=matrix.shadow_claims,
     )
 
 
@@ -304,10 +324,23 @@ def _list_policy(listed: ListConfig, state: ListState) -> ListPolicy:
         category=listed.category,
         slot=state.slot,
         shadow=listed.enabled == "shadow",
+        mandatory=listed.mandatory,
         rpz=state.rpz,
         answer_triggers=state.answer_triggers,
         override=_override(listed.override),
+        max_ttl=listed.max_ttl,
+        recursive_only=listed.recursive_only,
+        break_dnssec=listed.break_dnssec,
+        soa=_soa(listed, state),
     )
+
+
+def _soa(listed: ListConfig, state: ListState) -> tuple[bytes, bytes] | None:
+    if not (state.rpz and listed.add_soa and state.soa):
+        return None
+    from resolver.lists.records import encode_soa  # dnspython takes time to load, and most lists are no zones
+
+    return encode_soa(state.zone or state.name, state.soa)  # a zone file need not say what its zone is called
 
 
 def _override(rule: OverrideRule) -> Override | None:
@@ -325,6 +358,9 @@ def group_policy(group: Group) -> GroupPolicy:
         categories=None if group.categories == "all" else frozenset(group.categories),
         lists=None if group.lists == "all" else frozenset(group.lists),
         actions=group.actions,
+        tags=frozenset(group.tags),
+        overrides={name: _override(rule) for name, rule in group.overrides.items()},
+        shadow=group.shadow,
     )
 
 
@@ -341,6 +377,14 @@ def _warnings(config: Config, states: Sequence[ListState]) -> tuple[str, ...]:
         if state.slot == NO_SLOT
     ]
     return tuple(warnings)
+
+
+def _left_out(index: Path, policy: Policy) -> tuple[str, ...]:
+    """That not all patterns are enforced, where they need too much memory."""
+    found = len(read_header(index).patterns)
+    if found == len(policy.patterns):
+        return ()
+    return (f"lists: {found - len(policy.patterns)} of {found} patterns are not enforced: together they are too large",)
 
 
 # -- slots of counters ------------------------------------------------------------------------------------------------
@@ -361,7 +405,7 @@ def _assign_slots(
         last_session = ""
     session = session or last_session
     fresh = dict(slots) if session == last_session else {name: slots[name] for name in names if name in slots}
-    free = iter(sorted(set(range(counters.OVERLAY_SLOT)) - set(fresh.values())))
+    free = iter(sorted(set(range(counters.REBINDING_SLOT)) - set(fresh.values())))
     for name in names:
         if name not in fresh and (slot := next(free, None)) is not None:
             fresh[name] = slot

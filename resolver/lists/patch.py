@@ -8,7 +8,8 @@ entries of their own. That the walk (engine/patch.pyx) finds in their runs, and 
 such names.
 
 Ids of pairs, listsets, shapes and data stay; new ones are appended, and may repeat one that no name met here has. What
-is no longer used stays too: patch_index() gives up, and a full build clears up, when that would grow. The index's TEXT
+is no longer used stays too; patch_index() gives up, and a full build clears up, when that would grow. Triggers are worked
+out anew if a list's changed, and copied else, as listsets stay. The index's TEXT
 has, beside what merge.py writes, "patched": [patches since the full build, names changed by them, names left behind].
 Names left behind may have entries although no list has them nor a name below them; they are visited like listed ones.
 """
@@ -26,8 +27,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from resolver.engine.engine import Index, IndexPatch, KeyCollision, changed_rules
 from resolver.lists.container import SectionReader, SectionWriter, replacing
-from resolver.lists.layout import INDEX, NO_TTL, RECORD, RECORDS, SLOTS, IndexSection, key_of
-from resolver.lists.merge import IndexReport, Kind, ListRun
+from resolver.lists.layout import INDEX, NO_TTL, RECORD, RECORDS, SLOTS, TRIGGER_SECTIONS, IndexSection, key_of
+from resolver.lists.merge import IndexReport, Kind, ListRun, badfilters_of
+from resolver.lists.ranges import ListTriggers, build_triggers
 from resolver.lists.rules import Outcome
 from resolver.lists.runs import Run
 from resolver.vocabulary import Action, Scope, Verb
@@ -93,23 +95,35 @@ class _Patch:
         self._changed = 0
         self._names = int(self._text["names"])
         self._facts = file.facts
+        self._cancelled = self._badfilters()
         changes = [self._changes(number) for number in range(len(lists)) if self._paths[number] != lists[number].run]
         self.seconds = {"diff": time.perf_counter() - self._started}
         self._buckets = IndexPatch(Index(old))
         self._tables = _Tables(file, self._text, self._buckets)
         for number, items, covers in changes:
             self._patch_list(number, items, covers)
+        self._triggers = self._trigger_sections(file)
 
     def _run(self, path: Path) -> Run:
         if path not in self._runs:
             self._runs[path] = self._stack.enter_context(Run(path))
         return self._runs[path]
 
+    def _badfilters(self) -> frozenset[bytes]:
+        """The names at which a list, as it was or as it is, cancels rules of others: lists decide apart but there."""
+        paths = {*self._paths, *(entry.run for entry in self._lists)}
+        return frozenset(key_of(name) for path in paths for name in self._run(path).header.report.get("badfilters", ()))
+
     def _changes(self, number: int) -> tuple[int, Visits, list[bytes]]:
         """What changed in a list, and the uppermost of these names."""
         before, after = self._run(self._paths[number]), self._run(self._lists[number].run)
         if after.header.replaces != self._lists[number].replaces:
             raise _GiveUp
+        if before.header.trigger_digest != after.header.trigger_digest and "pattern" in {
+            *before.header.triggers,
+            *after.header.triggers,
+        }:
+            raise _GiveUp  # a pattern has a listset of its own
         ids = {outcome: place for place, outcome in enumerate(after.header.outcomes)}
         outcomes = [ids.get(outcome) for outcome in before.header.outcomes]
         kept = [place for place in outcomes if place is not None]
@@ -138,6 +152,8 @@ class _Patch:
                 start = bisect.bisect_left(self._left_behind, parent)
                 end = bisect.bisect_left(self._left_behind, parent[:-1] + b"\1")
                 self._visit(visits, self._left_behind[start:end])
+        if not self._cancelled.isdisjoint(visits):
+            raise _GiveUp
         run = self._run(self._lists[number].run)
         combine = _Combine(self._tables, number, self._lists[number], run.header.outcomes)
         ordered = [(key, *visits[key]) for key in sorted(visits)]
@@ -145,6 +161,22 @@ class _Patch:
         if len(self._left_behind) > MAX_LEFT_BEHIND:
             raise _GiveUp
         self._paths[number] = self._lists[number].run
+
+    def _trigger_sections(self, file: SectionReader) -> list[bytes]:
+        """The old index's, as listsets stay; worked out anew if some list's triggers changed."""
+        runs = [self._run(entry.run) for entry in self._lists]
+        if self._text["triggers"] == [run.header.trigger_digest for run in runs]:
+            return [file.read(section) for section in TRIGGER_SECTIONS]
+        combines = [
+            _Combine(self._tables, number, entry, run.header.outcomes)
+            for number, (entry, run) in enumerate(zip(self._lists, runs, strict=True))
+        ]
+
+        def listset(members: tuple[int, ...]) -> int:
+            return self._tables.listset(tuple(combines[member >> 32].member(member & 0xFFFFFFFF) for member in members))
+
+        lists = [ListTriggers(run.triggers(), run.header.outcomes, run.header.replaces) for run in runs]
+        return list(build_triggers(lists, listset, badfilters_of([run.header for run in runs])))
 
     @staticmethod
     def _visit(visits: Visits, keys: Sequence[bytes]) -> None:
@@ -167,6 +199,8 @@ class _Patch:
             "shapes": list(tables.shapes),
             "entries": buckets.entries,
             "names": self._names,
+            "triggers": [self._run(entry.run).header.trigger_digest for entry in self._lists],
+            "patterns": self._text.get("patterns", []),
             "patched": _Patched(self._before.patches + 1, self._before.names + self._changed, left_behind),
         }
         key, _, _, _, root_self, root_below = self._facts
@@ -177,6 +211,8 @@ class _Patch:
             writer.add(buckets.pairs)
             for table in (tables.listsets, tables.sizes, tables.refs, tables.data):
                 writer.add(table)
+            for section in self._triggers:
+                writer.add(section)
             hot = writer.tell()
             writer.add(json.dumps(header, separators=(",", ":")).encode())
             length = writer.finish(key, buckets.buckets, buckets.reach, buckets.entries, root_self, root_below)
@@ -325,7 +361,7 @@ class _Combine:
 
     def _said(self, parents: list[Member], rules: tuple[int, ...], scope: Scope) -> list[Member]:
         """What the list says of a name; `parents`: what it says of all names below the name's parent."""
-        own = [self._member(outcome) for outcome in sorted({rule >> 2 for rule in rules if rule & scope})]
+        own = [self.member(outcome) for outcome in sorted({rule >> 2 for rule in rules if rule & scope})]
         if not own:
             return parents
         if self._entry.replaces or not parents:
@@ -335,10 +371,11 @@ class _Combine:
             return parents
         if not self._order:
             for outcome in range(len(self._outcomes)):
-                self._order.setdefault(self._member(outcome), outcome)
+                self._order.setdefault(self.member(outcome), outcome)
         return sorted([*parents, *added], key=lambda member: self._order.get(member, -1))
 
-    def _member(self, number: int) -> Member:
+    def member(self, number: int) -> Member:
+        """An outcome of the list as a listset's member."""
         known = self._members.get(number)
         if known is None:
             outcome = self._outcomes[number]

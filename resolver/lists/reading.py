@@ -34,7 +34,7 @@ from resolver.snapshot import ListState
 RUNS = "runs"  # folder below state_dir
 MAX_READINGS = 3  # of a source that changes while it is read
 # Kinds of triggers that upstream's answers are held against; those that nobody looks for cannot outrank a name's.
-ENFORCED_TRIGGERS: frozenset[str] = frozenset()
+ENFORCED_TRIGGERS = frozenset({"address", "nsdname", "nsip"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def check_list(listed: ListConfig, state_dir: Path) -> ListReport:
 
 def options_of(listed: ListConfig) -> Options:
     """What of a list's config shapes how its lines are read."""
-    return Options(format=listed.format, kind=listed.kind, subdomains=listed.subdomains)
+    return Options(format=listed.format, kind=listed.kind, subdomains=listed.subdomains, rewrite=listed.rewrite)
 
 
 def describe(fault: BaseException) -> str:
@@ -206,6 +206,8 @@ def _filled(state: ListState, run: str, header: RunHeader) -> ListState:
         names=header.names,
         replaces=header.replaces,
         rpz=header.report.get("format") == "rpz",
+        zone=str(header.report.get("zone", "")),
+        soa=str(header.report.get("soa", "")),
         answer_triggers=not ENFORCED_TRIGGERS.isdisjoint(header.triggers),
     )
 

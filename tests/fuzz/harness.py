@@ -23,15 +23,17 @@ from resolver.engine.engine import (
     PUNT_CONDITIONAL,
     PUNT_FORWARD,
     PUNT_LOCAL,
+    PUNT_PATTERN,
     REPLY,
     WAIT,
     Engine,
     Punt,
     SuffixTable,
 )
+from resolver.lists.rules import TriggerKind
 from resolver.vocabulary import EDE, Action, Transport
 from tests.fuzz.packets import Packets
-from tests.unit.engine.world import CLIENT, World, allow, block, client, wire_query
+from tests.unit.engine.world import CLIENT, World, allow, block, client, fits, trigger, wire_query
 
 BLOCKED = {
     "address.example": Action.ADDRESS,
@@ -39,6 +41,7 @@ BLOCKED = {
     "nxdomain.example": Action.NXDOMAIN,
     "nodata.example": Action.NODATA,
     "refused.example": Action.REFUSED,
+    "servfail.example": Action.SERVFAIL,
     "drop.example": Action.DROP,
     "tcp.example": Action.TCP_ONLY,
 }
@@ -59,9 +62,9 @@ NAMES = (
 STRANGER = client("192.0.2.1")
 EVERY = frozenset(
     (
-        "drop", "punt forward", "punt conditional", "punt local", "wait", "formerr", "notimp", "badvers", "refused",
-        "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger", "learned",
-        "not learned", "no answer", "answered later", "handed over", "overlay",
+        "drop", "punt forward", "punt conditional", "punt local", "punt pattern", "wait", "formerr", "notimp", "badvers",
+        "refused", "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger", "learned",
+        "not learned", "no answer", "answered later", "handed over", "overlay", "rebinding", "address",
         *(f"action {action.name}" for action in Action if action is not Action.CNAME),
     )
 )  # fmt: skip
@@ -76,9 +79,21 @@ def make_world(folder: Path) -> World:
         block("data.example", action=Action.DATA, data=("A 192.0.2.7", "MX 10 mail.example.", *texts), ttl=77),
         block("alias.example", action=Action.DATA, data=("CNAME target.example.",)),
         block("garden.example", action=Action.CNAME, data=("*.garden.test",)),
-        block("conditional.example", condition="type A", list="conditional"),
+        block("conditional.example", condition="dnstype=A", list="conditional"),
         block("needs.example", list="needs"),
+        fits("/fits/", "/zzz/"),
         allow("allowed.zero.example"),
+        *(block(f"n{number}.many.example", list=f"many{number}") for number in range(4)),
+        trigger(TriggerKind.ADDRESS, "192.0.2.0/25", "2001:db8::/32", list="addresses", action=Action.NXDOMAIN),
+        trigger(TriggerKind.ADDRESS, "192.0.2.0/28", list="zone", action=Action.NODATA),
+        trigger(TriggerKind.NSDNAME, "*.host", "ns.host", list="zone", action=Action.REFUSED),
+        trigger(TriggerKind.NSIP, "192.0.2.64/26", list="zone", action=Action.NODATA),
+        trigger(TriggerKind.CLIENT, "127.9.0.0/16", list="zone", action=Action.NODATA),
+        lists={
+            "zone": {"rpz": True, "replaces": True, "break_dnssec": False, "soa": (b"\4zone\0", b"\0\0" + bytes(20))}
+        },
+        guard=["10.0.0.0/8"],
+        unguarded=["corp.example"],
         allow_from=["127.0.0.0/8", "::1"],
         routes={"corp.example": 1},
     )
@@ -177,7 +192,12 @@ class Harness:
         return answer
 
     def _punts(self) -> None:
-        reasons = {PUNT_FORWARD: "forward", PUNT_CONDITIONAL: "conditional", PUNT_LOCAL: "local"}
+        reasons = {
+            PUNT_FORWARD: "forward",
+            PUNT_CONDITIONAL: "conditional",
+            PUNT_LOCAL: "local",
+            PUNT_PATTERN: "pattern",
+        }
         for punt in self.engine.take_punts():
             self.reached[f"punt {reasons[punt.reason]}"] += 1
             cell = None
@@ -188,7 +208,16 @@ class Harness:
                 answer = self.packets.answer(punt.packet[12 : 16 + len(punt.qname)])
                 answer = answer if is_sound else self.packets.damaged(answer)
                 self._learn(punt, answer, is_sound)
-            verdict, reply = self.engine.finish(punt, answer, EDE.NETWORK_ERROR, "no way", cell=cell)
+            if punt.reason == PUNT_PATTERN:
+                listsets = [listset for _, listset, _ in self.world.policy.patterns]
+                for name in punt.names:
+                    if self.packets.chance.random() < 0.9:
+                        self.engine.remember(name, [x for x in listsets if b"fits" in name], punt.generation)
+                verdict, reply = self.engine.resume(punt)
+            elif cell is not None:
+                verdict, reply = self.engine.decide(punt, cell)
+            else:
+                verdict, reply = self.engine.finish(punt, answer, EDE.NETWORK_ERROR, "no way")
             assert verdict in (REPLY, DROP, PUNT)
             if verdict == PUNT:
                 self.engine.take_punts()
@@ -244,6 +273,9 @@ class Harness:
         found.update({"cache hit": cache[0], "cache miss": cache[1], "cache store": cache[2]})
         answers = layout.SECTIONS["answers"].of(self.world.counters)
         found["overlay"] = sum(answers[action * layout.LIST_SLOTS + layout.OVERLAY_SLOT] for action in Action)
+        found["rebinding"] = answers[Action.NODATA * layout.LIST_SLOTS + layout.REBINDING_SLOT]
+        slot = self.world.slots["addresses"]
+        found["address"] = answers[Action.NXDOMAIN * layout.LIST_SLOTS + slot]
         for action in Action:
             found[f"action {action.name}"] += sum(answers[action * layout.LIST_SLOTS :][: layout.LIST_SLOTS])
         return found

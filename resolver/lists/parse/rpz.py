@@ -206,6 +206,7 @@ class Rpz(Dialect):
                 self._origin = zone
         soa = rdata_of(_T.SOA, rdata, self._origin if self._origin is not None else "")
         self._has_soa = True
+        self.report.zone = self._zone or ""
         self.report.soa = soa.to_text()
         self.report.soa_serial = int(self.report.soa.split()[2])
         if not self._is_ttl_given:

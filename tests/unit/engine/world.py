@@ -24,7 +24,19 @@ import dns.rdatatype
 
 from resolver import counters as layout
 from resolver import ring
-from resolver.engine.engine import REPLY, Engine, Index, Punt, RunBuilder, Snapshot
+from resolver.decide import Decisions
+from resolver.engine.engine import (
+    PUNT,
+    PUNT_CONDITIONAL,
+    PUNT_LOCAL,
+    PUNT_PATTERN,
+    REPLY,
+    Engine,
+    Index,
+    Punt,
+    RunBuilder,
+    Snapshot,
+)
 from resolver.lists.clients import build_clients
 from resolver.lists.matrix import (
     CategoryPolicy,
@@ -35,8 +47,11 @@ from resolver.lists.matrix import (
     build_matrix,
 )
 from resolver.lists.merge import ListRun, read_header, write_index
-from resolver.lists.rules import Outcome
+from resolver.lists.parse.addresses import prefix_of
+from resolver.lists.rules import Outcome, Trigger, TriggerKind
 from resolver.lists.runs import RunHeader, write_run
+from resolver.local import Aliases
+from resolver.punt import alias_reply
 from resolver.ring import Reader
 from resolver.snapshot import CELL, Policy
 from resolver.vocabulary import Scope, Transport, Verb
@@ -53,6 +68,7 @@ class Rules:
     outcome: Outcome
     scope: Scope
     list: str
+    kind: TriggerKind | None = None  # not None: the names are texts of triggers
 
 
 def block(*names: str, list: str = "blocks", scope: Scope = Scope.BOTH, **outcome: Any) -> Rules:
@@ -63,6 +79,18 @@ def block(*names: str, list: str = "blocks", scope: Scope = Scope.BOTH, **outcom
 def allow(*names: str, list: str = "allows", scope: Scope = Scope.BOTH, **outcome: Any) -> Rules:
     """Allowed names."""
     return Rules(names, Outcome(Verb.ALLOW, **outcome), scope, list)
+
+
+def trigger(kind: TriggerKind, *texts: str, list: str = "blocks", verb: Verb = Verb.BLOCK, **outcome: Any) -> Rules:
+    """Rules that are not names; addresses in any form."""
+    if kind is not TriggerKind.NSDNAME:
+        texts = tuple(prefix_of(text) for text in texts)
+    return Rules(texts, Outcome(verb, **outcome), Scope.BOTH, list, kind)
+
+
+def fits(*patterns: str, verb: Verb = Verb.BLOCK, list: str = "blocks", **outcome: Any) -> Rules:
+    """Patterns with one outcome."""
+    return Rules(patterns, Outcome(verb, **outcome), Scope.BOTH, list, TriggerKind.PATTERN)
 
 
 def client(address: str) -> bytes:
@@ -96,12 +124,15 @@ class World:
         groups: Sequence[tuple[GroupPolicy, Sequence[str]]] = (),
         allow_from: Sequence[str] = ("0.0.0.0/0", "::/0"),
         routes: Mapping[str, int] | None = None,
+        guard: Sequence[str] = (),
+        unguarded: Sequence[str] = (),
     ) -> None:
         """Build a generation and put it in force."""
         number = next(_number)
         options = dict(lists or {})
         for item in rules:
             options.setdefault(item.list, {})
+        self.slots = {name: slot for slot, name in enumerate(options)}
         runs, policies = [], []
         for slot, (name, given) in enumerate(options.items()):
             replaces = bool(given.pop("replaces", False))
@@ -109,7 +140,8 @@ class World:
             policies.append(ListPolicy(name, slot=slot, **given))
         path = self.folder / f"{number}.index"
         write_index(path, runs)
-        shapes = read_header(path).shapes
+        header = read_header(path)
+        shapes = header.shapes
         matrix = build_matrix(
             PolicyRules(policies, categories or {}, [group for group, _ in groups], sinkhole or Sinkhole()), shapes
         )
@@ -118,19 +150,39 @@ class World:
             [(prefixes, number) for (_, prefixes), number in zip(groups, matrix.group_classes, strict=True)],
         )
         self.index = Index(path)
-        self.policy = Policy(matrix.classes, matrix.shapes, matrix.cells, matrix.profiles, clients, routes or {})
+        self.policy = Policy(
+            matrix.classes,
+            matrix.shapes,
+            matrix.cells,
+            matrix.profiles,
+            clients,
+            routes or {},
+            decisions=matrix.decisions,
+            patterns=header.patterns,
+            shadows=matrix.shadows,
+            shadow_claims=matrix.shadow_claims,
+            order=matrix.order,
+            variants=matrix.variants,
+            zones=matrix.zones,
+            guard=build_clients(guard, []) if guard else None,
+            unguarded=tuple(unguarded),
+        )
         self._swap(number)
 
     def _run(self, stem: str, name: str, rules: list[Rules], replaces: bool) -> ListRun:
         builder = RunBuilder(replaces)
         outcomes: list[Outcome] = []
+        triggers: list[Trigger] = []
         for line, item in enumerate(rules, start=1):
             if item.outcome not in outcomes:
                 outcomes.append(item.outcome)
             for listed in item.names:
-                builder.add(listed.encode(), item.scope, outcomes.index(item.outcome), line)
+                if item.kind is None:
+                    builder.add(listed.encode(), item.scope, outcomes.index(item.outcome), line)
+                else:
+                    triggers.append(Trigger(item.kind, listed, item.outcome, line))
         path = self.folder / f"{stem}.run"
-        write_run(path, builder, RunHeader(tuple(outcomes), replaces))
+        write_run(path, builder, RunHeader(tuple(outcomes), replaces), triggers)
         return ListRun(name, path, replaces)
 
     def cell(self, name: str, **changes: int) -> bytes:
@@ -150,6 +202,37 @@ class World:
     def _swap(self, number: int) -> None:
         self.snapshot = Snapshot(self.index, self.policy, number)
         self.engine.swap(self.snapshot)
+
+    def comes_to(
+        self, name: str, rdtype: str = "A", client: bytes = CLIENT, answer: bytes | None = None
+    ) -> dns.message.Message | None:
+        """The reply to a query, decided in Python where need be; None if the upstream has to be asked.
+
+        `answer`: what the upstream says then.
+        """
+        asked = query(name, rdtype).to_wire()
+        verdict, reply = self.engine.answer(asked, client, Transport.TCP)
+        decisions = Decisions(self.index, self.policy, self.snapshot.number)
+        while verdict == PUNT:
+            [punt] = self.engine.take_punts()
+            if punt.reason == PUNT_CONDITIONAL:
+                decided = decisions.decide(punt)
+                if isinstance(decided, bytes):
+                    return dns.message.from_wire(decided)
+                verdict, reply = self.engine.decide(punt, *(decided or (None, 0)))
+            elif punt.reason == PUNT_PATTERN:
+                for each in punt.names:
+                    self.engine.remember(each, decisions.fits(each), punt.generation)
+                verdict, reply = self.engine.resume(punt)
+            elif punt.reason == PUNT_LOCAL:
+                alias = Aliases(self.index, self.policy).describe(punt)
+                return dns.message.from_wire(alias_reply(punt.packet, len(punt.qname), alias, None, None))
+            elif answer is None:
+                return None
+            else:
+                verdict, reply = self.engine.finish(punt, answer)
+        assert verdict == REPLY and reply is not None
+        return dns.message.from_wire(reply)
 
     def answer(
         self, packet: bytes, client: bytes = CLIENT, transport: Transport = Transport.UDP
