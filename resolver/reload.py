@@ -181,8 +181,8 @@ class Reloader:
         return await asyncio.shield(self._next)
 
     async def _turn(self) -> Outcome:
-        await self._stop_tidying()
         async with self._running:
+            await self._stop_tidying()  # here, as the reload before this one may have begun it
             self._next = None  # who asks from here on gets the next one
             try:
                 return await self.reload()
@@ -284,6 +284,8 @@ class Reloader:
             return
         async with self._running:  # from here on it is a reload as others are
             self._tidying = None
+            if self.generation is None or self.generation.number != report.parent:
+                return  # it comes to what was in force, not to what is
             generation = snapshot.read_generation(self._state_dir, report.generation)
             try:
                 await self._put_in_force(config, generation)

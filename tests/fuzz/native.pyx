@@ -250,7 +250,7 @@ def fuzz_native(Engine engine not None, str target, list questions, bytes client
     cdef list kept = [argument.encode() for argument in arguments]
     fuzz_engine, fuzz_packets = engine, questions
     fuzz.core = &engine.core
-    engine.set_clock()
+    core_clock(&engine.core)
     fuzz.reply = <uint8_t*> malloc(OUT_ROOM)
     fuzz.whole = <uint8_t*> malloc(MAX_TCP)
     memcpy(fuzz.clients, <const uint8_t*> clients, 32)

@@ -216,3 +216,29 @@ def test_a_change_ends_the_merge_and_does_not_wait_for_it(config: Config, monkey
         assert tidier._process is None
 
     asyncio.run(go())
+
+
+def test_a_merge_never_takes_the_place_of_what_came_after_it(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "TIDY_AFTER", 0.0)
+    add = _patchable(config)
+
+    async def go() -> None:
+        crew = Crew()
+        reloader = Reloader(config.base / "config.yaml", config, cast(Workers, crew), Facts(), Watch(config.state_path))
+        await reloader.request()
+        add("more.example")
+        first = asyncio.ensure_future(reloader.request())
+        await _until(reloader._running.locked)
+        second = asyncio.ensure_future(reloader.request())  # it waits while the first one begins a merge
+        await first
+        add("again.example")
+        reached = (await second).report.generation
+        names = reloader.generation.lists[0].names if reloader.generation else 0
+        merges = [task for task in asyncio.all_tasks() if "_tidy" in repr(task.get_coro())]
+        assert len(merges) <= 1
+        await _until(lambda: reloader._patches == 0)
+        assert crew.swapped == sorted(crew.swapped) and crew.swapped[-1] > reached
+        assert reloader.generation is not None and reloader.generation.lists[0].names == names
+        await reloader.stop()
+
+    asyncio.run(go())
