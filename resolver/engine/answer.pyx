@@ -57,8 +57,10 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
     if not q.decided:
         policy_cell(s, core.overlay, q)
-    elif q.chosen:
-        q.listset = q.chosen
+    else:
+        policy_shadow(s, q)
+        if q.chosen:
+            q.listset = q.chosen
     if s.index.ranges[RANGES_CLIENT].count4:
         policy_client(s, q)
     if not q.decided:
@@ -127,6 +129,7 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.row = 0
     q.finding = FOUND_NAME
     q.position = 0
+    q.shadow = 0
     q.route = 0
     q.policy_class = CLASS_REFUSED
     q.cell.rank = RANK_NOBODY
@@ -171,6 +174,8 @@ cdef void query_count(Core* core, const Query* q, int verdict) noexcept nogil:
         return  # not a query
     core.counters[COUNT_QUERIES + q.transport * TYPE_SLOTS + type_slot(q.qtype)] += 1
     core.counters[COUNT_ANSWERS + q.cell.action * LIST_SLOTS + slot] += 1
+    if q.shadow:
+        shadow_count(core.snapshot, q, core.counters)
     if verdict == VERDICT_DROP:
         core.counters[ENGINE_DROPPED] += 1
     else:

@@ -66,3 +66,6 @@ include "build.pyx"      # a list's rules into a run
 include "read.pyx"       # reading runs
 include "merge.pyx"      # runs into the index's buckets
 include "patch.pyx"       # a copy of an index, changed where a list did
+
+# Who is in which group.
+include "clients.pyx"    # files and networks into the client map

@@ -3,6 +3,9 @@
 cdef struct SnapshotView:      # one generation as the stages see it; Snapshot owns what it points at
     const IndexView* index
     const Cell* cells          # [class][shape]
+    const uint16_t* shadows    # [class][shape]: the first of a cell's claims, 0 for none; NULL where no list is a shadow
+    const ShadowClaim* shadow_claims  # the first is nobody's
+    uint32_t shadow_count
     uint32_t class_count       # rows, variants included
     const uint16_t* variants   # [class][VARIANT_…]: the row that sees fewer lists; NULL: there is none
     uint32_t variant_classes   # how many classes have them: those that clients have
@@ -77,6 +80,8 @@ cdef void policy_cell(const SnapshotView* s, const SuffixView* overlay, Query* q
         q.cell.slot = NO_LIST
     else:
         q.cell = policy_of(s, q, q.listset)[0]
+        if q.cell.flags & CELL_SHADOW:
+            q.shadow = q.listset
 
 
 cdef void policy_client(const SnapshotView* s, Query* q) noexcept nogil:
@@ -87,9 +92,29 @@ cdef void policy_client(const SnapshotView* s, Query* q) noexcept nogil:
     if listset == 0:
         return
     cell = policy_of(s, q, listset)
+    if cell.flags & CELL_SHADOW and not q.shadow:
+        q.shadow = listset
     if not cell.flags & CELL_CONDITIONAL and (
         policy_key(s, cell, FOUND_CLIENT, 0, 0) < policy_key(s, &q.cell, q.finding, q.position, 0)
     ):
         q.cell = cell[0]
         q.listset = listset
         q.finding = FOUND_CLIENT
+
+
+cdef void policy_shadow(const SnapshotView* s, Query* q) noexcept nogil:
+    """Notice that shadow lists speak of a name whose cell was decided elsewhere."""
+    if q.listset and policy_of(s, q, q.listset).flags & CELL_SHADOW:
+        q.shadow = q.listset
+
+
+cdef void shadow_count(const SnapshotView* s, const Query* q, uint64_t* counters) noexcept nogil:
+    """Count the shadow lists that would have decided `q` had they been live: those that outrank what did."""
+    cdef const ShadowClaim* claim
+    claim = s.shadow_claims + s.shadows[<size_t> q.row * s.shape_count + index_shape(s.index, q.shadow)]
+    while True:
+        if claim.rank <= q.cell.rank and claim.slot < NO_LIST:
+            counters[COUNT_SHADOW + claim.slot] += 1
+        if claim.is_last:
+            return
+        claim += 1

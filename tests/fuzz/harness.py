@@ -23,6 +23,7 @@ from resolver.engine.engine import (
     PUNT_CONDITIONAL,
     PUNT_FORWARD,
     PUNT_LOCAL,
+    PUNT_PATTERN,
     REPLY,
     WAIT,
     Engine,
@@ -32,7 +33,7 @@ from resolver.engine.engine import (
 from resolver.lists.rules import TriggerKind
 from resolver.vocabulary import EDE, Action, Transport
 from tests.fuzz.packets import Packets
-from tests.unit.engine.world import CLIENT, World, allow, block, client, trigger, wire_query
+from tests.unit.engine.world import CLIENT, World, allow, block, client, fits, trigger, wire_query
 
 BLOCKED = {
     "address.example": Action.ADDRESS,
@@ -61,9 +62,10 @@ NAMES = (
 STRANGER = client("192.0.2.1")
 EVERY = frozenset(
     (
-        "drop", "punt forward", "punt conditional", "punt local", "wait", "formerr", "notimp", "badvers", "refused",
-        "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger", "learned",
-        "not learned", "no answer", "answered later", "handed over", "overlay", "rebinding", "address",
+        "drop", "punt forward", "punt conditional", "punt local", "punt pattern", "wait", "formerr", "notimp", "badvers",
+        "refused", "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger", "learned",
+        "not learned", "no answer", "answered later", "handed over", "overlay",
+        "rebinding", "address",
         *(f"action {action.name}" for action in Action if action is not Action.CNAME),
     )
 )  # fmt: skip
@@ -80,6 +82,7 @@ def make_world(folder: Path) -> World:
         block("garden.example", action=Action.CNAME, data=("*.garden.test",)),
         block("conditional.example", condition="dnstype=A", list="conditional"),
         block("needs.example", list="needs"),
+        fits("/fits/", "/zzz/"),
         allow("allowed.zero.example"),
         *(block(f"n{number}.many.example", list=f"many{number}") for number in range(4)),
         trigger(TriggerKind.ADDRESS, "192.0.2.0/25", "2001:db8::/32", list="addresses", action=Action.NXDOMAIN),
@@ -190,7 +193,12 @@ class Harness:
         return answer
 
     def _punts(self) -> None:
-        reasons = {PUNT_FORWARD: "forward", PUNT_CONDITIONAL: "conditional", PUNT_LOCAL: "local"}
+        reasons = {
+            PUNT_FORWARD: "forward",
+            PUNT_CONDITIONAL: "conditional",
+            PUNT_LOCAL: "local",
+            PUNT_PATTERN: "pattern",
+        }
         for punt in self.engine.take_punts():
             self.reached[f"punt {reasons[punt.reason]}"] += 1
             cell = None
@@ -201,7 +209,13 @@ class Harness:
                 answer = self.packets.answer(punt.packet[12 : 16 + len(punt.qname)])
                 answer = answer if is_sound else self.packets.damaged(answer)
                 self._learn(punt, answer, is_sound)
-            if cell is not None:
+            if punt.reason == PUNT_PATTERN:
+                listsets = [listset for _, listset, _ in self.world.policy.patterns]
+                for name in punt.names:
+                    if self.packets.chance.random() < 0.9:
+                        self.engine.remember(name, [x for x in listsets if b"fits" in name], punt.generation)
+                verdict, reply = self.engine.resume(punt)
+            elif cell is not None:
                 verdict, reply = self.engine.decide(punt, cell)
             else:
                 verdict, reply = self.engine.finish(punt, answer, EDE.NETWORK_ERROR, "no way")

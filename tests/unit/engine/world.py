@@ -164,6 +164,8 @@ class World:
             zones=matrix.zones,
             guard=build_clients(guard, []) if guard else None,
             unguarded=tuple(unguarded),
+            shadows=matrix.shadows,
+            shadow_claims=matrix.shadow_claims,
         )
         self._swap(number)
 
