@@ -179,7 +179,9 @@ def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: S
     for step in (asked, *(_name(step) for found, step in leading if found is None)):
         spoken += tuple(_spoken(match, dict(paths)[match.list], by_name, action) for match in matches(paths, step))
         spoken += tuple(
-            _spoken(_as_match(match), dict(paths)[match.list], by_name, action)
+            dataclasses.replace(
+                _spoken(_as_match(match), dict(paths)[match.list], by_name, action), covers="names that fit it"
+            )
             for match in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(step))
         )
     speaking = [

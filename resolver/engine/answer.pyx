@@ -141,10 +141,10 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.edns_version = 0
     q.limit = UDP_PLAIN
     q.listset = 0
-    q.shadow = 0
     q.row = 0
     q.finding = FOUND_NAME
     q.position = 0
+    q.shadow = 0
     q.route = 0
     q.policy_class = CLASS_REFUSED
     q.cell.rank = RANK_NOBODY

@@ -116,20 +116,6 @@ cdef class Snapshot:
         memcpy(p.soa, PyBytes_AS_STRING(soa), len(soa))
         return 0
 
-    cdef int _shadows(self, bytes shadows, bytes claims) except -1:
-        cdef SnapshotView* s = &self.view
-        cdef Py_ssize_t i, cells = <Py_ssize_t> s.class_count * s.shape_count
-        if shadows:
-            s.shadow_count = len(claims) // sizeof(ShadowClaim)
-            s.shadows = <const uint16_t*> copied(shadows, 2 * cells, "shadow cells")
-            s.shadow_claims = <const ShadowClaim*> copied(claims, s.shadow_count * sizeof(ShadowClaim), "shadow claims")
-            if s.shadow_count == 0 or not s.shadow_claims[s.shadow_count - 1].is_last:
-                raise ValueError("the claims of shadow lists have no end")
-        for i in range(cells):
-            if s.cells[i].flags & CELL_SHADOW and (s.shadows == NULL or not 0 < s.shadows[i] < s.shadow_count):
-                raise ValueError("a cell's shadow claims are outside of their table")
-        return 0
-
     cdef int _zones(self, policy_zones) except -1:
         cdef ZoneSoa* zones = <ZoneSoa*> calloc(len(policy_zones) + 1, sizeof(ZoneSoa))
         cdef bytes name, rdata
@@ -145,6 +131,20 @@ cdef class Snapshot:
             zones[i].rdata_size = <uint16_t> len(rdata)
             memcpy(zones[i].name, PyBytes_AS_STRING(name), len(name))
             memcpy(zones[i].rdata, PyBytes_AS_STRING(rdata), len(rdata))
+        return 0
+
+    cdef int _shadows(self, bytes shadows, bytes claims) except -1:
+        cdef SnapshotView* s = &self.view
+        cdef Py_ssize_t i, cells = <Py_ssize_t> s.class_count * s.shape_count
+        if shadows:
+            s.shadow_count = len(claims) // sizeof(ShadowClaim)
+            s.shadows = <const uint16_t*> copied(shadows, 2 * cells, "shadow cells")
+            s.shadow_claims = <const ShadowClaim*> copied(claims, s.shadow_count * sizeof(ShadowClaim), "shadow claims")
+            if s.shadow_count == 0 or not s.shadow_claims[s.shadow_count - 1].is_last:
+                raise ValueError("the claims of shadow lists have no end")
+        for i in range(cells):
+            if s.cells[i].flags & CELL_SHADOW and (s.shadows == NULL or not 0 < s.shadows[i] < s.shadow_count):
+                raise ValueError("a cell's shadow claims are outside of their table")
         return 0
 
     cdef int _clients(self, Clients* c, clients, uint32_t class_count) except -1:

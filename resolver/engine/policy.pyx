@@ -3,13 +3,13 @@
 cdef struct SnapshotView:      # one generation as the stages see it; Snapshot owns what it points at
     const IndexView* index
     const Cell* cells          # [class][shape]
+    const uint16_t* shadows    # [class][shape]: the first of a cell's claims, 0 for none; NULL where no list is a shadow
+    const ShadowClaim* shadow_claims  # the first is nobody's
+    uint32_t shadow_count
     uint32_t class_count       # rows, variants included
     const uint16_t* variants   # [class][VARIANT_…]: the row that sees fewer lists; NULL: there is none
     uint32_t variant_classes   # how many classes have them: those that clients have
     const uint16_t* order      # by slot: a list's place in the config
-    const uint16_t* shadows    # [class][shape]: the first of a cell's claims, 0 for none; NULL where no list is a shadow
-    const ShadowClaim* shadow_claims  # the first is nobody's
-    uint32_t shadow_count
     uint32_t shape_count
     const Profile* profiles
     uint32_t profile_count
@@ -84,6 +84,24 @@ cdef void policy_cell(const SnapshotView* s, const SuffixView* overlay, Query* q
             q.shadow = q.listset
 
 
+cdef void policy_client(const SnapshotView* s, Query* q) noexcept nogil:
+    """Let rules about the client's address speak too (rpz.md, 12)."""
+    cdef uint32_t found = ranges_find(&s.index.ranges[RANGES_CLIENT], q.client)
+    cdef uint32_t listset = s.index.sets[found].listset
+    cdef const Cell* cell
+    if listset == 0:
+        return
+    cell = policy_of(s, q, listset)
+    if cell.flags & CELL_SHADOW and not q.shadow:
+        q.shadow = listset
+    if not cell.flags & CELL_CONDITIONAL and (
+        policy_key(s, cell, FOUND_CLIENT, 0, 0) < policy_key(s, &q.cell, q.finding, q.position, 0)
+    ):
+        q.cell = cell[0]
+        q.listset = listset
+        q.finding = FOUND_CLIENT
+
+
 cdef void policy_shadow(const SnapshotView* s, Query* q) noexcept nogil:
     """Notice that shadow lists speak of a name whose cell was decided elsewhere."""
     if q.listset and policy_of(s, q, q.listset).flags & CELL_SHADOW:
@@ -100,19 +118,3 @@ cdef void shadow_count(const SnapshotView* s, const Query* q, uint64_t* counters
         if claim.is_last:
             return
         claim += 1
-
-
-cdef void policy_client(const SnapshotView* s, Query* q) noexcept nogil:
-    """Let rules about the client's address speak too (rpz.md, 12)."""
-    cdef uint32_t found = ranges_find(&s.index.ranges[RANGES_CLIENT], q.client)
-    cdef uint32_t listset = s.index.sets[found].listset
-    cdef const Cell* cell
-    if listset == 0:
-        return
-    cell = policy_of(s, q, listset)
-    if not cell.flags & CELL_CONDITIONAL and (
-        policy_key(s, cell, FOUND_CLIENT, 0, 0) < policy_key(s, &q.cell, q.finding, q.position, 0)
-    ):
-        q.cell = cell[0]
-        q.listset = listset
-        q.finding = FOUND_CLIENT

@@ -51,8 +51,8 @@ from resolver.vocabulary import EDE, Action, Rank, Verb
 
 NEEDS_ANSWER = 1  # flags of a cell
 CONDITIONAL = 2
-SHADOW = 0x80
 KEEPS_SIGNED = 4
+SHADOW = 0x80
 OVERLAY_PROFILE = 2  # PROFILE_OVERLAY in engine/query.pxd
 REBINDING_PROFILE = 3  # PROFILE_REBINDING there
 NOT_RECURSIVE, SIGNED = 1, 2  # bits of a class's variants
@@ -80,11 +80,11 @@ class Override:
 class ListPolicy:
     """What of a list's config bears on policy.
 
-    `slot` counts it; `shadow`: it only counts; `mandatory`: neither a pause nor a shadow group touches it; `rpz`: it
-    decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too. `max_ttl` caps the
-    TTL of its answers, in seconds. `recursive_only`: an RPZ list that says nothing to queries without RD. `break_dnssec`
-    no: it leaves signed answers alone where the client wants to verify them. `soa`: owner and data in wire form of the
-    SOA that goes with its answers.
+    `slot` counts it; `shadow`: it only counts; `mandatory`: neither a pause nor a shadow group touches it;
+    `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too. `max_ttl` caps
+    the TTL of its answers, in seconds. `recursive_only`: an RPZ list that says nothing to queries without RD. `break_dnssec`
+    no: it leaves signed answers alone where the client wants to verify them. `soa`: owner and data in wire form of the SOA
+    that goes with its answers.
     """
 
     name: str
@@ -193,12 +193,12 @@ class Matrix:
     profiles: tuple[Profile, ...]
     group_classes: tuple[int, ...]  # parallel to PolicyRules.groups
     decisions: Mapping[tuple[int, int], Decision]
+    paused_classes: tuple[int, ...]
+    shadows: bytes
+    shadow_claims: bytes
     order: bytes
     variants: bytes
     zones: tuple[tuple[bytes, bytes], ...]
-    paused_classes: tuple[int, ...] = ()
-    shadows: bytes = b""
-    shadow_claims: bytes = b""
 
 
 class _PolicyClass(NamedTuple):
@@ -261,12 +261,12 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
         profiles=tuple(profiles),
         group_classes=group_classes,
         decisions=decisions,
-        order=order.tobytes(),
-        variants=variants,
-        zones=_zones(rules),
         paused_classes=paused_classes,
         shadows=shadow.cells,
         shadow_claims=shadow.claims,
+        order=order.tobytes(),
+        variants=variants,
+        zones=_zones(rules),
     )
 
 

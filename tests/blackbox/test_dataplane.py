@@ -110,7 +110,7 @@ def test_a_client_cannot_take_more_than_its_share_and_idle_ones_go(tmp_path: Pat
         until(lambda: server.status()["workers"][0]["connections"] == 0, "the idle ones are closed")
         for connection in mine:
             connection.close()
-        server.configure(connections={"per_client": 2, "idle": "1s"})
+        server.configure(connections={"per_client": 2, "idle": "30s"})
         server.tampah("reload").check_returncode()
         more = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(4)]
         until(lambda: [ask(connection) for connection in more] == [False, False, True, True], "the limit is a reload's")

@@ -43,9 +43,9 @@ BLOCKED = {
     "nxdomain.example": Action.NXDOMAIN,
     "nodata.example": Action.NODATA,
     "refused.example": Action.REFUSED,
-    "servfail.example": Action.SERVFAIL,
     "drop.example": Action.DROP,
     "tcp.example": Action.TCP_ONLY,
+    "servfail.example": Action.SERVFAIL,
 }
 CACHED = ("kept.example", "big.example", "no.example")
 NAMES = (

@@ -137,6 +137,26 @@ def test_compile_then_explain_without_a_server(folder: Path) -> None:
     assert "free decides" in text and "ads speaks" in text
 
 
+def test_explain_tells_of_addresses_and_of_what_an_answer_leads_to(folder: Path) -> None:
+    lines = (folder / "ads.txt").read_text().splitlines()
+    (folder / "ads.txt").write_text("\n".join([*lines, "198.51.100.0/24", ""]))
+    assert "1 addresses" in _run(folder, "compile").stdout
+
+    told = _json(folder, "explain", "198.51.100.9")
+    assert (told["name"], told["action"], told["list"]) == ("198.51.100.9", "address", "ads")
+    [match] = told["matches"]
+    assert (match["line"], match["name"], match["wins"]) == (len(lines) + 1, "198.51.100.0/24", True)
+    assert _json(folder, "explain", "198.51.101.9")["action"] == "forward"
+
+    told = _json(folder, "explain", "shop.example", "--answer", "cdn.ads.example", "--answer", "198.51.101.9")
+    assert (told["action"], told["list"], told["matches"][0]["name"]) == ("address", "ads", "ads.example")
+    told = _json(folder, "explain", "shop.example", "--answer", "cdn.example", "--answer", "198.51.100.9")
+    assert [(match["covers"], match["wins"]) for match in told["matches"]] == [("answers with 198.51.100.9", True)]
+    told = _json(folder, "explain", "good.ads.example", "--answer", "198.51.100.9")
+    assert (told["action"], told["list"]) == ("allow", "free")
+    assert any("198.51.100.9" in line for line in told["answer"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [(["a..b"], "label"), (["x.example", "--client", "nobody"], "nobody"), (["x.example", "--type", "WRONG"], "WRONG")],

@@ -159,13 +159,13 @@ class World:
             routes or {},
             decisions=matrix.decisions,
             patterns=header.patterns,
-            shadows=matrix.shadows,
-            shadow_claims=matrix.shadow_claims,
             order=matrix.order,
             variants=matrix.variants,
             zones=matrix.zones,
             guard=build_clients(guard, []) if guard else None,
             unguarded=tuple(unguarded),
+            shadows=matrix.shadows,
+            shadow_claims=matrix.shadow_claims,
         )
         self._swap(number)
 
