@@ -204,12 +204,19 @@ def compile_(context: _Context) -> None:
 
 
 @_command
-def reload(context: _Context) -> None:
+@click.option("--force", is_flag=True, help="Read every list again, also those that a rollback holds.")
+def reload(context: _Context, force: bool) -> None:
     """Have the running server enforce config and lists as they are now; returns when every worker does."""
     from resolver import control
+
+    data = _ask(context, control.Reload(force))
+    _print_reload(context, data)
+
+
+def _print_reload(context: _Context, data: dict[str, Any]) -> None:
+    """What a reload came to, for commands that end in one."""
     from resolver.lists.report import Report
 
-    data = _ask(context, control.Reload())
     restart, seconds = data.pop("needs_restart"), data.pop("reload_seconds")
     report = Report.from_json(data)
     lines = [*report.lines(), f"in force on every worker after {seconds:.2f} s"]
@@ -220,7 +227,7 @@ def reload(context: _Context) -> None:
 
 def _faults(reports: Iterable[ListReport]) -> list[str]:
     """What is wrong with lists, a message each."""
-    return [f"lists.{report.name}: {report.error}" for report in reports if report.error]
+    return [f"lists.{report.name}: {report.fault}" for report in reports if report.fault]
 
 
 @_command
@@ -311,12 +318,15 @@ def lists(context: _Context) -> None:
 
     config = context.config()
     states = list_states(config, _ask_if_running(context))
-    columns = ("list", "state", "names", "refused", "format", "age", "hits")
+    columns = ("list", "state", "names", "refused", "quarantined", "format", "age", "hits")
     context.table(
         [state.to_json() for state in states],
         columns,
         ([_shown(getattr(state, c)) for c in columns] for state in states),
     )
+    for state in states:
+        for line in state.guard:
+            click.echo(f"{state.list}: {line}", err=True)
 
 
 @_command
@@ -407,3 +417,7 @@ def _ask_if_running(context: _Context) -> dict[str, Any] | None:
         return _ask(context, control.Status())
     except control.ControlError:
         return None
+
+
+# Commands of other modules, which need what is above, join by being imported.
+from resolver import cli_guard as cli_guard  # noqa: E402

@@ -7,8 +7,8 @@ that is not in it cannot be received.
 
     supervisor → worker   Configure once, then Overlay and Swap, each whenever it changes; Inspect; Drain
     worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected
-    command → supervisor  Reload, Status, Statistics, Override, TakeBack: answered by Report or Failed, then the
-                          connection is closed
+    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Decide, RollBack: answered by Report or Failed,
+                          then the connection is closed
 
 A command imports this as it starts: nothing here is slow to import. The supervisor's and workers' ends: channel.py.
 """
@@ -166,7 +166,29 @@ class Failed:
 # -- command → supervisor -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Build and enforce a generation that begins after this message came in."""
+    """Asks for a reload, answered when every worker enforces what was on disk when it was asked.
+
+    `force`: every list is read again, also those that a rollback holds."""
+
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """Asks to approve or reject what waits of a list: its rules for `names`, or all of it. See decisions.decide()."""
+
+    list: str
+    approve: bool
+    names: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Asks for the lists as generation `number` had them; 0: the one before that in force."""
+
+    number: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +240,8 @@ Message = (
     | Statistics
     | Override
     | TakeBack
+    | Decide
+    | RollBack
     | Report
 )
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Message)}

@@ -23,10 +23,10 @@ import dns.rdatatype
 from resolver import counters, overlay, snapshot
 from resolver.config.model import Config
 from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
-from resolver.lists import names
+from resolver.lists import history, names
 from resolver.lists.explain import Match, matches
 from resolver.lists.matrix import OVERLAY_PROFILE
-from resolver.lists.report import Report, duration
+from resolver.lists.report import ListReport, Report, duration
 from resolver.lists.runs import Run
 from resolver.local import Aliases
 from resolver.metrics import action_name
@@ -39,7 +39,8 @@ _EXPLAINED_CACHE = 1 << 20  # octets: the engine wants one, nothing is kept in i
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One rule that covers the name: where it stands, the name it is about, and what it says."""
+    """One rule that covers the name: where it stands, the name it is about, and what it says. `since`: since which
+    generation; `quarantined`: why it is left out of what is served, "" if it is not."""
 
     list: str
     file: str
@@ -48,6 +49,8 @@ class Spoken:
     covers: str
     says: str
     wins: bool
+    since: str = ""
+    quarantined: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,11 @@ class Explanation:
         for match in self.matches:
             line = f":{match.line}" if match.line else ""
             place = f"{match.file}{line}" if match.file else f"line {match.line}"
-            verb = "decides" if match.wins else "speaks"
-            yield f"  {match.list} {verb}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
+            verb = "is silenced" if match.quarantined else "decides" if match.wins else "speaks"
+            line = f"  {match.list} {verb}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
+            if match.since:
+                line += f"; {match.since}"
+            yield f"{line}; quarantined: {match.quarantined}" if match.quarantined else line
         if not self.matches:
             yield "  no list speaks of it"
         by = f" by list {self.list}" if self.list else ""
@@ -126,7 +132,8 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
         if words[0].word == overlay.BLOCK:
             action = Action(policy.profiles[OVERLAY_PROFILE].action)
     spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
-    spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action) for match in matches(paths, asked))
+    since = Stands(state_dir, generation.number)
+    spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action, since) for match in matches(paths, asked))
     return Explanation(
         name=asked or ".",
         type=dns.rdatatype.to_text(rtype),
@@ -168,7 +175,25 @@ def _by_hand(entry: overlay.Entry, state_dir: Path, *, wins: bool) -> Spoken:
     return Spoken("overlay", path, 0, entry.name, _SCOPES[Scope.BOTH], says, wins)
 
 
-def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
+class Stands:
+    """Since when rules stand, in words; the history is read once."""
+
+    def __init__(self, state_dir: Path, generation: int) -> None:
+        self._state_dir = state_dir
+        self._generation = generation
+        self._known = history.generations_known(state_dir)
+
+    def since(self, match: Match) -> str:
+        """For a rule that is served; "" if nothing is known."""
+        rule = (match.name, match.scope, match.outcome)
+        found = history.since(self._state_dir, self._generation, match.list, rule, self._known)
+        if found is None:
+            return ""
+        made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.time))
+        return f"since generation {found.generation}{'' if found.exact else ' or longer'} ({made})"
+
+
+def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stands) -> Spoken:
     with Run(run_path) as run:
         files = run.header.report.get("files", ())
     file, first = next(((part[0], part[1]) for part in reversed(files) if match.line >= part[1]), ("", 1))
@@ -181,7 +206,17 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
     if outcome.data:
         says += f" {'; '.join(outcome.data)}"
     decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
-    return Spoken(match.list, str(file), match.line - first + 1, match.name, _SCOPES[match.scope], says, decides)
+    return Spoken(
+        match.list,
+        str(file),
+        match.line - first + 1,
+        match.name,
+        _SCOPES[match.scope],
+        says,
+        decides and not match.left_out,
+        since="" if match.left_out else stands.since(match),
+        quarantined=match.left_out,
+    )
 
 
 def _answer(
@@ -220,7 +255,8 @@ def _answer(
 
 @dataclass(frozen=True, slots=True)
 class ListView:
-    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs."""
+    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs; `guard`: what the guard holds
+    back, and what to do, for a person."""
 
     list: str
     state: str
@@ -230,6 +266,9 @@ class ListView:
     age: str
     hits: int | None
     error: str
+    quarantined: int = 0
+    pending_names: int | None = None
+    guard: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -260,6 +299,20 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
                 age=duration(max(0.0, time.time() - state.seen)),
                 hits=hits.get(listed.name, 0) if hits is not None else None,
                 error=report.error,
+                quarantined=state.quarantined,
+                pending_names=report.pending_names if state.pending else None,
+                guard=tuple(_guarded(state, report)),
             )
         )
     return found
+
+
+def _guarded(state: snapshot.ListState, report: ListReport) -> Iterator[str]:
+    """What of a list is not served, and what to do."""
+    if state.held:
+        yield f"{state.held}: {report.guard}"
+    if state.quarantined:
+        yield f"quarantined rules, which would block protected names: {state.quarantined:,}"
+        yield from (f"  {rule}" for rule in report.quarantined_rules)
+    if report.advice:
+        yield report.advice

@@ -21,12 +21,12 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resolver import control, counters, snapshot, spawn
+from resolver import control, counters, decisions, snapshot, spawn
 from resolver.config.addresses import Endpoint, Server
 from resolver.config.load import load
 from resolver.config.model import Config
@@ -90,13 +90,14 @@ class Builder:
                 start_new_session=True,  # a terminal's SIGINT goes to the supervisor, which ends the build
             )
 
-    async def build(self, config: Config) -> Report:
-        """Build the next generation. ReloadError says why there is none."""
+    async def build(self, config: Config, *, force: bool = False, rollback: int = 0) -> Report:
+        """Build the next generation, as compile.build_generation() does. ReloadError says why there is none."""
         await self.prepare()
         assert self._process is not None
         process = self._process
+        order = {"force": force, "rollback": rollback}
         try:
-            output, complaints = await process.communicate(config.to_json().encode())
+            output, complaints = await process.communicate(f"{config.to_json()}\n{json.dumps(order)}".encode())
         finally:
             await self.stop()
         try:
@@ -130,12 +131,14 @@ class Reloader:
         self._server_slots: dict[str, int] = {}
         self._running = asyncio.Lock()
         self._next: asyncio.Task[Outcome] | None = None
+        self._force_next = False
         self.builder = Builder()
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
 
-    async def request(self) -> Outcome:
-        """Wait for a reload that begins after this call. ReloadError if it fails."""
+    async def request(self, *, force: bool = False) -> Outcome:
+        """Wait for a reload that begins after this call; `force`: that reads every list. ReloadError if it fails."""
+        self._force_next |= force
         if self._next is None:
             self._next = asyncio.create_task(self._turn())
         return await asyncio.shield(self._next)
@@ -148,18 +151,30 @@ class Reloader:
             finally:
                 await self.builder.prepare()
 
+    async def roll_back(self, target: int, reason: str, who: decisions.Who) -> Outcome:
+        """Enforce the lists as generation `target` (0: the one before that in force) had them. ReloadError if it fails."""
+        async with self._running:
+            try:
+                return await self._told(lambda began: self._roll_back(began, target, reason, who))
+            finally:
+                await self.builder.prepare()
+
     async def reload(self) -> Outcome:
         """One reload, now. Counted and logged whichever way it ends."""
+        return await self._told(self._reload)
+
+    async def _told(self, how: Callable[[float], Awaitable[Outcome]]) -> Outcome:
+        """A way to another generation, which is given the time when it began; counted and logged."""
         began = time.monotonic()
         try:
-            outcome = await self._reload(began)
+            outcome = await how(began)
         except ReloadError as error:
             self._facts.reload_failures += 1
             self.last_error = str(error)
             if self.generation:  # at the start the caller ends with this error
                 _log.error("reload failed, nothing has changed: %s", error)
             raise
-        self.last_error = "; ".join(f"lists.{alarm.name}: {alarm.error}" for alarm in outcome.report.alarms)
+        self.last_error = "; ".join(f"lists.{alarm.name}: {alarm.fault}" for alarm in outcome.report.alarms)
         if outcome.report.alarms:
             self._facts.reload_failures += 1
         self._facts.reloads += 1
@@ -169,6 +184,8 @@ class Reloader:
             _log.info("%s", line)
         for alarm in outcome.report.alarms:
             _log.error("%s", alarm.line())
+        for listed in outcome.report.quarantines:
+            _log.warning("%s", listed.line())
         if outcome.needs_restart:
             _log.warning("changed, but read only at the start: %s; restart to apply", ", ".join(outcome.needs_restart))
         return outcome
@@ -184,12 +201,35 @@ class Reloader:
         for problem in config.warnings:
             _log.warning("%s", problem)
         here = config.model_copy(update={"state_dir": str(self._state_dir)})
-        generation = await asyncio.to_thread(standing, here, self._state_dir)
+        force, self._force_next = self._force_next, False
+        generation = None if force else await asyncio.to_thread(standing, here, self._state_dir)
         if generation is None:
-            report = await self.builder.build(here)
+            report = await self.builder.build(here, force=force)
             generation = snapshot.read_generation(self._state_dir, report.generation)
         else:
             report = Report.from_json(generation.report)
+        return await self._enforce(config, generation, report, began)
+
+    async def _roll_back(self, began: float, target: int, reason: str, who: decisions.Who) -> Outcome:
+        try:
+            config = load(self._path)
+        except ConfigError as error:
+            raise ReloadError(str(error)) from None
+        if not target:
+            number = snapshot.in_force(self._state_dir)
+            target = next((each.number for each in snapshot.generations(self._state_dir) if each.number < number), 0)
+            if not target:
+                raise ReloadError("there is no generation before this one")
+        here = config.model_copy(update={"state_dir": str(self._state_dir)})
+        report = await self.builder.build(here, rollback=target)
+        generation = snapshot.read_generation(self._state_dir, report.generation)
+        outcome = await self._enforce(config, generation, report, began)
+        decisions.roll_back(self._state_dir, generation, target, reason, who)
+        _log.warning("rolled back to generation %d by %s: %s", target, who.user or who.uid, reason or "no reason given")
+        return outcome
+
+    async def _enforce(self, config: Config, generation: snapshot.Generation, report: Report, began: float) -> Outcome:
+        """Have every worker serve by a generation, and put it in force."""
         try:
             await self._workers.swap(self._order(config, generation))
         except WorkersError as error:
@@ -235,6 +275,8 @@ class Reloader:
                 slot=state.slot,
                 names=state.names,
                 refused=reports[state.name].refused if state.name in reports else 0,
+                held=state.held == snapshot.HELD,
+                quarantined=state.quarantined,
             )
             for state in generation.lists
         ]

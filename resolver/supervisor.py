@@ -20,17 +20,19 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from resolver import control, counters, logs
+from resolver import control, counters, decisions, logs
 from resolver.admin.app import AdminError, AdminServer, make_app
 from resolver.channel import Channel
 from resolver.config.load import load
 from resolver.config.model import Config
 from resolver.control import ControlError
+from resolver.decisions import DecisionError
 from resolver.facts import Facts, Source
 from resolver.overlay import Entry, Overlay, OverlayError
 from resolver.privilege import PrivilegeError, drop_to
@@ -218,17 +220,18 @@ class Supervisor:
                 async with asyncio.timeout(10):
                     message = await channel.receive()
                 if message:
-                    channel.send(await self._answer(message))
+                    peer: socket.socket = writer.get_extra_info("socket")
+                    channel.send(await self._answer(message, decisions.Who.of(_user_of(peer))))
             except (ControlError, TimeoutError) as error:
                 channel.send(control.Failed(str(error) or "no message within 10 s"))
             await channel.flush()
 
-    async def _answer(self, message: control.Message) -> control.Message:
+    async def _answer(self, message: control.Message, who: decisions.Who) -> control.Message:
         match message:
-            case control.Reload():
+            case control.Reload() | control.Decide() | control.RollBack():
                 try:
-                    return control.Report((await self._reloader.request()).to_json())
-                except ReloadError as error:
+                    return control.Report(await self._change_lists(message, who))
+                except (ReloadError, DecisionError, OSError) as error:
                     return control.Failed(str(error))
             case control.Status():
                 return control.Report(await self._status())
@@ -241,6 +244,25 @@ class Supervisor:
 
                 return control.Report(metrics.summary(self._source))
         return control.Failed(f"{type(message).__name__} is not for the supervisor")
+
+    async def _change_lists(
+        self, message: control.Reload | control.Decide | control.RollBack, who: decisions.Who
+    ) -> dict[str, Any]:
+        """Another generation: what was decided is kept first, then enforced on every worker, then answered."""
+        state_dir, current = self._config.state_path, self._reloader.generation
+        if isinstance(message, control.RollBack):
+            return (await self._reloader.roll_back(message.number, message.reason, who)).to_json()
+        record: dict[str, Any] = {}
+        if current and isinstance(message, control.Decide):
+            names, reason = message.names, message.reason
+            record = decisions.decide(state_dir, current, message.list, names, reason, who, approve=message.approve)
+            _log.info(
+                "list %s %s by %s: %s", message.list, record["decision"], who.user or who.uid, reason or "no reason"
+            )
+        elif current and isinstance(message, control.Reload) and message.force:
+            decisions.release(state_dir, current, who)
+        force = isinstance(message, control.Reload) and message.force
+        return (await self._reloader.request(force=force)).to_json() | ({"decision": record} if record else {})
 
     async def _change_overlay(self, change: Callable[[], Entry]) -> control.Message:
         """An operator's word: kept first, then enforced on every worker, then answered."""
@@ -293,6 +315,13 @@ class Supervisor:
             if state.generation != self._facts.generation:
                 return f"worker {number} serves generation {state.generation}, not {self._facts.generation}"
         return ""
+
+
+def _user_of(peer: socket.socket) -> int:
+    """The uid at the other end of a Unix socket, as the kernel knows it."""
+    credentials = struct.Struct("3i")  # pid, uid, gid: SO_PEERCRED in unix(7)
+    uid: int = credentials.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))[1]
+    return uid
 
 
 def _command_socket(path: Path) -> socket.socket:

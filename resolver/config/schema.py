@@ -18,6 +18,7 @@ from resolver.config.model import (
     Certificate,
     Config,
     Group,
+    Guard,
     ListConfig,
     Listen,
     QueryLog,
@@ -30,7 +31,7 @@ from resolver.config.model import (
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Admin, Cache, Category, Certificate, Config, Group, Listen, ListConfig, QueryLog),
+    *(Admin, Cache, Category, Certificate, Config, Group, Guard, Listen, ListConfig, QueryLog),
     *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, Upstream),
 )
 

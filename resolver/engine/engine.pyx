@@ -61,3 +61,4 @@ include "build.pyx"      # a list's rules into a run
 include "read.pyx"       # reading runs
 include "merge.pyx"      # runs into the index's buckets
 include "patch.pyx"       # a copy of an index, changed where a list did
+include "guard.pyx"      # what is asked of runs before they go live

@@ -55,9 +55,15 @@ cdef class RunReader:
     cdef const uint8_t* tags
     cdef const uint8_t* lines
     cdef const uint8_t* end     # of the block
+    cdef list skip              # [(key, tags)] in the order of their keys: rules to pass over
+    cdef uint32_t skip_at       # the first of them that may still come
+    cdef uint32_t skip_count
 
-    def __cinit__(self, load, uint32_t blocks, uint32_t first=0):
+    def __cinit__(self, load, uint32_t blocks, uint32_t first=0, list skip=None):
         self.load = load
+        self.skip = skip
+        self.skip_at = 0
+        self.skip_count = 0 if skip is None else <uint32_t>len(skip)
         self.blocks = blocks
         self.next_block = first
         self.found = NULL
@@ -97,12 +103,35 @@ cdef class RunReader:
 
     cdef bint advance(self) except -1:
         """Go to the next key; False at the end."""
-        while self.keys_left == 0:
-            if self.next_block >= self.blocks:
-                return False
-            self._open_block()
-        if not self._take_key():
-            raise self._fault()
+        while True:
+            while self.keys_left == 0:
+                if self.next_block >= self.blocks:
+                    return False
+                self._open_block()
+            if not self._take_key():
+                raise self._fault()
+            if self.skip_at == self.skip_count or self._pass_over():
+                return True
+
+    cdef bint _pass_over(self) except -1:
+        """Drop the rules of the key that are to be passed over; False if none is left."""
+        cdef bytes key
+        cdef uint32_t i, kept = 0
+        cdef int order
+        while self.skip_at < self.skip_count:
+            key = self.skip[self.skip_at][0]
+            order = compare_keys(<const uint8_t*><const char*>key, <uint32_t>len(key), self.key, self.key_length)
+            if order > 0:
+                return True
+            if order == 0:
+                tags = self.skip[self.skip_at][1]
+                for i in range(self.found_count):
+                    if self.found[i].tag not in tags:
+                        self.found[kept] = self.found[i]
+                        kept += 1
+                self.found_count = kept
+                return kept > 0
+            self.skip_at += 1
         return True
 
     cdef bint _take_key(self) noexcept nogil:

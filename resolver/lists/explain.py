@@ -19,6 +19,7 @@ class Match(NamedTuple):
     name: str
     scope: Scope
     outcome: Outcome
+    left_out: str = ""  # why the guard keeps it from what is served
 
 
 def matches(lists: Iterable[tuple[str, Path]], name: str) -> list[Match]:
@@ -37,6 +38,10 @@ def _matches(label: str, path: Path, asked: str) -> Iterator[Match]:
             for rule in run.find(suffix):
                 if rule.scope & wanted:
                     yield Match(label, rule.line, suffix, rule.scope, rule.outcome)
+            for left in run.left_out:
+                if left.name == suffix and left.scope & wanted:
+                    why = f"{left.decided or 'waits for a decision'}, {left.protected} is {left.why}"
+                    yield Match(label, left.line, suffix, left.scope, left.outcome, why)
 
 
 def _suffixes(name: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
 import json
 import struct
 import zlib
@@ -17,13 +18,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from resolver.engine.engine import RunBuilder, RunReader, checksum, diff_runs, keys_below
+from resolver.engine.engine import (
+    RunBuilder,
+    RunDifference,
+    RunReader,
+    checksum,
+    diff_runs,
+    find_many,
+    first_from,
+    keys_below,
+)
 from resolver.lists.container import Damaged, SectionReader, SectionWriter, replacing
-from resolver.lists.layout import BLOCK_KEYS, RUN, Block, RunSection, key_of, pack_blocks, unpack_blocks
+from resolver.lists.layout import BLOCK_KEYS, RUN, Block, RunSection, key_of, name_of, pack_blocks, unpack_blocks
 from resolver.lists.rules import Outcome
+from resolver.snapshot import VIEW_SUFFIX
 from resolver.vocabulary import Action, Scope, Verb
+
+if TYPE_CHECKING:
+    from resolver.lists.view import LeftOut
 
 COMPRESS_LEVEL = 1  # level 6 saves 3 % and takes twice the time
 COMPRESS_THREADS = 2
@@ -117,22 +131,55 @@ def write_run(path: Path, builder: RunBuilder, header: RunHeader) -> RunHeader:
 
 
 class Run:
-    """An open run file, its header and block index verified; a block is verified when it is read. Damaged if not."""
+    """An open run file, its header and block index verified; a block is verified when it is read. Damaged if not.
+
+    `path` may be a view's (view.py): then this is the run without the rules in `left_out`.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = SectionReader(path, RUN)
+        view = None
+        if path.name.endswith(VIEW_SUFFIX):
+            from resolver.lists.view import read_view, skips  # which knows runs
+
+            view = read_view(path)
+        self.left_out: tuple[LeftOut, ...] = view.rules if view else ()
+        self._skip: list[tuple[bytes, frozenset[int]]] | None = None
+        self._file = SectionReader(path.with_name(view.base) if view else path, RUN)
         try:
             self.header = _unpack_header(self._file.read(RunSection.TEXT))
             self._blocks = unpack_blocks(self._file.read(RunSection.INDEX))
         except (struct.error, KeyError, TypeError, ValueError) as error:
             self._file.close()
             raise error if isinstance(error, Damaged) else self._file.damaged(error) from error
+        if view:
+            self._skip = skips(view.rules, {outcome: number for number, outcome in enumerate(self.header.outcomes)})
+            header = self.header
+            self.header = replace(header, names=header.names - view.names, rules=header.rules - len(view.rules))
         self._first_keys = [block.first for block in self._blocks]
         self._loaded: tuple[int, bytes] = (-1, b"")  # the block read last: the next question is often for it too
 
     def reader(self, first: int = 0) -> RunReader:
         """A cursor over the keys from block `first` on."""
-        return RunReader(self._load, len(self._blocks), first)
+        return RunReader(self._load, len(self._blocks), first, self._skip)
+
+    def find_many(self, names: Iterable[str]) -> Iterator[tuple[str, list[RunRule]]]:
+        """Those of the names that the list has, with their rules, in the order of the keys: one pass, block by block."""
+        keys = sorted(map(key_of, names))
+        for block, group in itertools.groupby(keys, lambda key: bisect.bisect_right(self._first_keys, key) - 1):
+            if block < 0:  # before the first key
+                continue
+            for key, rules in find_many(self.reader(block), list(group)):
+                yield name_of(key), [self._rule(*rule) for rule in rules]
+
+    def children(self, name: str) -> Iterator[str]:
+        """The names one label below `name` that the list has, without reading what is below those."""
+        base = key_of(name)
+        at = base + b"\1"  # before all below `name`
+        while (key := first_from(self._reader_at(at), at)) is not None and key.startswith(base):
+            end = key.index(0, len(base)) + 1
+            if len(key) == end:
+                yield name_of(key)
+            at = key[: end - 1] + b"\1"  # after all below that child
 
     def find(self, name: str) -> list[RunRule]:
         """The rules of exactly this name, in the order of their lines."""
@@ -189,6 +236,14 @@ class Run:
         except zlib.error as error:
             raise self._file.damaged(error) from error
         return self._loaded[1]
+
+
+def differences(before: Run, after: Run) -> Iterator[tuple[str, list[RunRule], list[RunRule]]]:
+    """Every name that differs between two runs of a list: its rules before and after, none where it was not there."""
+    ids = {outcome: number for number, outcome in enumerate(after.header.outcomes)}
+    outcomes = [ids.get(outcome) for outcome in before.header.outcomes]
+    for name, old, new in RunDifference(before.reader(), after.reader(), outcomes):
+        yield name.decode(), [before._rule(*rule) for rule in old], [after._rule(*rule) for rule in new]
 
 
 def diff(old: Path, new: Path) -> RunDiff:

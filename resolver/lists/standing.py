@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from resolver import __version__
+from resolver import __version__, decisions
 from resolver.config.model import Config
 from resolver.engine.engine import Index
 from resolver.lists.source import files_of, stat_of
@@ -24,13 +24,15 @@ def standing(config: Config, state_dir: Path) -> Generation | None:
     """The generation in force, its files verified, if nothing has changed as far as config and stat can tell; else None."""
     generation = last_good(state_dir)
     served = [listed for listed in config.lists if listed.enabled != "no"]
-    if generation is None or generation.config != config_digest(config) or len(served) != len(generation.lists):
+    if generation is None or generation.decided != decisions.read(state_dir).serial:
+        return None
+    if generation.config != config_digest(config) or len(served) != len(generation.lists):
         return None
     try:
         for listed, state in zip(served, generation.lists, strict=True):
             stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
             source = [(stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats]
-            if not state.run or state.name != listed.name or not is_unchanged(source, state):
+            if not (state.run or state.pending) or state.name != listed.name or not is_unchanged(source, state):
                 return None
         Index(generation.index_path(state_dir))
         read_policy(generation.policy_path(state_dir))

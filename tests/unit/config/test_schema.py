@@ -45,6 +45,8 @@ lists:
     refresh: 1d
     enabled: yes
     mandatory: no
+    max_shrink: 30%
+    max_grow: no
     override: given
 categories:
   gambling: {action: address, ttl: 10s, ede: censored, organisation: "", justification: "", contact: "", law: ""}
@@ -57,6 +59,8 @@ rebinding:
   allow: []
 rewrites: [{name: nas.lan, answers: [192.168.1.5]}]
 rate_limit: {per_second: 0, prefix4: 24, prefix6: 56, action: truncate}
+guard: {shrink: 30%, grow: 100%, floor: 20, public_suffixes: all, protect: [], asked: 1000,
+        keep_generations: 10, keep_size: 4GiB}
 admin: {listen: "127.0.0.1:8053"}
 query_log: {keep: 7d, what: all, clients: full, size: 1GiB}
 """
