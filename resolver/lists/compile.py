@@ -38,6 +38,7 @@ from resolver.engine.engine import Index
 from resolver.lists import history
 from resolver.lists.clients import build_clients, outside
 from resolver.lists.guard import Guard
+from resolver.lists.guard import prepare as prepare_guard
 from resolver.lists.matrix import (
     CategoryPolicy,
     GroupPolicy,
@@ -561,6 +562,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.stdin:
             Config()  # what takes time before a config can be read, while none is there yet
+            prepare_guard()
         order: dict[str, Any] = {}
         if options.stdin:
             text, _, rest = sys.stdin.read().partition("\n")

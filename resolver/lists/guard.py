@@ -156,6 +156,12 @@ def protected(config: Config, state_dir: Path) -> Protected:
     )
 
 
+def prepare() -> None:
+    """Load what takes time, while there is nothing to do yet."""
+    _public_suffixes("all")
+
+
+@functools.cache
 def _public_suffixes(which: str) -> frozenset[str]:
     """The rules of the public suffix list that are A-labels: `co.id`, `*.ck`, `!www.ck`."""
     if which == "none":
