@@ -119,6 +119,14 @@ def _failures() -> tuple[type[Exception], ...]:
     return (ConfigError, ControlError, OverlayError, OSError, ValueError)
 
 
+def complain(error: Exception, as_json: bool = False) -> None:
+    """Say what a user can cause or must know, and end with 1; raise anything else again."""
+    if not isinstance(error, _failures()):
+        raise error
+    problems = getattr(error, "problems", None)
+    _Context(None, as_json).fail([str(problem) for problem in problems] if problems else [_said(error)])
+
+
 def _said(error: Exception) -> str:
     """What an exception says, without Python's way of saying it."""
     if isinstance(error, OSError) and error.strerror:
@@ -143,9 +151,8 @@ def _command(function: _Command) -> _Command:
         except BrokenPipeError:
             sys.stderr.close()  # or Python would complain as it flushes stdout
             sys.exit(1)
-        except _failures() as error:
-            problems = getattr(error, "problems", None)
-            context.fail([str(problem) for problem in problems] if problems else [_said(error)])
+        except Exception as error:
+            complain(error, as_json)
 
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
@@ -167,16 +174,16 @@ def run(context: _Context) -> None:
     """Serve DNS until SIGTERM; SIGHUP reloads."""
     from resolver import supervisor
 
-    try:
-        supervisor.run(context.path)
-    except supervisor.StartError as error:
-        context.fail([str(error)])
+    supervisor.run(context.path)
 
 
 @_command
 @click.option("--schema", is_flag=True, help="Print the config's JSON Schema instead.")
 def check(context: _Context, schema: bool) -> None:
-    """Read the config and every list; start nothing."""
+    """Read the config and every list; start nothing.
+
+    A list from another machine is read from its copy; where there is none yet, it is fetched for this and not kept.
+    """
     if schema:
         from resolver.config.schema import json_schema
 
@@ -185,7 +192,12 @@ def check(context: _Context, schema: bool) -> None:
     from resolver.lists.compile import check_lists
 
     config = context.config()
-    reports = check_lists(config)
+    fetched = {}
+    if any(listed.is_remote for listed in config.lists):
+        from resolver.fetch.alone import check_fetched, without_copy
+
+        fetched = check_fetched(config, without_copy(config))
+    reports = [fetched.get(report.name, report) for report in check_lists(config)]
     data = {
         "warnings": [problem.as_dict() for problem in config.warnings],
         "lists": [dataclasses.asdict(report) for report in reports],
@@ -195,34 +207,58 @@ def check(context: _Context, schema: bool) -> None:
 
 @_command
 def compile_(context: _Context) -> None:
-    """Read changed lists and build the index, so that the next start or reload need not."""
+    """Read changed lists and build the index, so that the next start or reload need not.
+
+    Lists from other machines of which there is no copy yet are fetched first.
+    """
     from resolver.lists.compile import build_generation
     from resolver.lists.report import Report
 
-    report = Report.from_json(build_generation(context.config()).report)
+    config = context.config()
+    if any(listed.is_remote for listed in config.lists):
+        from resolver.fetch.alone import fetch_lists, without_copy
+
+        fetch_lists(config, without_copy(config))
+    report = Report.from_json(build_generation(config).report)
     context.finish(report.to_json(), report.lines(), _faults(report.alarms))
 
 
 @_command
+@click.option("--fetch", "fetches", is_flag=True, help="Ask the sources of lists from other machines first.")
 @click.option("--force", is_flag=True, help="Read every list again, also those that a rollback holds.")
-def reload(context: _Context, force: bool) -> None:
-    """Have the running server enforce config and lists as they are now; returns when every worker does."""
+def reload(context: _Context, fetches: bool, force: bool) -> None:
+    """Have the running server enforce config and lists as they are now; returns when every worker does.
+
+    Lists from other machines are taken as they were fetched last, unless --fetch asks for newer ones.
+    """
     from resolver import control
 
-    data = _ask(context, control.Reload(force))
-    _print_reload(context, data)
+    _print_reload(context, _ask(context, control.Reload(fetch=fetches, force=force)))
+
+
+@_command
+@click.argument("names", metavar="[LIST]...", nargs=-1)
+def fetch(context: _Context, names: tuple[str, ...]) -> None:
+    """Have the running server ask the sources of lists from other machines now, and enforce what came.
+
+    Without LIST: all of them. Returns when every worker enforces it.
+    """
+    from resolver import control
+
+    _print_reload(context, _ask(context, control.Reload(fetch=True, lists=names)))
 
 
 def _print_reload(context: _Context, data: dict[str, Any]) -> None:
-    """What a reload came to, for commands that end in one."""
+    """What a reload by the running server came to, for commands that end in one."""
     from resolver.lists.report import Report
 
-    restart, seconds = data.pop("needs_restart"), data.pop("reload_seconds")
+    restart, seconds, not_fetched = (data.pop(key) for key in ("needs_restart", "reload_seconds", "not_fetched"))
     report = Report.from_json(data)
     lines = [*report.lines(), f"in force on every worker after {seconds:.2f} s"]
     if restart:
         lines.append(f"changed, but read only at the start: {', '.join(restart)}; restart the server to apply")
-    context.finish({**data, "needs_restart": restart, "reload_seconds": seconds}, lines, _faults(report.alarms))
+    faults = [*not_fetched, *(fault for fault in _faults(report.alarms) if fault not in not_fetched)]
+    context.finish({**data, "needs_restart": restart, "reload_seconds": seconds}, lines, faults)
 
 
 def _faults(reports: Iterable[ListReport]) -> list[str]:
@@ -312,13 +348,36 @@ def allow(context: _Context, name: str | None, seconds: float, undo: bool) -> No
 
 
 @_command
+@click.argument("name", required=False)
+@click.option("--subtree", is_flag=True, help="And of every name below it.")
+@click.option("--all", "everything", is_flag=True, help="Every cached answer.")
+def flush(context: _Context, name: str | None, subtree: bool, everything: bool) -> None:
+    """Forget the cached answers for NAME, of any type."""
+    from resolver import control
+    from resolver.lists import names
+
+    if everything == (name is not None) or (everything and subtree):
+        raise click.UsageError("expected NAME, or --all")
+    try:
+        asked = names.normalise(name, allow_tld=True) if name is not None else ""
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}") from None
+    data = _ask(context, control.Flush(asked, subtree))
+    context.print(data, [f"{data['flushed']} cached answers forgotten"])
+
+
+@_command
 def lists(context: _Context) -> None:
     """The state of every list."""
     from resolver.explain import list_states
 
     config = context.config()
     states = list_states(config, _ask_if_running(context))
-    columns = ("list", "state", "names", "refused", "quarantined", "format", "age", "hits")
+    columns = ["list", "state", "names", "refused", "quarantined", "format", "age", "hits"]
+    if any(listed.is_remote for listed in config.lists):
+        columns += ["next", "source"]
+    if any(state.error for state in states):
+        columns += ["error"]
     context.table(
         [state.to_json() for state in states],
         columns,

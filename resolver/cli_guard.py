@@ -111,7 +111,7 @@ def decisions(context: _Context) -> None:
 @click.argument("generation", type=click.IntRange(1), required=False)
 @_REASON
 def rollback(context: _Context, generation: int | None, reason: str) -> None:
-    """Go back to the lists of GENERATION, by default the one before that in force; no reload undoes it by itself."""
+    """Go back to the lists of GENERATION, by default the last one with other lists; no reload undoes it by itself."""
     from resolver import control
 
     if _is_running(context.state_dir):
@@ -123,10 +123,7 @@ def rollback(context: _Context, generation: int | None, reason: str) -> None:
 
     config = context.config()
     state_dir = config.state_path
-    current = snapshot.in_force(state_dir)
-    target = generation or next((each.number for each in snapshot.generations(state_dir) if each.number < current), 0)
-    if not target:
-        raise ValueError(f"{state_dir}: there is no generation before the one in force")
+    target = generation or snapshot.previous(state_dir)
     built = build_generation(config, rollback=target)
     decisions.roll_back(state_dir, built, target, reason, decisions.Who.of(os.getuid()))
     snapshot.put_in_force(state_dir, built.number)

@@ -5,10 +5,12 @@ ends are this program, yet nothing is believed: a line that is too long, no JSON
 missing, unknown or of the wrong type is a `ControlError` that says which. `_KINDS` is the whole vocabulary; a class
 that is not in it cannot be received.
 
-    supervisor → worker   Configure once, then Overlay and Swap, each whenever it changes; Inspect; Drain
-    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected
-    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Decide, RollBack: answered by Report or Failed,
-                          then the connection is closed
+    supervisor → worker   Configure once, then Overlay and Swap, each whenever it changes; Inspect; Flush; Drain
+    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected; Flushed
+    supervisor → fetcher  Follow whenever the config changes, Fetch
+    fetcher → supervisor  Fetched for each list at a Follow and after each attempt; Changed; Done for each Fetch
+    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush, Decide, RollBack: answered by Report or
+                          Failed, then the connection is closed
 
 A command imports this as it starts: nothing here is slow to import. The supervisor's and workers' ends: channel.py.
 """
@@ -45,23 +47,28 @@ class Bound:
 @dataclass(frozen=True, slots=True)
 class Configure:
     """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
-    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates."""
+    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates; `ring_fd`: ring.py. `cache_file`: where
+    its cache is from its end to the next start ("": nowhere)."""
 
     worker: int
     sockets: tuple[Bound, ...]
     counters_fd: int
+    ring_fd: int
     buckets_fd: int
     buckets_key: str
     cache_bytes: int
+    cache_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
-    """How long answers are kept, in seconds."""
+    """How long answers are kept, in seconds, and may serve once expired; `prefetch`: popular ones are renewed early."""
 
     max_ttl: int
     min_ttl: int
     negative_ttl: int
+    serve_stale: int = 0
+    prefetch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,7 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Serve by generation `number` from now on; `index` and `policy` are paths."""
+    """Serve by generation `number` from now on; `index` and `policy` are paths, `records` one of ring.WHAT."""
 
     number: int
     index: str
@@ -94,6 +101,7 @@ class Swap:
     cache: CacheLimits
     upstream: Upstream
     rate_limit: RateLimit
+    records: str = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,14 @@ class Overlay:
 @dataclass(frozen=True, slots=True)
 class Inspect:
     """Asks for Inspected: a worker that answers has a loop that turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Forget what is cached of `name` ("": of every name), with `subtree` of all below it too. From a command as well."""
+
+    name: str = ""
+    subtree: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +163,13 @@ class Overlaid:
 
 
 @dataclass(frozen=True, slots=True)
+class Flushed:
+    """So many answers are forgotten."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Inspected:
     """A worker's state: the generation in force (0: none yet) and what waits for an upstream."""
 
@@ -163,13 +186,62 @@ class Failed:
     number: int = 0
 
 
+# -- supervisor → fetcher -------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Keep the copies of this config's lists up to date from now on; `config` is its Config.to_json."""
+
+    config: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask the sources of these lists now (none: of all); asks for a Done with the same `serial`."""
+
+    serial: int
+    lists: tuple[str, ...]
+
+
+# -- fetcher → supervisor -------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """How fetching a list goes. `outcome`: "changed", "unchanged", "failed", or "" where nothing was tried now; `octets`
+    that came; `copied`: when the copy in force came (0: there is none); the rest as in fetch.store.State."""
+
+    list: str
+    outcome: str
+    octets: int
+    copied: float
+    checked: float
+    failures: int
+    error: str
+    next_try: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The copies of these lists have changed: a reload is due."""
+
+    lists: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Every list of a Fetch was fetched, or failed: list → error."""
+
+    serial: int
+    failed: dict[str, str]
+
+
 # -- command → supervisor -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Asks for a reload, answered when every worker enforces what was on disk when it was asked.
+    """Build and enforce a generation that begins after this message came in; with `fetch`, after the sources of `lists`
+    (none: of all lists from other machines) have been asked; with `force`, from lists that are all read again, also
+    those that a rollback holds."""
 
-    `force`: every list is read again, also those that a rollback holds."""
-
+    fetch: bool = False
+    lists: tuple[str, ...] = ()
     force: bool = False
 
 
@@ -185,7 +257,7 @@ class Decide:
 
 @dataclass(frozen=True, slots=True)
 class RollBack:
-    """Asks for the lists as generation `number` had them; 0: the one before that in force."""
+    """Asks for the lists as generation `number` had them; 0: the last one with other lists than those in force."""
 
     number: int
     reason: str
@@ -229,12 +301,19 @@ Message = (
     | Overlay
     | Swap
     | Inspect
+    | Flush
     | Drain
     | Ready
     | Swapped
     | Overlaid
     | Inspected
+    | Flushed
     | Failed
+    | Follow
+    | Fetch
+    | Fetched
+    | Changed
+    | Done
     | Reload
     | Status
     | Statistics

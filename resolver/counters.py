@@ -22,6 +22,13 @@ OVERLAY_SLOT = LIST_SLOTS - 2  # what operators blocked and allowed at once
 SERVERS = 64
 LATENCY_BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds
 LATENCY_BUCKETS = len(LATENCY_BOUNDS) + 1
+WAYS = (
+    "at_once",
+    "forwarded",
+    "punted",
+)  # how an answer came about: here, by the engine's question upstream, by Python
+DURATION_BOUNDS = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, *LATENCY_BOUNDS)  # seconds
+DURATION_STRIDE = 1 + len(DURATION_BOUNDS) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,10 @@ SECTIONS = dict(
             "engine": 8,
             # per server: queries, failures, time-outs, bad answers, TCP, spare ×2, latency sum (µs), latency buckets
             "upstream": SERVERS * (8 + LATENCY_BUCKETS),
+            # [transport][way]: from query to answer, sum (µs), buckets; what is answered at once counts as long as its batch
+            "durations": TRANSPORTS * len(WAYS) * DURATION_STRIDE,
+            # query records (ring.py): written, dropped as there was no room, spare ×6
+            "records": 8,
         }
     )
 )

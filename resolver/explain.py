@@ -21,8 +21,9 @@ import dns.rcode
 import dns.rdatatype
 
 from resolver import counters, overlay, snapshot
-from resolver.config.model import Config
+from resolver.config.model import Config, ListConfig
 from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
+from resolver.fetch.store import Place
 from resolver.lists import history, names
 from resolver.lists.explain import Match, matches
 from resolver.lists.matrix import OVERLAY_PROFILE
@@ -255,8 +256,12 @@ def _answer(
 
 @dataclass(frozen=True, slots=True)
 class ListView:
-    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs; `guard`: what the guard holds
-    back, and what to do, for a person."""
+    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs.
+
+    `age`: how long ago the source was last found good; for a list from another machine, how long ago that one last said
+    what its list is. `next`: in how long it is asked again, `failures`: how often in a row that came to nothing. `guard`:
+    what the guard holds back, and what to do, for a person.
+    """
 
     list: str
     state: str
@@ -266,6 +271,9 @@ class ListView:
     age: str
     hits: int | None
     error: str
+    source: str = ""
+    next: str = ""
+    failures: int = 0
     quarantined: int = 0
     pending_names: int | None = None
     guard: tuple[str, ...] = ()
@@ -281,16 +289,14 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
     reports = {report.name: report for report in Report.from_json(generation.report).lists}
     states = {state.name: state for state in generation.lists}
     hits = server["hits"] if server else None
-    found = []
+    found: list[ListView] = []
     for listed in config.lists:
         state, report = states.get(listed.name), reports.get(listed.name)
         if listed.enabled == "no" or state is None or report is None:
-            found.append(
-                ListView(listed.name, "off" if listed.enabled == "no" else "new", None, None, "", "", None, "")
-            )
-            continue
-        found.append(
-            ListView(
+            word = "off" if listed.enabled == "no" else "new"
+            view = ListView(listed.name, word, None, None, "", "", None, "", listed.shown)
+        else:
+            view = ListView(
                 list=listed.name,
                 state="shadow" if listed.enabled == "shadow" else str(report.outcome),
                 names=state.names,
@@ -299,11 +305,14 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
                 age=duration(max(0.0, time.time() - state.seen)),
                 hits=hits.get(listed.name, 0) if hits is not None else None,
                 error=report.error,
+                source=listed.shown,
                 quarantined=state.quarantined,
                 pending_names=report.pending_names if state.pending else None,
                 guard=tuple(_guarded(state, report)),
             )
-        )
+        if listed.is_remote and listed.enabled != "no":
+            view = _with_source(view, listed, config.state_path)
+        found.append(view)
     return found
 
 
@@ -316,3 +325,18 @@ def _guarded(state: snapshot.ListState, report: ListReport) -> Iterator[str]:
         yield from (f"  {rule}" for rule in report.quarantined_rules)
     if report.advice:
         yield report.advice
+
+
+def _with_source(view: ListView, listed: ListConfig, state_dir: Path) -> ListView:
+    """The same with what is known of the machine that the list comes from."""
+    place = Place(state_dir, listed.name)
+    meta, state, now = place.meta(), place.state(listed.source), time.time()
+    waits = meta is None or meta.source != listed.source
+    return dataclasses.replace(
+        view,
+        state="waiting" if waits and not view.names else view.state,
+        age=duration(max(0.0, now - state.checked)) if state.checked else "",
+        next=duration(max(0.0, state.next_try - now)) if state.next_try else "",
+        failures=state.failures,
+        error=state.error or view.error,
+    )

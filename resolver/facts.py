@@ -27,11 +27,25 @@ class ListFacts:
     quarantined: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """How fetching a list from another machine goes. `copied`: when the copy in force came, `checked`: when the source
+    last said what its list is (since the epoch; 0: never); `failures` in a row; `octets` that came over the network;
+    `outcomes`: "changed", "unchanged" or "failed" → attempts."""
+
+    copied: float = 0.0
+    checked: float = 0.0
+    failures: int = 0
+    octets: int = 0
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Facts:
     """What the supervisor knows beside the counters. Times in seconds, `last_success` since the epoch (0: none yet).
 
-    `servers`: names of the upstream servers by slot. `processes`: name → pid.
+    `servers`: names of the upstream servers by slot. `processes`: name → pid; `fetcher`: its pid, 0
+    while there is none. `sources`: list → how fetching it goes, of lists from other machines.
     """
 
     generation: int = 0
@@ -43,6 +57,8 @@ class Facts:
     reload_failures: int = 0
     reload_duration: float = 0.0
     last_success: float = 0.0
+    fetcher: int = 0
+    sources: Mapping[str, SourceFacts] = field(default_factory=dict)
 
 
 class Source:

@@ -8,6 +8,7 @@ config and from lists' names alone, never from a query: the number of series is 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ _ENGINE = (
     ("receive_rounds", "Rounds of receiving; queries by rounds is the batch size."),
     ("dropped_queries", "Queries left without an answer on purpose."),
     ("rate_limited_queries", "Queries beyond their client's rate limit."),
+)
+_RECORDS = (
+    ("query_records", "Records of queries that workers wrote for the query log."),
+    ("query_records_dropped", "Records of queries that found no room: their reader is too slow, or gone."),
 )
 _UPSTREAM = (
     ("queries", "Questions sent."),
@@ -93,9 +98,11 @@ class TampahCollector(Collector):
         """The metrics of this moment."""
         totals, facts = self._source.totals(), self._source.facts
         yield from _traffic(totals, facts)
+        yield from _durations(totals["durations"])
         yield from _cache(totals["cache"])
         yield from _upstream(totals["upstream"], facts.servers)
         yield from _lists(facts)
+        yield from _sources(facts)
         yield from _server(facts)
 
 
@@ -125,6 +132,32 @@ def _traffic(totals: Mapping[str, Sequence[int]], facts: Facts) -> Iterator[Metr
     yield responses
     for (name, text), count in zip(_ENGINE, totals["engine"], strict=False):
         yield _counter(name, text, count)
+    for (name, text), count in zip(_RECORDS, totals["records"], strict=False):
+        yield _counter(name, text, count)
+
+
+def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """A histogram as Prometheus has it: each bucket holds those below it too. The last count is of all beyond `bounds`."""
+    below, buckets = 0, []
+    for bound, count in zip([*map(str, bounds), "+Inf"], counts, strict=True):
+        below += count
+        buckets.append((bound, float(below)))
+    return buckets
+
+
+def _durations(section: Sequence[int]) -> Iterator[Metric]:
+    family = HistogramMetricFamily(
+        "tampah_query_duration_seconds",
+        "Time from a query to its answer; at_once: from cache and lists, by batches; punted: handed up by the engine.",
+        labels=("transport", "way"),
+    )
+    for at in range(0, len(section), layout.DURATION_STRIDE):
+        total, *counts = section[at : at + layout.DURATION_STRIDE]
+        if any(counts):
+            transport, way = divmod(at // layout.DURATION_STRIDE, len(layout.WAYS))
+            labels = (Transport(transport).name.lower(), layout.WAYS[way])
+            family.add_metric(labels, _buckets(layout.DURATION_BOUNDS, counts), total / 1e6)
+    yield family
 
 
 def _cache(section: Sequence[int]) -> Iterator[Metric]:
@@ -144,11 +177,7 @@ def _upstream(section: Sequence[int], servers: Sequence[str]) -> Iterator[Metric
         values = section[number * layout.UPSTREAM_STRIDE : (number + 1) * layout.UPSTREAM_STRIDE]
         for family, value in zip(families, values, strict=False):
             family.add_metric((server,), value)
-        bounds = [*(str(bound) for bound in layout.LATENCY_BOUNDS), "+Inf"]
-        below, buckets = 0, []
-        for bound, count in zip(bounds, values[_LATENCY_FIRST:], strict=True):
-            below += count
-            buckets.append((bound, below))
+        buckets = _buckets(layout.LATENCY_BOUNDS, values[_LATENCY_FIRST:])
         latency.add_metric((server,), buckets, values[_LATENCY_SUM] / 1e6)
     yield from families
     yield latency
@@ -175,6 +204,34 @@ def _lists(facts: Facts) -> Iterator[Metric]:
     yield from (names, refused, held, quarantined)
 
 
+def _sources(facts: Facts) -> Iterator[Metric]:
+    fetches = CounterMetricFamily(
+        "tampah_source_fetches", "Attempts to fetch a list, by what came of them.", labels=("list", "outcome")
+    )
+    octets = CounterMetricFamily("tampah_source_received_bytes", "Octets of bodies received.", labels=("list",))
+    failures = GaugeMetricFamily(
+        "tampah_source_failures", "Failures since the last fetch that worked.", labels=("list",)
+    )
+    checked = GaugeMetricFamily(
+        "tampah_source_checked_timestamp_seconds", "When the source last said what its list is.", labels=("list",)
+    )
+    copied = GaugeMetricFamily("tampah_source_copy_timestamp_seconds", "When the copy in force came.", labels=("list",))
+    age = GaugeMetricFamily(
+        "tampah_source_age_seconds", "How long ago the source last said what its list is.", labels=("list",)
+    )
+    for name, source in sorted(facts.sources.items()):
+        for outcome in ("changed", "unchanged", "failed"):
+            fetches.add_metric((name, outcome), source.outcomes.get(outcome, 0))
+        octets.add_metric((name,), source.octets)
+        failures.add_metric((name,), source.failures)
+        if source.checked:
+            checked.add_metric((name,), source.checked)
+            age.add_metric((name,), max(0.0, time.time() - source.checked))
+        if source.copied:
+            copied.add_metric((name,), source.copied)
+    yield from (fetches, octets, failures, checked, copied, age)
+
+
 def _server(facts: Facts) -> Iterator[Metric]:
     yield _gauge("generation", "Number of the generation in force.", facts.generation)
     yield _counter("reloads", "Generations put in force.", facts.reloads)
@@ -192,7 +249,7 @@ def _server(facts: Facts) -> Iterator[Metric]:
         labels=("process", "kind"),
     )
     cpu = CounterMetricFamily("tampah_process_cpu_seconds", "CPU time, user and system.", labels=("process",))
-    for name, pid in facts.processes.items():
+    for name, pid in {**facts.processes, **({"fetcher": facts.fetcher} if facts.fetcher else {})}.items():
         for kind, octets in _resident(pid).items():
             memory.add_metric((name, kind), octets)
         if (seconds := _cpu(pid)) is not None:

@@ -22,6 +22,7 @@ from resolver.snapshot import write_json
 
 FILE = "overlay.json"  # below state_dir
 ALLOW, BLOCK = 1, 2  # the words, as engine/query.pxd numbers them
+_AGE = 4  # times how many entries are older: the rest of a value in the engine's table
 MAX_ENTRIES = 100_000
 
 
@@ -49,8 +50,12 @@ def covering(entries: Iterable[Entry], name: str) -> list[Entry]:
 
 
 def words(entries: Iterable[Entry], now: float) -> dict[str, tuple[int, int]]:
-    """For the engine's SuffixTable: each name's word for itself and for what is below it."""
+    """For the engine's SuffixTable: each name's word for itself and for what is below it, the newer the higher.
+
+    The engine compares what is said of different names: of the one that was asked and of those it is an alias of.
+    """
     living = {entry.name: entry for entry in entries if not entry.is_over(now)}
+    ages = {entry.name: age for age, entry in enumerate(sorted(living.values(), key=lambda entry: entry.made))}
     table: dict[str, tuple[int, int]] = {}
     for name, entry in living.items():
         newest, parent = entry, name
@@ -58,7 +63,8 @@ def words(entries: Iterable[Entry], now: float) -> dict[str, tuple[int, int]]:
             above = living.get(parent)
             if above is not None and above.made > newest.made:
                 newest = above
-        table[name] = (newest.word, newest.word)
+        value = newest.word + _AGE * ages[newest.name]
+        table[name] = (value, value)
     return table
 
 

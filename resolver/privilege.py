@@ -1,8 +1,9 @@
 """From root to the config's `user`, once every socket is bound.
 
 What stays is CAP_NET_BIND_SERVICE in the supervisor alone, so that a later change of addresses can bind a port below
-1024; workers and builds lose it as they are started, since a capability that is not inheritable does not survive exec
-(capabilities(7)). Python has no call for capabilities: these are the only two made by hand.
+1024. Builds, and workers that are started by exec, lose it thereby, since a capability that is not inheritable does not
+survive exec (capabilities(7)); forked workers give it up themselves. Python has no call for capabilities: these are the
+only two made by hand.
 """
 
 from __future__ import annotations
@@ -49,8 +50,18 @@ def drop_to(name: str, state_dir: Path) -> None:
     os.setgroups(os.getgrouplist(name, user.pw_gid))
     os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
     os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
-    bind = 1 << _CAP_NET_BIND_SERVICE
-    header = _Header(_CAPABILITY_VERSION_3, 0)
     # A container may not have the capability to keep: then none is kept.
-    if not keeps or libc.capset(ctypes.byref(header), (_Sets * 2)(_Sets(bind, bind, 0), _Sets(0, 0, 0))):
-        libc.capset(ctypes.byref(header), (_Sets * 2)())
+    if not keeps or not _hold(libc, 1 << _CAP_NET_BIND_SERVICE):
+        _hold(libc, 0)
+
+
+def drop_capabilities() -> None:
+    """Keep none of what drop_to() kept."""
+    _hold(ctypes.CDLL(None, use_errno=True), 0)
+
+
+def _hold(libc: ctypes.CDLL, capabilities: int) -> bool:
+    """Hold these capabilities (of the first 32) and no others; False if that is not allowed."""
+    header = _Header(_CAPABILITY_VERSION_3, 0)
+    sets = (_Sets * 2)(_Sets(capabilities, capabilities, 0), _Sets(0, 0, 0))
+    return bool(libc.capset(ctypes.byref(header), sets) == 0)

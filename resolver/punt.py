@@ -2,8 +2,10 @@
 
 `run` takes the engine's punts and starts each on its way; nothing here waits. Identical questions in flight share one
 exchange: the first asks, the rest are appended to its waiters. When the answer comes the engine learns it once, then
-finishes each waiter by itself, since each has its own id, case, size and policy. What the engine asked upstream itself
-and gave up says so (`punt.after`): the exchange then begins where the engine's try ended.
+finishes each waiter by itself, since each has its own id, case, size and policy. Where there is none, what is kept from
+before serves (RFC 8767): after STALE_AFTER to those who wait, while the exchange goes on, and from then on to everybody at
+once, while the engine has each such question asked anew for nobody in particular (PUNT_REFRESH). What the engine asked
+upstream itself and gave up says so (`punt.after`): the exchange then begins where the engine's try ended.
 
 A query from a stream carries in `punt.token` a callable that takes the reply's octets, or None where nothing is to be
 sent; a query from UDP carries None, and the engine sends by itself.
@@ -22,7 +24,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from resolver.engine.engine import AFTER_NOTHING, AFTER_TRUNCATED, PUNT, PUNT_CONDITIONAL, PUNT_LOCAL
+from resolver.engine.engine import (
+    AFTER_NOTHING,
+    AFTER_TRUNCATED,
+    PUNT,
+    PUNT_CONDITIONAL,
+    PUNT_LOCAL,
+    PUNT_REFRESH,
+)
 from resolver.upstream.health import Server
 from resolver.upstream.message import HEADER, PAYLOAD_SIZE, Question, walk
 from resolver.upstream.pool import Pool, Result
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
 
 MAX_WAITERS = 1000  # for one question
 MAX_ALL_WAITERS = 20_000
+STALE_AFTER = 1.2  # seconds, with the engine's own try some 1.8 (RFC 8767 section 5): then what is kept has to do
 
 _log = logging.getLogger(__name__)
 
@@ -119,19 +129,29 @@ class Punts:
                 self._forward(punt, cell)
             else:
                 self._finish(punt, Result(None), cell)
+        elif punt.reason == PUNT_REFRESH:
+            if punt.question not in self._waiting:
+                self._waiting[punt.question] = []
+                self._ask(punt)
         else:
             self._forward(punt)
 
     def _forward(self, punt: Punt, cell: bytes | None = None) -> None:
         key = punt.question
-        if not self._join(key, punt, partial(self._finish, punt, cell=cell)):
-            return
+        waiter = partial(self._finish, punt, cell=cell)
+        is_first = self._join(key, punt, waiter)
+        if self._engine.has_stale(punt):
+            self._loop.call_later(STALE_AFTER, self._give_up_waiting, key, punt, waiter)
+        if is_first:
+            self._ask(punt)
+
+    def _ask(self, punt: Punt) -> None:
         asked = self._asked(punt) if punt.after != AFTER_NOTHING else None
         is_truncated = punt.after == AFTER_TRUNCATED
         self._pool.start(
             Question(punt.qname, punt.qtype, _qclass(punt), punt.do, punt.cd),
             punt.route,
-            partial(self._learn, key, punt),
+            partial(self._learn, punt.question, punt),
             # ANY is large and of use to reflection attacks: over TCP only (RFC 8482 section 4.4).
             tcp_only=is_truncated or punt.qtype == RRType.ANY,
             first=asked if is_truncated else None,
@@ -163,6 +183,18 @@ class Punts:
         self._waiting[key] = [(punt, waiter)]
         return True
 
+    def _give_up_waiting(self, key: Hashable, punt: Punt, waiter: _Waiter) -> None:
+        """Answer one that has waited long enough by what is kept; the exchange goes on without it."""
+        waiting = self._waiting.get(key, [])
+        if (punt, waiter) not in waiting or not self._engine.has_stale(punt):
+            return
+        waiting.remove((punt, waiter))
+        self._waiters -= 1
+        self._engine.fail(punt, EDE.NO_REACHABLE_AUTHORITY)
+        waiter(Result(None))
+        if not self._waiters:
+            self._is_idle.set()
+
     # -- answers ----------------------------------------------------------------------------------------------------
 
     def _learn(self, key: Hashable, punt: Punt, result: Result) -> None:
@@ -173,6 +205,8 @@ class Punts:
                 _log.debug("an answer from %s is not sound: %s", result.server, error)
                 result = Result(None, EDE.NETWORK_ERROR, "no upstream server gave a usable answer")
         self._answered(key, result)
+        if result.answer is None:
+            self._engine.fail(punt, int(result.ede))
 
     def _answered(self, key: Hashable, result: Result) -> None:
         waiting = self._waiting.pop(key)

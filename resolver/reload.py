@@ -24,18 +24,20 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resolver import control, counters, decisions, snapshot, spawn
+from resolver.config import kept
 from resolver.config.addresses import Endpoint, Server
-from resolver.config.load import load
-from resolver.config.model import Config
 from resolver.config.problem import ConfigError
 from resolver.facts import Facts, ListFacts
 from resolver.lists.report import Report
-from resolver.lists.standing import standing
-from resolver.watch import Watch, state_of
+from resolver.lists.standing import config_digest, standing
+from resolver.watch import State, Watch, state_of
 from resolver.workers import Workers, WorkersError
+
+if TYPE_CHECKING:
+    from resolver.config.model import Config
 
 # What is read once, at the start: where a change of it has to wait for a restart.
 AT_START: dict[str, Callable[[Config], object]] = {
@@ -46,6 +48,10 @@ AT_START: dict[str, Callable[[Config], object]] = {
     "cache.size": lambda config: config.cache.size,
     "admin.listen": lambda config: config.admin.listen,
 }
+
+# A patched index is merged anew when nothing has changed for so long, in seconds; soon, after so many patches: at
+# patch.MAX_PATCHES a change would have to wait for it.
+TIDY_AFTER, TIDY_SOON, TIDY_AT = 60.0, 1.0, 16
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +73,22 @@ class Outcome:
         return {**self.report.to_json(), "needs_restart": list(self.needs_restart), "reload_seconds": self.seconds}
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A config as it was read, its key (kept.load), and what its file looked like before: a change meanwhile must show."""
+
+    config: Config
+    key: str
+    state: State
+
+
+def read_config(path: Path) -> Reading:
+    """The config in a file. ConfigError says what is wrong with it."""
+    state = state_of([str(path)])
+    config, key = kept.load(path)
+    return Reading(config, key, state)
+
+
 class Builder:
     """Builds generations, each in a process of its own.
 
@@ -74,7 +96,8 @@ class Builder:
     ahead, by prepare(), and waits for its config; its memory is the price.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        self._options = options
         self._session = secrets.token_hex(8)  # within it no list's counter is given to another list
         self._process: asyncio.subprocess.Process | None = None
 
@@ -82,7 +105,9 @@ class Builder:
         """Start the process for the next build, if there is none."""
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
-                *spawn.command("resolver.lists.compile", "--stdin", "--json", "--session", self._session),
+                *spawn.command(
+                    "resolver.lists.compile", "--stdin", "--json", "--session", self._session, *self._options
+                ),
                 env=spawn.environment(),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -133,6 +158,10 @@ class Reloader:
         self._next: asyncio.Task[Outcome] | None = None
         self._force_next = False
         self.builder = Builder()
+        self._tidier = Builder("--tidy")
+        self._tidying: asyncio.Task[None] | None = None
+        self._patches = 0  # of the index in force, since it was merged
+        self.on_config: Callable[[Config], None] | None = None  # told of each config that was read
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
 
@@ -144,6 +173,7 @@ class Reloader:
         return await asyncio.shield(self._next)
 
     async def _turn(self) -> Outcome:
+        await self._stop_tidying()
         async with self._running:
             self._next = None  # who asks from here on gets the next one
             try:
@@ -152,16 +182,17 @@ class Reloader:
                 await self.builder.prepare()
 
     async def roll_back(self, target: int, reason: str, who: decisions.Who) -> Outcome:
-        """Enforce the lists as generation `target` (0: the one before that in force) had them. ReloadError if it fails."""
+        """Enforce the lists as generation `target` had them (0: the last with other ones). ReloadError if it fails."""
+        await self._stop_tidying()
         async with self._running:
             try:
                 return await self._told(lambda began: self._roll_back(began, target, reason, who))
             finally:
                 await self.builder.prepare()
 
-    async def reload(self) -> Outcome:
-        """One reload, now. Counted and logged whichever way it ends."""
-        return await self._told(self._reload)
+    async def reload(self, read: Reading | None = None) -> Outcome:
+        """One reload, now, by a config just `read` if there is one. Counted and logged whichever way it ends."""
+        return await self._told(lambda began: self._reload(began, read))
 
     async def _told(self, how: Callable[[float], Awaitable[Outcome]]) -> Outcome:
         """A way to another generation, which is given the time when it began; counted and logged."""
@@ -190,55 +221,116 @@ class Reloader:
             _log.warning("changed, but read only at the start: %s; restart to apply", ", ".join(outcome.needs_restart))
         return outcome
 
-    async def _reload(self, began: float) -> Outcome:
-        known = state_of([str(self._path)])  # before it is read: a change meanwhile must show
-        try:
-            config = load(self._path)
-        except ConfigError as error:
-            raise ReloadError(str(error)) from None
+    async def _reload(self, began: float, read: Reading | None) -> Outcome:
+        if read is None:
+            try:
+                read = read_config(self._path)
+            except ConfigError as error:
+                raise ReloadError(str(error)) from None
+            for problem in read.config.warnings:
+                _log.warning("%s", problem)
+        config = read.config
         sources = [str(self._path), *(str(item.path) for item in config.lists if item.scheme == "file")]
-        self._watch.follow(sources, {**state_of(sources), **known})
-        for problem in config.warnings:
-            _log.warning("%s", problem)
-        here = config.model_copy(update={"state_dir": str(self._state_dir)})
+        self._watch.follow(sources, {**state_of(sources), **read.state})
+        digest = config.digest if isinstance(config, kept.Kept) else config_digest(self._here(config))
         force, self._force_next = self._force_next, False
-        generation = None if force else await asyncio.to_thread(standing, here, self._state_dir)
-        if generation is None:
-            report = await self.builder.build(here, force=force)
-            generation = snapshot.read_generation(self._state_dir, report.generation)
-        else:
-            report = Report.from_json(generation.report)
-        return await self._enforce(config, generation, report, began)
+        generation = None if force else await asyncio.to_thread(standing, config, digest, self._state_dir)
+        report = Report.from_json(generation.report) if generation else None
+        if generation:
+            try:
+                await self._workers.swap(self._order(config, generation))
+            except WorkersError as error:
+                _log.warning("building anew, as generation %d is unfit: %s", generation.number, error)
+                report = None
+        if self.on_config:
+            self.on_config(self._here(config) if any(listed.is_remote for listed in config.lists) else config)
+        if generation is None or report is None:
+            generation, report = await self._build(config, force=force)
+        return await self._put_in_force(read, digest, generation, report, began)
 
     async def _roll_back(self, began: float, target: int, reason: str, who: decisions.Who) -> Outcome:
         try:
-            config = load(self._path)
-        except ConfigError as error:
+            read = read_config(self._path)
+            target = target or snapshot.previous(self._state_dir)
+        except (ConfigError, ValueError) as error:
             raise ReloadError(str(error)) from None
-        if not target:
-            number = snapshot.in_force(self._state_dir)
-            target = next((each.number for each in snapshot.generations(self._state_dir) if each.number < number), 0)
-            if not target:
-                raise ReloadError("there is no generation before this one")
-        here = config.model_copy(update={"state_dir": str(self._state_dir)})
-        report = await self.builder.build(here, rollback=target)
-        generation = snapshot.read_generation(self._state_dir, report.generation)
-        outcome = await self._enforce(config, generation, report, began)
+        generation, report = await self._build(read.config, rollback=target)
+        outcome = await self._put_in_force(read, generation.config, generation, report, began)
         decisions.roll_back(self._state_dir, generation, target, reason, who)
         _log.warning("rolled back to generation %d by %s: %s", target, who.user or who.uid, reason or "no reason given")
         return outcome
 
-    async def _enforce(self, config: Config, generation: snapshot.Generation, report: Report, began: float) -> Outcome:
-        """Have every worker serve by a generation, and put it in force."""
+    async def _build(
+        self, config: Config, *, force: bool = False, rollback: int = 0
+    ) -> tuple[snapshot.Generation, Report]:
+        """The next generation, served by every worker."""
+        report = await self.builder.build(self._here(config), force=force, rollback=rollback)
+        generation = snapshot.read_generation(self._state_dir, report.generation)
         try:
             await self._workers.swap(self._order(config, generation))
         except WorkersError as error:
             raise ReloadError(str(error)) from None
+        return generation, report
+
+    async def _put_in_force(
+        self, read: Reading, digest: str, generation: snapshot.Generation, report: Report, began: float
+    ) -> Outcome:
+        """Record that every worker serves by a generation."""
+        config = read.config
         snapshot.put_in_force(self._state_dir, report.generation)
-        self.generation = generation
+        before, self.generation = self.generation, generation
         self._tell_facts(config, generation, report)
-        changed = tuple(key for key, read in AT_START.items() if read(config) != read(self._started))
+        changed: tuple[str, ...] = ()
+        if config is not self._started:
+            now, then = kept.real(config), kept.real(self._started)
+            changed = tuple(key for key, part in AT_START.items() if part(now) != part(then))
+        await asyncio.to_thread(kept.keep, config, read.key, digest, self._state_dir)
+        if report.index != "patched":
+            self._patches = 0
+        elif before is None or before.index != generation.index:
+            self._patches += 1
+        if self._patches:
+            self._tidying = asyncio.create_task(self._tidy(config))
         return Outcome(report, changed, time.monotonic() - began)
+
+    async def _tidy(self, config: Config) -> None:
+        """Merge the index in force anew, once there has been no change for a while; a change ends this."""
+        await asyncio.sleep(TIDY_AFTER if self._patches < TIDY_AT else TIDY_SOON)
+        try:
+            report = await self._tidier.build(self._here(config))
+        except ReloadError as error:
+            _log.warning("the index stays as it is, patched: %s", error)
+            return
+        async with self._running:  # from here on it is a reload as others are
+            self._tidying = None
+            generation = snapshot.read_generation(self._state_dir, report.generation)
+            try:
+                await self._workers.swap(self._order(config, generation))
+            except WorkersError as error:
+                _log.warning("the index stays as it is, patched: %s", error)
+                return
+            snapshot.put_in_force(self._state_dir, generation.number)
+            self.generation = generation
+            self._tell_facts(config, generation, report)
+            self._patches = 0
+        _log.info("generation %d: index merged anew after patches, %.2f s", report.generation, report.seconds)
+
+    async def _stop_tidying(self) -> None:
+        """End what has not come to a swap yet."""
+        task, self._tidying = self._tidying, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def stop(self) -> None:
+        """End what is under way in other processes."""
+        await self._stop_tidying()
+        await self.builder.stop()
+
+    def _here(self, config: Config) -> Config:
+        """The config with the state_dir that is locked, which a change of the key does not move."""
+        return kept.real(config).model_copy(update={"state_dir": str(self._state_dir)})
 
     def _order(self, config: Config, generation: snapshot.Generation) -> control.Swap:
         upstream, cache = config.upstream, config.cache
@@ -250,7 +342,9 @@ class Reloader:
             number=generation.number,
             index=str(generation.index_path(self._state_dir)),
             policy=str(generation.policy_path(self._state_dir)),
-            cache=control.CacheLimits(cache.max_ttl, cache.min_ttl, cache.negative_ttl),
+            cache=control.CacheLimits(
+                cache.max_ttl, cache.min_ttl, cache.negative_ttl, cache.serve_stale, cache.prefetch
+            ),
             upstream=control.Upstream(
                 routes=tuple(tuple(_text(server) for server in servers) for servers in routes),
                 strategy=upstream.strategy,
@@ -260,6 +354,7 @@ class Reloader:
             rate_limit=control.RateLimit(
                 config.rate_limit.per_second, config.rate_limit.prefix4, config.rate_limit.prefix6
             ),
+            records=config.query_log.what,
         )
 
     def _tell_facts(self, config: Config, generation: snapshot.Generation, report: Report) -> None:

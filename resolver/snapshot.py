@@ -367,6 +367,19 @@ def last_good(state_dir: Path) -> Generation | None:
     return next((generation for generation in candidates if generation.is_complete(state_dir)), None)
 
 
+def previous(state_dir: Path) -> int:
+    """The number of the newest kept generation before the one in force that has other lists or other versions of them.
+
+    ValueError if there is none."""
+    known = generations(state_dir)
+    number = in_force(state_dir)
+    runs = {each.number: [(state.name, state.run) for state in each.lists] for each in known}
+    for each in known:
+        if each.number < number and runs[each.number] != runs.get(number):
+            return each.number
+    raise ValueError(f"{state_dir}: there is no generation before this one with other lists")
+
+
 def _record(state_dir: Path, number: int) -> Path:
     return state_dir / "generations" / f"{number}.json"
 

@@ -21,33 +21,41 @@ import os
 import signal
 import socket
 import struct
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from resolver import control, counters, decisions, logs
-from resolver.admin.app import AdminError, AdminServer, make_app
+from resolver import control, counters, decisions, logs, spawn
+from resolver.admin import listen
+from resolver.admin.listen import AdminError
 from resolver.channel import Channel
-from resolver.config.load import load
-from resolver.config.model import Config
+from resolver.config import kept
+from resolver.config.problem import ConfigError
 from resolver.control import ControlError
 from resolver.decisions import DecisionError
 from resolver.facts import Facts, Source
+from resolver.fetch.link import Sources
 from resolver.overlay import Entry, Overlay, OverlayError
-from resolver.privilege import PrivilegeError, drop_to
-from resolver.reload import Reloader, ReloadError
+from resolver.privilege import PrivilegeError, drop_capabilities, drop_to
+from resolver.reload import Reading, Reloader, ReloadError, read_config
 from resolver.sockets import SocketError, Sockets
 from resolver.watch import Watch
 from resolver.workers import Workers, WorkersError, make_counters
 
+if TYPE_CHECKING:
+    from resolver.admin.app import AdminServer
+
 ADMIN_AFTER = 1.0  # seconds after which HTTP is served although DNS is not yet
+THREADS = 2  # for what would hold up the loop: reads of the state folder
 GRACE = 5.0  # seconds to answer what is in flight
 
 _log = logging.getLogger(__name__)
 
 
-class StartError(Exception):
+class StartError(ValueError):
     """The server cannot start; the text says why and what to do."""
 
 
@@ -81,9 +89,11 @@ class StateLock:
 class Supervisor:
     """One server. `path` is its config file, absolute."""
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, read: Reading) -> None:
         self._path = path
-        self._config = config
+        self._read = read
+        self._config = config = read.config
+        self._admin: AdminServer | None = None
         self._loop = asyncio.get_running_loop()
         self._facts = Facts()
         self._signals = 0
@@ -95,9 +105,9 @@ class Supervisor:
             undo.callback(lock.release)
             self._sockets = Sockets(config.listen.dns, config.worker_count)
             undo.callback(self._sockets.close)
-            self._admin = AdminServer(config.admin.listen) if config.admin.listen else None
-            if self._admin:
-                undo.callback(self._admin.close)
+            self._admin_socket = listen.bind(config.admin.listen) if config.admin.listen else None
+            if self._admin_socket:
+                undo.callback(self._admin_socket.close)
             self._commands = _command_socket(state_dir / control.SOCKET)
             undo.callback(self._commands.close)
             if config.user:
@@ -105,10 +115,22 @@ class Supervisor:
             self._overlay = Overlay(state_dir)
             fds = make_counters(config.worker_count)
             self._source = Source([memoryview(mmap.mmap(fd, counters.SIZE)) for fd in fds], self._facts)
-            self._workers = Workers(self._sockets, fds, config.cache.size, self._facts)
+            self._workers = Workers(self._sockets, fds, config.cache.size, self._facts, state_dir / "cache")
             self._watch = Watch(state_dir)
             self._reloader = Reloader(path, config, self._workers, self._facts, self._watch)
+            if spawn.can_fork():
+                from resolver import worker  # here, so that the forks share what it imports
+
+                self._workers.fork(lambda fd: self._become(worker.serve, fd))
+            self._remote = Sources(self._facts, self._copies_changed)
+            self._reloader.on_config = self._remote.follow
             self._undo = undo.pop_all()
+
+    def _become(self, serve: Callable[[int], None], fd: int) -> None:
+        """What a forked worker does."""
+        if self._config.user:
+            drop_capabilities()
+        serve(fd)
 
     async def run(self) -> None:
         """Serve until a signal. StartError if that cannot begin."""
@@ -133,9 +155,12 @@ class Supervisor:
             self._workers.kill()
             for task in self._tasks:
                 task.cancel()
-            await self._reloader.builder.stop()
+            await self._remote.stop()
+            await self._reloader.stop()
             commands.close()
             (self._config.state_path / control.SOCKET).unlink(missing_ok=True)
+            if self._admin:
+                await asyncio.to_thread(self._admin.close)
             await asyncio.to_thread(self._undo.close)
 
     async def _serve(self) -> None:
@@ -147,7 +172,7 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._workers.start())
-                first = group.create_task(self._reloader.reload())
+                first = group.create_task(self._reloader.reload(self._read))
         except ExceptionGroup as group_error:
             known = group_error.subgroup((WorkersError, ReloadError))
             if known is None:
@@ -155,6 +180,7 @@ class Supervisor:
             raise StartError(str(known.exceptions[0])) from None
         up.set()
         self._spawn(self._follow_files())
+        self._spawn(self._remote.run())
         self._spawn(self._reloader.builder.prepare())
         _log.info(
             "ready after %.2f s: generation %d, %d workers, DNS on %s, admin on %s",
@@ -162,14 +188,17 @@ class Supervisor:
             first.result().report.generation,
             len(self._workers.pids),
             ", ".join(map(str, self._sockets.addresses)) or "no address",
-            self._admin.address if self._admin else "no address",
+            "{}:{}".format(*self._admin_socket.getsockname()) if self._admin_socket else "no address",
         )
 
     async def _open_admin(self, up: asyncio.Event) -> None:
         """Serve HTTP once DNS is served, or when that takes long: what it needs takes time to load."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(up.wait(), ADMIN_AFTER)
-        if self._admin:
+        if self._admin_socket:
+            from resolver.admin.app import AdminServer, make_app
+
+            self._admin = AdminServer(self._admin_socket)
             self._admin.start(make_app(self._source, self._why_not_ready))
 
     async def _end(self) -> None:
@@ -204,6 +233,21 @@ class Supervisor:
         with contextlib.suppress(ReloadError):
             await self._reloader.request()
 
+    def _copies_changed(self, lists: Sequence[str]) -> None:
+        self._spawn(self._reload_quietly(f"fetched: {', '.join(lists)}"))
+
+    async def _fetch(self, names: tuple[str, ...]) -> list[str]:
+        """Have sources asked now, those of a config that nobody has read yet included; what is wrong, a line each."""
+        config = kept.real(read_config(self._path).config)
+        remote = {listed.name for listed in config.lists if listed.is_remote and listed.enabled != "no"}
+        if unknown := set(names) - remote:
+            raise ControlError(
+                f"{min(unknown)}: no list of the config that comes from another machine and is switched on"
+            )
+        self._remote.follow(config.model_copy(update={"state_dir": str(self._config.state_path)}))
+        failed = await self._remote.fetch(names)
+        return [f"lists.{name}: {error}" for name, error in sorted(failed.items())]
+
     async def _follow_files(self) -> None:
         try:
             async with contextlib.aclosing(self._watch.changes()) as changes:
@@ -230,8 +274,8 @@ class Supervisor:
         match message:
             case control.Reload() | control.Decide() | control.RollBack():
                 try:
-                    return control.Report(await self._change_lists(message, who))
-                except (ReloadError, DecisionError, OSError) as error:
+                    return control.Report({"not_fetched": [], **await self._change_lists(message, who)})
+                except (ReloadError, ConfigError, ControlError, DecisionError, OSError) as error:
                     return control.Failed(str(error))
             case control.Status():
                 return control.Report(await self._status())
@@ -239,6 +283,8 @@ class Supervisor:
                 return await self._change_overlay(lambda: self._overlay.put(name, word, seconds))
             case control.TakeBack(name):
                 return await self._change_overlay(lambda: self._overlay.take_back(name))
+            case control.Flush():
+                return await self._flush(message)
             case control.Statistics():
                 from resolver import metrics  # not at the start: it takes time to load
 
@@ -261,8 +307,10 @@ class Supervisor:
             )
         elif current and isinstance(message, control.Reload) and message.force:
             decisions.release(state_dir, current, who)
-        force = isinstance(message, control.Reload) and message.force
-        return (await self._reloader.request(force=force)).to_json() | ({"decision": record} if record else {})
+        if isinstance(message, control.Decide):
+            return {**(await self._reloader.request()).to_json(), "decision": record}
+        failed = await self._fetch(message.lists) if message.fetch else []
+        return {**(await self._reloader.request(force=message.force)).to_json(), "not_fetched": failed}
 
     async def _change_overlay(self, change: Callable[[], Entry]) -> control.Message:
         """An operator's word: kept first, then enforced on every worker, then answered."""
@@ -273,6 +321,14 @@ class Supervisor:
             return control.Failed(str(error))
         _log.info("overlay: %s", entry)
         return control.Report(dataclasses.asdict(entry))
+
+    async def _flush(self, order: control.Flush) -> control.Message:
+        try:
+            count = await self._workers.flush(order)
+        except WorkersError as error:
+            return control.Failed(str(error))
+        _log.info("cache flushed: %s, %d answers", order.name or "everything", count)
+        return control.Report({"flushed": count})
 
     async def _status(self) -> dict[str, Any]:
         from resolver import metrics  # as above
@@ -344,13 +400,23 @@ def _command_socket(path: Path) -> socket.socket:
 def run(path: Path) -> None:
     """Serve by the config file at `path` until a signal. ConfigError or StartError if that cannot begin."""
     logs.set_up("supervisor")
-    config = load(path)
-    for problem in config.warnings:
+    spawn.share_arena()
+    read = read_config(path)
+    for problem in read.config.warnings:
         _log.warning("%s", problem)
 
     async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, "helper"))
+        if sys.version_info < (
+            3,
+            12,
+        ):  # no thread for each process that is waited for; later versions choose so themselves
+            watcher = asyncio.PidfdChildWatcher()
+            watcher.attach_loop(loop)
+            asyncio.set_child_watcher(watcher)
         try:
-            supervisor = Supervisor(path.absolute(), config)
+            supervisor = Supervisor(path.absolute(), read)
         except (SocketError, AdminError, PrivilegeError, OverlayError) as error:
             raise StartError(str(error)) from None
         await supervisor.run()

@@ -65,6 +65,7 @@ class EDE(IntEnum):
     OTHER = 0
     STALE_ANSWER = 3
     FORGED_ANSWER = 4
+    CACHED_ERROR = 13
     BLOCKED = 15
     CENSORED = 16
     FILTERED = 17

@@ -17,8 +17,6 @@ import glob
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from watchfiles import awatch
-
 SETTLE = 1.0  # seconds without a change before a change counts; "edit, then tampah reload" comes before that
 PATIENCE = 10.0  # seconds after which a file that still grows is taken as it is
 LOOK = 2.0  # seconds between looks where no event comes
@@ -77,6 +75,8 @@ class Watch:
 
         OSError when the system cannot watch (fs.inotify.max_user_watches).
         """
+        from watchfiles import awatch  # not at the start: it takes time to load
+
         while True:
             self._renewed = asyncio.Event()
             folders = folders_of(self._sources, self._blind)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import mmap
 import resource
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import uvloop
 
-from resolver import control, counters, logs, overlay
+from resolver import cachefile, control, counters, logs, overlay, ring, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
@@ -55,6 +56,7 @@ class Worker:
         self.generation = 0
         memory = memoryview(mmap.mmap(configure.counters_fd, counters.SIZE))
         self.engine = Engine(counters=memory, cache_bytes=configure.cache_bytes)
+        self.engine.set_ring(memoryview(mmap.mmap(configure.ring_fd, 0)))
         words = memory.cast("Q")
         self.pool = Pool(PoolConfig(routes={}), counters=words)
         self.native = Native(self.engine, self.pool, words, on_punts=lambda: self.punts.run())
@@ -62,6 +64,8 @@ class Worker:
         self._buckets_key = bytes.fromhex(configure.buckets_key)
         self._overlay: list[overlay.Entry] = []
         self._overlay_timer: asyncio.TimerHandle | None = None
+        self._cache_file = Path(configure.cache_file) if configure.cache_file else None
+        self._keeping: asyncio.Future[int] | None = None
         self.punts = Punts(
             self.engine, self.pool, describe=self._describe, decide=self._decide, asked=self.native.asked
         )
@@ -76,8 +80,8 @@ class Worker:
 
     async def swap(self, order: control.Swap) -> None:
         """Load a generation and enforce it; ValueError or OSError says why not, and then nothing has changed."""
-        snapshot, self._aliases = await asyncio.to_thread(_load, order)
-        limits = order.cache
+        snapshot, self._aliases, self._zones = await asyncio.to_thread(_load, order)
+        limits, self._upstream = order.cache, order.upstream
         self.pool.reconfigure(_pool_config(order.upstream))
         self.native.reconfigure()
         rate = order.rate_limit
@@ -88,11 +92,20 @@ class Worker:
             prefix6=rate.prefix6,
             key=self._buckets_key,
         )
-        self.engine.configure_cache(max_ttl=limits.max_ttl, min_ttl=limits.min_ttl, negative_ttl=limits.negative_ttl)
+        self.engine.configure_cache(
+            max_ttl=limits.max_ttl,
+            min_ttl=limits.min_ttl,
+            negative_ttl=limits.negative_ttl,
+            stale_ttl=limits.serve_stale,
+            prefetch=limits.prefetch,
+        )
+        self.engine.set_records(ring.WHAT.index(order.records))
         self.engine.swap(snapshot)
         is_first, self.generation = self.generation == 0, order.number
         if is_first:
             await self._open()
+            if self._cache_file:
+                self._keeping = asyncio.ensure_future(cachefile.load(self._cache_file, self.engine, self._asked_whom()))
             gc.collect()
             gc.freeze()  # what is here now stays: the collector need not look at it again
 
@@ -136,6 +149,16 @@ class Worker:
         """The state that the supervisor asks for."""
         return control.Inspected(self.generation, self.punts.in_flight, self.streams.connections)
 
+    def flush(self, order: control.Flush) -> int:
+        """Forget answers; how many."""
+        if self._keeping and not self._keeping.done():
+            self._keeping.cancel()  # what has not come back yet is forgotten too
+        return self.engine.flush(order.name or None, order.subtree)
+
+    def _asked_whom(self) -> str:
+        """What cached answers depend on: they are found by the number of their route."""
+        return json.dumps([self._upstream.routes, self._zones])
+
     async def drain(self, seconds: float) -> None:
         """Answer what has come in and what waits for an upstream, for at most `seconds`; then close everything."""
         loop = asyncio.get_running_loop()
@@ -152,14 +175,17 @@ class Worker:
                 break
             await asyncio.sleep(LOOK)
         await streams
+        if self._cache_file and self.generation:
+            with contextlib.suppress(OSError):  # the next start is without it, no more
+                cachefile.save(self._cache_file, self.engine, self._asked_whom())
         self.native.close()
         self.pool.close()
         self.engine.close()
 
 
-def _load(order: control.Swap) -> tuple[Snapshot, Aliases]:
+def _load(order: control.Swap) -> tuple[Snapshot, Aliases, dict[str, int]]:
     index, policy = Index(order.index), read_policy(Path(order.policy))
-    return Snapshot(index, policy, order.number), Aliases(index, policy)
+    return Snapshot(index, policy, order.number), Aliases(index, policy), dict(policy.routes)
 
 
 def _pool_config(upstream: control.Upstream) -> PoolConfig:
@@ -190,6 +216,8 @@ async def _obey(worker: Worker, channel: Channel, ended: asyncio.Event, seconds:
                 channel.send(control.Overlaid(message.serial))
             case control.Inspect():
                 channel.send(worker.inspect())
+            case control.Flush():
+                channel.send(control.Flushed(worker.flush(message)))
             case control.Drain():
                 seconds[0] = message.seconds
                 ended.set()
@@ -236,23 +264,29 @@ async def _main(fd: int) -> None:
     channel.close()
 
 
-def main() -> None:
-    """The process: `python -m resolver.worker FD`, FD being the supervisor's socket."""
+def serve(fd: int) -> None:
+    """Be a worker until it is over; `fd` is the socket to the supervisor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # upstream sockets and TCP clients
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLD)
+    spawn.share_arena()
     logs.set_up("worker")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_main(int(sys.argv[1])))
+            runner.run(_main(fd))
     except (WorkerError, ControlError) as error:
         _log.error("%s", error)
         sys.exit(1)
     except Exception:
         _log.exception("internal error")
         sys.exit(1)
+
+
+def main() -> None:
+    """The process: `python -m resolver.worker FD`, FD being the supervisor's socket."""
+    serve(int(sys.argv[1]))
 
 
 if __name__ == "__main__":

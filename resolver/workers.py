@@ -2,7 +2,8 @@
 
 Each worker has a keeper, a task that starts its process, hands it the sockets and counters that belong to its number,
 and starts it again when it ends: at once the first time, then after 0.1 s, doubled up to 10 s, until one has lived for
-`STEADY`. The sockets stay open here meanwhile, so what arrives waits for the next worker.
+`STEADY`. The sockets stay open here meanwhile, so what arrives waits for the next worker. The first lives are forked
+(`fork`) before there are threads here, later ones are fresh interpreters.
 
 `_desired` is the newest generation that the workers were told to enforce; a worker that comes up later is told so as
 its first order. A swap is done when every worker that is up has said so; if one refuses or stays silent all go back,
@@ -18,9 +19,10 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
-from resolver import control, counters, overlay, spawn
+from resolver import control, counters, overlay, ring, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.facts import CACHE_GAUGES, Facts
@@ -43,7 +45,7 @@ class _Keeper:
 
     def __init__(self, workers: Workers, number: int, configure: control.Configure) -> None:
         self.number = number
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: asyncio.subprocess.Process | spawn.Forked | None = None
         self.channel: Channel | None = None  # while it is up: from its Ready to its end
         self.settled = asyncio.Event()  # it came up, or its first life ended
         self.enforced = 0  # the generation that it has confirmed
@@ -52,8 +54,10 @@ class _Keeper:
         self._last_words = ""
         self._workers = workers
         self._configure = configure
+        self._ours: socket.socket | None = None  # the channel to a first life that was forked, until it is kept
         self._heard = asyncio.Condition()
         self._inspected: control.Inspected | None = None
+        self._flushed: control.Flushed | None = None
         self._refused: control.Failed | None = None
 
     async def keep(self) -> None:
@@ -81,19 +85,11 @@ class _Keeper:
     async def _live(self) -> str:
         """One life of the worker; returns how it ended."""
         self._last_words, self.enforced, self.overlaid = "", 0, 0
-        ours, theirs = socket.socketpair()
-        shared = (self._configure.counters_fd, self._configure.buckets_fd)
-        handed = [theirs.fileno(), *shared, *(bound.fd for bound in self._configure.sockets)]
-        with theirs:
-            self.process = await asyncio.create_subprocess_exec(
-                *spawn.command("resolver.worker", str(theirs.fileno())),
-                env=spawn.environment(),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=handed,
-            )
+        ours, process = await self._begin()
+        self.process = process
         self._workers.tell_processes()
         if not self._workers.wanted:
-            self.process.kill()
+            process.kill()
         try:
             async with await Channel.over(ours) as channel:
                 channel.send(self._configure)
@@ -104,14 +100,40 @@ class _Keeper:
             self.channel = None
             async with self._heard:
                 self._heard.notify_all()
-            if self.process.returncode is None:
+            if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     # It has closed the channel: either it is about to end, or it is beyond help.
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self.process.wait(), 1)
-                    if self.process.returncode is None:
-                        self.process.kill()
-        return self._last_words or _ending(await self.process.wait())
+                        await asyncio.wait_for(process.wait(), 1)
+                    if process.returncode is None:
+                        process.kill()
+        return self._last_words or _ending(await process.wait())
+
+    async def _begin(self) -> tuple[socket.socket, asyncio.subprocess.Process | spawn.Forked]:
+        """The worker's process, and our end of the channel to it: the one that was forked, else a new one."""
+        ours, self._ours = self._ours, None
+        if ours is not None and self.process is not None:
+            return ours, self.process
+        ours, theirs = socket.socketpair()
+        with theirs:
+            return ours, await asyncio.create_subprocess_exec(
+                *spawn.command("resolver.worker", str(theirs.fileno())),
+                env=spawn.environment(),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=self._handed(theirs),
+            )
+
+    def _handed(self, theirs: socket.socket) -> list[int]:
+        """The descriptors that a worker gets."""
+        shared = (self._configure.counters_fd, self._configure.ring_fd, self._configure.buckets_fd)
+        return [theirs.fileno(), *shared, *(bound.fd for bound in self._configure.sockets)]
+
+    def fork(self, work: Callable[[int], None]) -> None:
+        """Begin the first life as a fork of this process that does `work` with its end of the channel."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = spawn.fork(lambda: work(theirs.fileno()), self._handed(theirs))
+        self._ours = ours
 
     async def _take(self, channel: Channel, message: control.Message) -> None:
         async with self._heard:
@@ -131,6 +153,8 @@ class _Keeper:
                     self._last_words = "" if self.enforced else text  # it ends after refusing its first generation
                 case control.Inspected():
                     self._inspected = message
+                case control.Flushed():
+                    self._flushed = message
             self._heard.notify_all()
 
     async def swap(self, order: control.Swap) -> str:
@@ -181,6 +205,20 @@ class _Keeper:
                 return None
             return self._inspected
 
+    async def flush(self, order: control.Flush) -> int | None:
+        """How many answers the worker has forgotten; None if it does not answer. One that is down has none."""
+        async with self._heard:
+            if self.channel is None:
+                return 0
+            self._flushed = None
+            self.channel.send(order)
+            try:
+                async with asyncio.timeout(SWAP_PATIENCE):
+                    await self._heard.wait_for(lambda: self.channel is None or self._flushed is not None)
+            except TimeoutError:
+                return None
+            return self._flushed.count if self._flushed else 0
+
     def _forget_gauges(self) -> None:
         """What counted the dead worker's cache is zero again; counters go on."""
         section = counters.SECTIONS["cache"]
@@ -196,9 +234,21 @@ def _ending(status: int) -> str:
 
 
 class Workers:
-    """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker. `facts` is told of lives and deaths."""
+    """All workers. `counters_fds`: one memfd of counters.SIZE octets a worker. `facts` is told of lives and deaths.
 
-    def __init__(self, sockets: Sockets, counters_fds: list[int], cache_bytes: int, facts: Facts) -> None:
+    `ring_fds`: each worker's ring of query records, for a ring.Reader.
+
+    `cache_folder`: where each worker's cache is between its end and the next start.
+    """
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        counters_fds: list[int],
+        cache_bytes: int,
+        facts: Facts,
+        cache_folder: Path | None = None,
+    ) -> None:
         self._unwanted = asyncio.Event()
         self.desired: control.Swap | None = None
         self.overlay = control.Overlay(0, ())
@@ -207,9 +257,22 @@ class Workers:
         self._tasks: list[asyncio.Task[None]] = []
         share = cache_bytes // len(counters_fds)
         buckets_fd, key = make_buckets(), secrets.token_hex(16)
+        self.ring_fds = [ring.make(f"tampah-records-{number}") for number in range(len(counters_fds))]
         self._keepers = [
-            _Keeper(self, number, control.Configure(number, sockets.of(number), fd, buckets_fd, key, share))
-            for number, fd in enumerate(counters_fds)
+            _Keeper(
+                self,
+                number,
+                control.Configure(
+                    number,
+                    sockets.of(number),
+                    *fds,
+                    buckets_fd,
+                    key,
+                    share,
+                    str(cache_folder / str(number)) if cache_folder else "",
+                ),
+            )
+            for number, fds in enumerate(zip(counters_fds, self.ring_fds, strict=True))
         ]
 
     @property
@@ -234,6 +297,11 @@ class Workers:
             for keeper in self._keepers
             if keeper.process and keeper.process.returncode is None
         }
+
+    def fork(self, work: Callable[[int], None]) -> None:
+        """Begin all first lives by forks of this process; `start` keeps them. `work` gets its end of the channel."""
+        for keeper in self._keepers:
+            keeper.fork(work)
 
     async def start(self) -> None:
         """Start all; WorkersError with the reason if none comes up."""
@@ -262,6 +330,13 @@ class Workers:
         faults = [fault for fault in await asyncio.gather(*(k.lay_over(order) for k in self._keepers)) if fault]
         if faults:
             raise WorkersError("; ".join(faults))
+
+    async def flush(self, order: control.Flush) -> int:
+        """Have every worker forget answers; how many. WorkersError if one does not in time."""
+        counts = await asyncio.gather(*(keeper.flush(order) for keeper in self._keepers))
+        if None in counts:
+            raise WorkersError(f"worker {counts.index(None)} did not flush its cache within {SWAP_PATIENCE:g} s")
+        return sum(count for count in counts if count is not None)
 
     async def inspect(self, patience: float = 2.0) -> dict[int, control.Inspected | None]:
         """Worker number → its state, None where a worker does not answer within `patience` seconds."""

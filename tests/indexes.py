@@ -9,18 +9,20 @@ from resolver.engine.engine import Index, RunBuilder, checksum
 from resolver.lists.layout import CHECKSUM, PROLOGUE, SECTION, FileKind
 from resolver.lists.merge import IndexHeader, Kind, ListRun, read_header, write_index
 from resolver.lists.records import encode_records
-from resolver.lists.rules import Outcome, Rule
+from resolver.lists.rules import Outcome, Rule, Trigger
 from resolver.lists.runs import RunHeader, write_run
 from tests.reference import ReferenceList
 
 
-def make_run(path: Path, rules: Sequence[Rule], replaces: bool = False) -> RunHeader:
-    """A run of these rules; the first has line 1."""
+def make_run(path: Path, rules: Sequence[Rule], replaces: bool = False, triggers: Sequence[Trigger] = ()) -> RunHeader:
+    """A run of these rules; the first has line 1. Triggers are as a reader settles them."""
     outcomes: dict[Outcome, int] = {}
     builder = RunBuilder(replaces)
     for line, rule in enumerate(rules, 1):
         builder.add(rule.name.encode(), rule.scope, outcomes.setdefault(rule.outcome, len(outcomes)), line)
-    return write_run(path, builder, RunHeader(tuple(outcomes), replaces, lines=len(rules)))
+    for trigger in triggers:
+        outcomes.setdefault(trigger.outcome, len(outcomes))
+    return write_run(path, builder, RunHeader(tuple(outcomes), replaces, lines=len(rules)), triggers)
 
 
 def make_index(folder: Path, lists: Sequence[ReferenceList], key: bytes | None = None) -> Path:

@@ -16,13 +16,8 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from resolver.config.addresses import Endpoint
 from resolver.facts import Source
-from resolver.sockets import family_of
 
 _TEXT = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"))
-
-
-class AdminError(Exception):
-    """The admin address cannot be served; the text says why."""
 
 
 def make_app(source: Source, why_not_ready: Callable[[], str]) -> WSGIApplication:
@@ -66,12 +61,6 @@ class _Handler(wsgiref.simple_server.WSGIRequestHandler):
 class _Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
     daemon_threads = True
 
-    def server_bind(self) -> None:
-        """Bind without asking the DNS for this machine's name, as the base class would."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
-        self.setup_environ()
-
     def handle_error(self, request: object, client_address: object) -> None:
         """One line, no traceback: a client that went away is no event."""
         error = sys.exc_info()[1]
@@ -80,27 +69,23 @@ class _Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
 
 
 class AdminServer:
-    """Binds at once, serves from start() to close()."""
+    """Serves from start() to close()."""
 
-    def __init__(self, address: Endpoint) -> None:
-        """Bind; AdminError says why that failed."""
-        family = family_of(address)
-        kind = type("_FamilyServer", (_Server,), {"address_family": family})
-        try:
-            self._server = kind((address.host, address.port), _Handler)
-        except OSError as error:
-            raise AdminError(
-                f"admin.listen: {address}: {error.strerror or error}. Choose another address, or stop what holds it"
-            ) from None
-        self._server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, bound: socket.socket) -> None:
+        """Take over a socket that listens."""
+        host, port = bound.getsockname()[:2]
+        self._server = _Server((host, port), _Handler, bind_and_activate=False)
+        self._server.socket.close()
+        self._server.socket = bound
+        # Not server_bind(): it would ask the DNS for this machine's name.
+        self._server.server_name, self._server.server_port = host, port
+        self._server.setup_environ()
         self._thread = threading.Thread(target=self._server.serve_forever, name="admin", daemon=True)
 
     @property
     def address(self) -> Endpoint:
         """Where it listens, the port filled in where 0 was asked."""
-
-        host, port = self._server.server_address[:2]
-        return Endpoint(host, port)
+        return Endpoint(self._server.server_name, self._server.server_port)
 
     def start(self, app: WSGIApplication) -> None:
         """Answer requests with `app` from now on."""

@@ -258,6 +258,26 @@ def _options(url: SplitResult, scheme: Scheme) -> tuple[Address | None, str | No
     return ip, parse_name(found["name"]) if "name" in found else None
 
 
+def check_url(url: str) -> None:
+    """ValueError where an http:// or https:// URL cannot be asked for as it stands."""
+    if not url.isprintable() or " " in url:
+        raise ValueError("expected a URL without spaces: write %20 for one")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"expected a URL such as https://lists.example/ads.txt: {error}") from error
+    if not host or port == 0:
+        raise ValueError("expected a URL such as https://lists.example/ads.txt")
+
+
+def shown_url(url: str) -> str:
+    """A URL without user and password, for messages and reports."""
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+
+
 def parse_name(value: object) -> str:
     """A domain name: lower-case A-labels without the trailing dot (RFC 1035 section 2.3.4, RFC 5891)."""
     expected = "expected a domain name such as corp.example"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from resolver.config import addresses
+from resolver.config import addresses, machine, units
 from resolver.config.problem import Fault, Location
 from resolver.config.types import nearest
 
@@ -33,6 +33,7 @@ def check(data: dict[str, Any]) -> Iterator[Fault]:
                 message = "expected the name of a category that is in use"
                 yield Fault((*at, "actions", category), message, nearest(category, categories))
     yield from _own_servers(data)
+    yield from _memory(data)
 
 
 def _mappings(value: object) -> list[tuple[int, dict[str, Any]]]:
@@ -84,3 +85,15 @@ def _own_servers(data: dict[str, Any]) -> Iterator[Fault]:
                 yield Fault(
                     (*at, index), "expected another server than this one, which listens there itself", show=True
                 )
+
+
+def _memory(data: dict[str, Any]) -> Iterator[Fault]:
+    """A cache that the machine cannot hold would end in the kernel killing workers, once it fills."""
+    cache = data.get("cache")
+    try:
+        size = units.parse_size(cache.get("size", 0)) if isinstance(cache, dict) else 0
+    except ValueError:
+        return
+    if size > (most := machine.memory()):
+        message = f"expected less than the memory of this machine, which is {most / 2**20:,.0f}MiB"
+        yield Fault(("cache", "size"), message, show=True)

@@ -7,6 +7,7 @@ from one part of the file to another is checked by `checks.py`.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from itertools import takewhile
@@ -24,6 +25,7 @@ from resolver.vocabulary import EDE, Action
 
 GLOB_CHARACTERS = frozenset("*?[")
 DEFAULT_TTL = 10  # seconds
+_SHA256 = re.compile(r"sha256:[0-9a-f]{64}", re.IGNORECASE)
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
 
 
@@ -56,6 +58,13 @@ class _Section(BaseModel):
     def _nothing_is_all_defaults(cls, data: object) -> object:
         """A section all of whose keys are commented out has nothing in it: null, for YAML."""
         return {} if data is None else data
+
+
+def _way(source: str) -> Literal["file", "http", "axfr"]:
+    """How a source is reached, encrypted or not."""
+    if source.startswith(("http://", "https://")):
+        return "http"
+    return "axfr" if source.startswith("axfr://") else "file"
 
 
 class Certificate(_Section):
@@ -192,6 +201,14 @@ class ListConfig(_Section):
         default="auto", description="Whether a plain name covers what is below it; auto: as the format has it."
     )
     refresh: types.Ttl = Field(default=86_400, description="How often the source is looked at for changes.")
+    checksum: types.Text = Field(
+        default="",
+        description="The SHA-256 that a body from http:// or https:// must have: sha256:HEX, or the http(s):// address of "
+        "a file that says it, as sha256sum writes it. Empty: not checked.",
+    )
+    max_size: types.Size | None = Field(
+        default=None, description="A body from another machine is no longer than this; unset: fetch.max_size."
+    )
     enabled: types.Enabled = Field(default="yes", description="no: not read. shadow: only counts what it would do.")
     mandatory: types.YesNo = Field(
         default=False, description="An order from outside: limits on its size and changes only report, never hold it."
@@ -214,7 +231,46 @@ class ListConfig(_Section):
             raise ValueError("expected a path, http://, https:// or axfr://primary/zone")
         if not host or (scheme == "axfr" and not path):
             raise ValueError("expected axfr://primary/zone" if scheme == "axfr" else f"expected {scheme}://host/path")
+        if scheme != "axfr":
+            addresses.check_url(source)
         return source
+
+    @field_validator("mirrors")
+    @classmethod
+    def _mirrors_are_alike(cls, mirrors: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        way = _way(info.data.get("source", ""))
+        for mirror in mirrors:
+            if way == "file":
+                raise ValueError("expected no mirrors: the source is a file, which is read where it is")
+            cls._source_is_whole(mirror)
+            if _way(mirror) != way:
+                raise ValueError(
+                    f"expected mirrors that are reached like the source, not {addresses.shown_url(mirror)}"
+                )
+        return types.without_repeats(mirrors)
+
+    @field_validator("checksum")
+    @classmethod
+    def _checksum_is_one(cls, checksum: str, info: ValidationInfo) -> str:
+        if not checksum:
+            return checksum
+        if _way(info.data.get("source", "")) != "http":
+            raise ValueError("expected no checksum: only bodies from http:// and https:// are held against one")
+        if _SHA256.fullmatch(checksum):
+            return checksum.lower()
+        if _way(checksum) != "http":
+            raise ValueError("expected sha256: and 64 hexadecimal digits, or the http:// or https:// address of a file")
+        return cls._source_is_whole(checksum)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the list comes from another machine."""
+        return self.scheme != "file"
+
+    @property
+    def shown(self) -> str:
+        """The source as it may be shown: without a password."""
+        return addresses.shown_url(self.source) if self.is_remote else self.source
 
     @property
     def scheme(self) -> Literal["file", "http", "https", "axfr"]:
@@ -253,6 +309,49 @@ class ListConfig(_Section):
         parts = Path(self.source).parts
         fixed = tuple(takewhile(GLOB_CHARACTERS.isdisjoint, parts))
         return _expand(self._base, str(Path(*fixed))), "/".join(parts[len(fixed) :])
+
+
+class Fetch(_Section):
+    """How lists are fetched over http:// and https://."""
+
+    timeout: types.Seconds = Field(
+        default=15.0,
+        description="How long a source is waited for at each step: connection, TLS, first octet, each further octets.",
+    )
+    deadline: types.Seconds = Field(
+        default=900.0, description="How long one transfer may take from end to end; what came by then is gone on with."
+    )
+    max_size: types.Size = Field(default=2**30, description="A body is no longer than this, as it is sent.")
+    proxy: types.Text = Field(
+        default="",
+        description="The http:// or https:// address of a proxy, user:password@ included where it wants them.",
+    )
+    ca: types.Text = Field(
+        default="", description="File with certificates, in PEM form, of authorities to trust besides the system's."
+    )
+    user_agent: types.Text = Field(default="tampah", min_length=1, description="What sources are told who asks.")
+
+    @field_validator("timeout", "deadline")
+    @classmethod
+    def _waits_are_usable(cls, seconds: float) -> float:
+        if not 0.1 <= seconds <= 86_400:
+            raise ValueError("expected a time from 100ms to 1d")
+        return seconds
+
+    @field_validator("proxy")
+    @classmethod
+    def _proxy_is_one(cls, proxy: str) -> str:
+        scheme, _, rest = proxy.partition("://")
+        if proxy and (scheme not in ("http", "https") or not rest.strip("/")):
+            raise ValueError("expected http://host:port or https://host:port")
+        return proxy
+
+    @field_validator("user_agent")
+    @classmethod
+    def _user_agent_is_printable(cls, text: str) -> str:
+        if not text.isascii() or not text.isprintable():
+            raise ValueError("expected printable ASCII")
+        return text
 
 
 class Category(_Section):
@@ -442,6 +541,7 @@ class Config(_Section):
     lists: tuple[ListConfig, ...] = Field(
         default=(), max_length=counters.NO_LIST, description="The lists of names to block or allow."
     )
+    fetch: Fetch = Field(default_factory=Fetch, description="How lists are fetched over http:// and https://.")
     categories: dict[types.Word, Category] = Field(
         default_factory=dict, description="How names of each category are answered, by the category's name."
     )
@@ -505,6 +605,11 @@ class Config(_Section):
     def protect_path(self) -> Path | None:
         """The file of protected names as an absolute path; None where the names are in the configuration itself."""
         return _expand(self._base, self.guard.protect) if isinstance(self.guard.protect, str) else None
+
+    @property
+    def ca_path(self) -> Path | None:
+        """`fetch.ca` as an absolute path; None where it is not given."""
+        return _expand(self._base, self.fetch.ca) if self.fetch.ca else None
 
     @property
     def worker_count(self) -> int:

@@ -37,8 +37,8 @@ def _is(*unbuilt: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in unbuilt
 
 
-def _remote(source: Any) -> bool:
-    return isinstance(source, str) and source.startswith(("http://", "https://", "axfr://"))
+def _transferred(source: Any) -> bool:
+    return isinstance(source, str) and source.startswith("axfr://")
 
 
 def _encrypted(server: Any) -> bool:
@@ -70,9 +70,7 @@ ROWS = (
     _Row(("upstream", "servers", EACH), _encrypted, "encrypted upstream"),
     _Row(("upstream", "routes", EACH, "servers"), _all_encrypted, "encrypted upstream", weakens=True),
     _Row(("upstream", "routes", EACH, "servers", EACH), _encrypted, "encrypted upstream"),
-    _Row(("cache", "serve_stale"), _not("1d", "24h", 86_400, "0s", 0), "stale answers"),
-    _Row(("lists", EACH, "source"), _remote, "lists from other machines", weakens=True),
-    _Row(("lists", EACH, "mirrors"), _given, "mirrors of lists"),
+    _Row(("lists", EACH, "source"), _transferred, "lists by zone transfer", weakens=True),
     _Row(("lists", EACH, "format"), _is("addresses"), "lists of addresses", weakens=True),
     # A client that is not recognised falls to a later group, which may have fewer lists.
     _Row(("groups", EACH, "clients", EACH), _mac, "clients by MAC address", weakens=True),

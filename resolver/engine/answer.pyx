@@ -12,6 +12,16 @@ cdef inline bint is_blocked(const Query* q) noexcept nogil:
     return q.cell.action >= ACTION_ADDRESS and not (q.cell.action == ACTION_TCP_ONLY and q.transport != TRANSPORT_UDP)
 
 
+cdef void refresh_begin(Core* core, const Query* q) noexcept nogil:
+    # The question to Python, for no client; so many a second at most, as the answer to a client does not depend on it.
+    if core.refreshed_at != core.now:
+        core.refreshed_at = core.now
+        core.refreshes = 0
+    if core.refreshes < REFRESHES:
+        core.refreshes += 1
+        refresh_punt(core, q)
+
+
 cdef int answer_query(Core* core, Query* q) noexcept nogil:
     """Decide a query and write its reply: REPLY, DROP, WAIT, or PUNT with q.reason.
 
@@ -59,8 +69,13 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     answer = q.given
     if answer == NULL and cache_lookup(&core.cache, q, core.now, &kept):
         answer = &kept
+        q.told |= TOLD_CACHED
     if answer != NULL:
-        policy_answer(s, answer, q)
+        if answer.refresh and q.may_wait:  # popular and soon expired, or expired already: Python asks anew
+            refresh_begin(core, q)
+        if answer.stale:
+            core.counters[CACHE_STALE] += 1
+        policy_answer(core, answer, q)
         return reply_blocked(q, s) if is_blocked(q) else reply_answer(q, answer)
 
     # Unknown here: only a client that wants recursion gets it (RFC 1035 section 4.1.1).
@@ -85,7 +100,9 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.may_wait = False
     q.counted = False
     q.given = NULL
+    q.since = 0
     q.decided = False
+    q.word = 0
     q.question_end = 0
     q.has_opt = False
     q.dnssec_ok = False
@@ -93,6 +110,8 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.limit = UDP_PLAIN
     q.listset = 0
     q.route = 0
+    q.policy_class = CLASS_REFUSED
+    q.cell.rank = RANK_NOBODY
     q.cell.action = ACTION_FORWARD
     q.cell.slot = NO_LIST
     q.rcode = RCODE_NOERROR
@@ -100,18 +119,50 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.ede_size = 0
     q.reply_size = 0
     q.qtype = 0
+    q.told = 0
+
+
+cdef uint64_t[DURATION_STRIDE - 2] DURATION_US
+DURATION_US[:] = [int(bound * 1e6) for bound in DURATION_BOUNDS]
+
+
+cdef void duration_count(Core* core, uint32_t transport, uint32_t way, uint64_t microseconds,
+                         uint32_t queries) noexcept nogil:
+    """Into the histogram of resolver/counters.py; `way`: 0 at once, 1 by the engine's forward, 2 by Python."""
+    cdef uint64_t* histogram = core.counters + COUNT_DURATIONS + (transport * WAYS + way) * DURATION_STRIDE
+    cdef uint32_t i = 0
+    histogram[0] += microseconds * queries
+    while i < DURATION_STRIDE - 2 and microseconds > DURATION_US[i]:
+        i += 1
+    histogram[1 + i] += queries
+
+
+cdef inline void batch_count(Core* core, uint32_t transport, uint64_t began) noexcept nogil:
+    """Count how long what was answered at once has taken, after core_clock: one reading of the clock for all of it."""
+    if core.at_once:
+        duration_count(core, transport, 0, core.forward.now - began, core.at_once)
+        core.at_once = 0
 
 
 cdef void query_count(Core* core, const Query* q, int verdict) noexcept nogil:
-    """Count a query that has come to its end: REPLY or DROP."""
+    """Count a query that has come to its end, REPLY or DROP, and record it. What was answered at once also needs
+    batch_count()."""
     cdef uint32_t slot = q.cell.slot if q.cell.slot < NO_LIST else NO_LIST
+    cdef uint64_t duration = 0
     if verdict == VERDICT_DROP and q.question_end == 0:
         return  # not a query
     core.counters[COUNT_QUERIES + q.transport * TYPE_SLOTS + type_slot(q.qtype)] += 1
     core.counters[COUNT_ANSWERS + q.cell.action * LIST_SLOTS + slot] += 1
     if verdict == VERDICT_DROP:
         core.counters[ENGINE_DROPPED] += 1
-        return
-    core.counters[COUNT_RESPONSES + (q.rcode if q.rcode < 24 else 2)] += 1
-    if q.reply[2] & (FLAG_TC >> 8):
-        core.counters[ENGINE_TRUNCATED] += 1
+    else:
+        core.counters[COUNT_RESPONSES + (q.rcode if q.rcode < 24 else 2)] += 1
+        if q.reply[2] & (FLAG_TC >> 8):
+            core.counters[ENGINE_TRUNCATED] += 1
+    if q.told & (TOLD_FORWARDED | TOLD_PUNTED):
+        duration = core.forward.now - q.since
+        duration_count(core, q.transport, 2 if q.told & TOLD_PUNTED else 1, duration, 1)
+    else:
+        core.at_once += 1
+    if core.records.what != RECORDS_NONE:
+        ring_put(core, q, verdict, <uint32_t> min(duration, 0xFFFFFFFFu))

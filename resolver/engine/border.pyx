@@ -162,13 +162,16 @@ cdef class Punt:
 
     cdef readonly bytes packet, client, question, qname
     cdef readonly int after, upstream
-    cdef readonly int transport, reason, route, qtype, listset, slot, action, member, profile
+    cdef readonly int transport, reason, route, qtype, listset, slot, action, rank, member, profile
     cdef readonly bint do, cd
     cdef public object token
     cdef int fd
     cdef sockaddr_in6 peer
     cdef uint8_t control[CONTROL_ROOM]
     cdef size_t control_size
+    cdef uint64_t since
+    cdef uint32_t policy_class
+    cdef uint8_t told
 
 
 cdef class Engine:
@@ -182,6 +185,7 @@ cdef class Engine:
     cdef int epoll
     cdef object counters
     cdef object buckets
+    cdef object ring
     cdef SuffixTable overlay
     cdef list punts
     cdef list stream_answers   # (token, answer) of streams whose question came back
@@ -238,8 +242,10 @@ cdef class Engine:
         free(self.sockets)
         free(self.stream_reply)
 
-    def configure_cache(self, *, max_ttl, min_ttl, negative_ttl):
-        """Limits, in seconds, of what is stored from now on."""
+    def configure_cache(self, *, max_ttl, min_ttl, negative_ttl, stale_ttl=0, bint prefetch=False):
+        """Limits, in seconds, of what is stored from now on; how long it may serve once it has expired."""
+        self.core.cache.stale_ttl = min(stale_ttl, 0x3FFFFFFF)
+        self.core.cache.prefetch = prefetch
         self.core.cache.max_ttl = min(max_ttl, 0x7FFFFFFF)
         self.core.cache.min_ttl = min(min_ttl, max_ttl)
         self.core.cache.negative_ttl = negative_ttl
@@ -250,8 +256,9 @@ cdef class Engine:
         self.snapshot = snapshot
 
     def set_overlay(self, SuffixTable table):
-        """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
+        """What operators said, name by name, as overlay.words() puts it; None for nothing."""
         self.core.overlay = &table.view if table is not None else NULL
+        self.core.overlay_number += 1
         self.overlay = table
 
     def set_limit(self, buckets, *, uint32_t per_second, int prefix4, int prefix6, bytes key):
@@ -280,6 +287,30 @@ cdef class Engine:
         limits.buckets = <Bucket*> &view[0]
         self.buckets = buckets
 
+    def set_ring(self, ring):
+        """Write query records into a ring (ring.make): a writable buffer. ValueError if it is none."""
+        cdef uint8_t[::1] view = ring
+        cdef Records* r = &self.core.records
+        cdef uint64_t head
+        if not ring_is_sound(&view[0] if view.shape[0] else NULL, view.shape[0]):
+            raise ValueError("no ring of query records, or one of another version")
+        head = (<uint64_t*> (&view[0] + RING_HEAD))[0]
+        if head & 7:
+            raise ValueError(f"the ring of query records has its head at {head}")
+        self.ring = view
+        r.memory = &view[0]
+        r.data = r.memory + RING_HEADER
+        r.size = view.shape[0] - RING_HEADER
+        r.head = head
+        r.tail = atomic_load(<uint64_t*> (r.memory + RING_TAIL), ATOMIC_ACQUIRE)
+        r.what = RECORDS_ALL
+
+    def set_records(self, uint32_t what):
+        """Which queries are recorded: a place in ring.WHAT."""
+        if what > RECORDS_ALL:
+            raise ValueError(f"{what} says nothing of records")
+        self.core.records.what = what if self.core.records.memory != NULL else RECORDS_NONE
+
     def add_udp(self, int fd, int family, bint wildcard):
         """Take a bound UDP socket, which stays the caller's. `wildcard`: bound to 0.0.0.0 or ::, with PKTINFO on."""
         cdef epoll_event event
@@ -299,12 +330,6 @@ cdef class Engine:
         """The epoll descriptor to watch; call drain() when it is readable."""
         return self.epoll
 
-    cdef void set_clock(self) noexcept nogil:
-        cdef timespec now
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        self.core.now = <uint32_t> now.tv_sec + 1
-        self.core.forward.now = <uint64_t> now.tv_sec * 1000000 + now.tv_nsec // 1000
-
     def drain(self):
         """Answer what has come in, a bounded amount; returns how many datagrams. take_punts() has what is left."""
         cdef epoll_event events[EPOLL_EVENTS]
@@ -313,7 +338,7 @@ cdef class Engine:
         if self.snapshot is None:
             return 0
         with nogil:
-            self.set_clock()
+            core_clock(&self.core)
             ready = epoll_wait(self.epoll, events, EPOLL_EVENTS, 0)
         for i in range(ready):
             if events[i].data.u64 & FROM_UPSTREAM:
@@ -350,6 +375,8 @@ cdef class Engine:
                         OUT_ROOM if w.transport == TRANSPORT_UDP else MAX_TCP)
             memcpy(q.client, w.client, 16)
             q.counted = True
+            q.since = w.since
+            q.told = TOLD_FORWARDED
             verdict = answer_query(&self.core, q)
             punt = self._punt(q, self.tokens.pop(w.token, None) if w.fd < 0 else None, verdict == VERDICT_PUNT)
             punt.fd = w.fd
@@ -377,6 +404,8 @@ cdef class Engine:
         memcpy(q.client, w.client, 16)
         q.counted = True
         q.given = answer
+        q.since = w.since
+        q.told = TOLD_FORWARDED
         verdict = answer_query(&self.core, q)
         if verdict == VERDICT_PUNT:
             self._punt(q, token, True)
@@ -468,7 +497,7 @@ cdef class Engine:
     def tick(self):
         """Hand over what has waited too long; call it some ten times a second. Returns how many are under way."""
         with nogil:
-            self.set_clock()
+            core_clock(&self.core)
             forward_expire(&self.core)
         if self.core.forward.handed != NONE:
             self._take_handed()
@@ -482,6 +511,11 @@ cdef class Engine:
         punt.control_size = q.control_size
         if q.control_size:
             memcpy(punt.control, q.control, q.control_size)
+
+    cdef void take_refresh(self, const Query* q):
+        # A question for Python to ask, that nobody waits for.
+        cdef Punt punt = self._punt(q, None, True)
+        punt.reason = REASON_REFRESH
 
     cdef Punt _punt(self, const Query* q, object token, bint queue):
         # The query as a Punt; `queue`: among the next take_punts().
@@ -498,6 +532,10 @@ cdef class Engine:
         punt.listset = q.listset
         punt.slot = q.cell.slot
         punt.action = q.cell.action
+        punt.rank = q.cell.rank
+        punt.policy_class = q.policy_class
+        punt.since = q.since
+        punt.told = q.told | TOLD_PUNTED
         punt.member = q.cell.member
         punt.profile = q.cell.profile
         punt.do = q.dnssec_ok
@@ -520,18 +558,20 @@ cdef class Engine:
         """One query from a stream: (verdict, answer). A PUNT is among the next take_punts(), with `token` on it."""
         cdef Query* q = &self.query
         cdef int verdict
+        cdef uint64_t began
         if len(client) != 16:
             raise ValueError("a client has 16 octets")
         if not 0 <= transport < TRANSPORTS:
             raise ValueError(f"{transport} is no transport")
         if self.snapshot is None or len(packet) > MAX_TCP:
             return VERDICT_DROP, None
-        self.set_clock()
+        core_clock(&self.core)
         query_start(q, <const uint8_t*> PyBytes_AS_STRING(packet), <uint32_t> len(packet), transport,
                     self.stream_reply, MAX_TCP)
         memcpy(q.client, PyBytes_AS_STRING(client), 16)
         q.may_wait = token is not None
         q.token = self.next_token
+        q.since = began = self.core.forward.now
         verdict = answer_query(&self.core, q)
         if verdict == VERDICT_WAIT:
             self.tokens[q.token] = token
@@ -542,6 +582,8 @@ cdef class Engine:
             self._punt(q, token, True)
             return verdict, None
         query_count(&self.core, q, verdict)
+        core_clock(&self.core)
+        batch_count(&self.core, transport, began)
         return verdict, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None
 
     cdef int _question(self, Query* q, Punt punt) noexcept:
@@ -559,7 +601,7 @@ cdef class Engine:
         cdef Query* q = &self.query
         cdef Answer prepared
         cdef int result
-        self.set_clock()
+        core_clock(&self.core)
         if self._question(q, punt) != CONTINUE:
             return False
         result = cache_prepare(&self.core.cache, q, <const uint8_t*> PyBytes_AS_STRING(answer), <uint32_t> len(answer),
@@ -569,25 +611,45 @@ cdef class Engine:
                              else "no sound answer to the question")
         return cache_store(&self.core.cache, q, &prepared, self.core.now)
 
+    def fail(self, Punt punt not None, int ede):
+        """Keep for a moment that nobody answers the question; an answer that may still serve does so from now on."""
+        cdef Query* q = &self.query
+        core_clock(&self.core)
+        if self._question(q, punt) == CONTINUE:
+            cache_fail(&self.core.cache, q, ede, self.core.now)
+
+    def has_stale(self, Punt punt not None):
+        """Whether an answer is kept that may serve if there is no other."""
+        cdef Query* q = &self.query
+        cdef Answer kept
+        core_clock(&self.core)
+        return self._question(q, punt) == CONTINUE and cache_stale(&self.core.cache, q, self.core.now, &kept)
+
     def finish(self, Punt punt not None, bytes answer, int ede=EDE_NONE, str text="", bytes cell=None):
         """Answer a punt, by the generation in force: (verdict, the answer for a stream).
 
-        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. `cell`: what Python decided, 8 octets. A PUNT
-        (the generation has changed) is among the next take_punts(), with the same token.
+        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. `cell`: what Python decided, 8 octets. Where
+        there is no answer, or an error for one, what is kept serves. A PUNT (the generation has changed) is among the next
+        take_punts(), with the same token.
         """
         cdef Query* q = &self.query
         cdef Answer prepared
+        cdef Answer kept
         cdef bytes words = text.encode()[:200]
         cdef Punt again
+        cdef bint is_stale
         cdef int verdict = self._question(q, punt)
-        self.set_clock()
+        core_clock(&self.core)
         if verdict != CONTINUE or self.snapshot is None:
             return VERDICT_DROP, None
         if answer is not None and cache_prepare(&self.core.cache, q, <const uint8_t*> PyBytes_AS_STRING(answer),
                                                 <uint32_t> len(answer), &prepared) != PREPARED:
             answer = None
+        is_stale = (answer is None or prepared.failed) and cache_stale(&self.core.cache, q, self.core.now, &kept)
         query_start(q, q.packet, q.size, q.transport, q.reply, q.reply_room)
         q.counted = True
+        q.since = punt.since
+        q.told = punt.told
         if cell is not None:
             if len(cell) != sizeof(Cell):
                 raise ValueError("a cell has 8 octets")
@@ -596,6 +658,8 @@ cdef class Engine:
             q.decided = True
         if answer is not None:
             q.given = &prepared
+        if is_stale:
+            q.given = &kept
         verdict = answer_query(&self.core, q)
         if verdict == VERDICT_PUNT and q.reason == REASON_FORWARD and answer is None:
             q.rcode = RCODE_SERVFAIL
@@ -626,7 +690,13 @@ cdef class Engine:
         q.reply_size = <uint32_t> len(reply)
         q.rcode = q.reply[3] & 0xF
         q.cell.action = <uint8_t> punt.action
+        q.cell.rank = <uint8_t> punt.rank
         q.cell.slot = <uint16_t> punt.slot
+        q.listset = punt.listset
+        q.policy_class = punt.policy_class
+        q.since = punt.since
+        q.told = punt.told
+        core_clock(&self.core)
         query_count(&self.core, q, VERDICT_REPLY)
         return self._give(punt, q.reply, q.reply_size)
 
@@ -649,11 +719,60 @@ cdef class Engine:
         udp_send(&self.core, punt.fd, &message, 1)
         return None
 
-    def flush(self):
-        """Forget every cached answer; returns how many."""
+    def flush(self, str name=None, bint subtree=False):
+        """Forget every cached answer, or those of a name, with `subtree` of all names below it too; returns how many."""
         cdef uint32_t count = self.core.cache.entry_count
-        cache_flush(&self.core.cache)
-        return count
+        cdef bytes wire
+        if name is None:
+            cache_flush(&self.core.cache)
+            return count
+        wire = wire_name(name.lower())
+        return cache_forget(&self.core.cache, <const uint8_t*> PyBytes_AS_STRING(wire), <uint32_t> len(wire), subtree)
+
+    def kept(self):
+        """Every answer that is kept and may still serve, as (key, age in seconds, message), the oldest of a ring first."""
+        cdef Cache* c = &self.core.cache
+        cdef Ring* ring
+        cdef Entry* e
+        cdef uint32_t at, left, which
+        cdef list found = []
+        core_clock(&self.core)
+        for which in range(2):
+            ring = &c.small if which else &c.main
+            at = ring.tail
+            left = ring.used
+            while left:
+                e = <Entry*> (ring.data + at)
+                if not entry_is_dead(e) and entry_may_be_stale(c, e, self.core.now):
+                    found.append((take_bytes(entry_key(e), e.key_size), self.core.now - e.stored,
+                                  take_bytes(entry_packet(e), e.packet_size)))
+                left -= e.octets
+                at += e.octets
+                if at == ring.room:
+                    at = 0
+        return found
+
+    def keep(self, bytes key not None, uint32_t age, bytes message not None):
+        """Take back what kept() gave, however long ago; False where it is not sound, too old, or known better by now."""
+        cdef Query* q = &self.query
+        cdef Answer prepared, kept
+        cdef bytes packet
+        cdef Py_ssize_t size = len(key) - KEY_AFTER_NAME
+        if not 0 < size <= MAX_NAME or age >= CLOCK_START:
+            return False
+        packet = (b"\0\0\1" + (b"\x10" if key[size + 4] & 2 else b"\0") + b"\0\1\0\0\0\0\0\1" + key[:size + 4]
+                  + b"\0\0\x29\4\xd0\0\0" + (b"\x80" if key[size + 4] & 1 else b"\0") + b"\0\0\0")
+        core_clock(&self.core)
+        query_start(q, <const uint8_t*> PyBytes_AS_STRING(packet), <uint32_t> len(packet), TRANSPORT_UDP, NULL, 0)
+        if wire_parse(q) != CONTINUE:
+            return False
+        q.route = (<uint32_t> key[size + 5] << 8) | <uint32_t> key[size + 6]
+        if cache_stale(&self.core.cache, q, self.core.now, &kept) \
+                or cache_prepare(&self.core.cache, q, <const uint8_t*> PyBytes_AS_STRING(message),
+                                 <uint32_t> len(message), &prepared) != PREPARED or prepared.failed \
+                or age >= <uint64_t> prepared.lifetime + self.core.cache.stale_ttl:
+            return False
+        return cache_store(&self.core.cache, q, &prepared, self.core.now - age)
 
     def close(self):
         """Let go of the sockets. What is left to send is left."""
@@ -668,6 +787,11 @@ cdef class Engine:
 cdef void stream_answer(Core* core, Query* q, Waiter* w, const Answer* answer) noexcept with gil:
     # forward.pyx has an upstream's answer for a client on a stream: Python has the connection.
     (<Engine> core.engine).answer_stream(q, w, answer)
+
+
+cdef void refresh_punt(Core* core, const Query* q) noexcept with gil:
+    # answer.pyx wants a question asked anew, for no client.
+    (<Engine> core.engine).take_refresh(q)
 
 
 cdef void datagram_punt(Core* core, const Query* q) noexcept with gil:

@@ -12,14 +12,25 @@
 #
 # An answer is kept as it came but for its OPT record, which is between the upstream and us, and TTLs: config limits them,
 # and a negative answer's SOA gets the time that the answer is good for (RFC 2308 section 3).
+#
+# An entry that has expired stays until its place is needed. It serves (RFC 8767) only once asking anew has failed, and then
+# at once, while Python goes on asking in the background. That there is no answer is kept too (RFC 9520): an error that a
+# server gave for 1, 2, 4 … 30 seconds, the silence of all servers for one, so that their return is noticed.
 
 cdef enum:
     KEY_ROOM = 264             # a name, type, class, flags, route
+    KEY_AFTER_NAME = 7         # octets of those behind the name
     ALIGN = 8
     FREQUENCY_MAX = 3
     PROMOTIONS_MAX = 128       # entries given another round in one insertion: bounds its time
     IN_MAIN = 0x80000000u
     ANSWER_ROOM = 65536
+    FAILURE_MAX = 30           # seconds that a failure is kept at most
+    FAILURE_MEMORY = 60        # seconds after which it counts as the first again
+    REFRESH_EVERY = 1          # seconds between two refreshes of what is expired
+    PREFETCH_EVERY = 5         # seconds between two of what is not
+    PREFETCH_FROM = 10         # seconds that an answer must live to be fetched again early
+    PREFETCH_ASKED = 2         # how often it must have been asked for again
 
 cdef struct Entry:             # octets at the start of each entry in a ring; `octets` must stay the first field
     uint32_t octets            # of the whole entry, a multiple of ALIGN
@@ -31,6 +42,10 @@ cdef struct Entry:             # octets at the start of each entry in a ring; `o
     uint16_t key_size
     uint8_t frequency          # asked again, saturating
     uint8_t dead               # a filler, or replaced
+    uint32_t refreshed         # second in which asking anew was last begun, 0: never
+    uint16_t ede               # INFO-CODE that goes with a failure
+    uint8_t failures           # how often in a row there was no answer; 0: this is one
+    uint8_t failing            # asking anew has failed: it serves when it is expired
     Inspection inspection
 
 cdef struct Ring:
@@ -51,6 +66,8 @@ cdef struct Cache:
     uint32_t ghost_count       # a power of two
     uint64_t key0, key1        # of the hash
     uint32_t max_ttl, min_ttl, negative_ttl
+    uint32_t stale_ttl         # seconds that an expired answer may still serve
+    bint prefetch
     uint8_t* scratch           # an entry on its way from one place to another
     uint8_t* answer_packet     # the answer that cache_prepare made ready
     uint16_t* answer_ttls
@@ -92,7 +109,7 @@ cdef uint32_t cache_key(const Query* q, uint8_t* key) noexcept nogil:
     put_u16(key + q.name_size + 2, q.qclass)
     key[q.name_size + 4] = <uint8_t> ((1 if q.dnssec_ok else 0) | (2 if q.flags & FLAG_CD else 0))
     put_u16(key + q.name_size + 5, q.route)
-    return q.name_size + 7
+    return q.name_size + KEY_AFTER_NAME
 
 
 cdef uint64_t cache_hash(const Cache* c, const uint8_t* key, uint32_t size) noexcept nogil:
@@ -281,49 +298,110 @@ cdef Entry* cache_find(Cache* c, const Query* q, const uint8_t* key, uint32_t ke
     return NULL
 
 
-cdef bint cache_lookup(Cache* c, const Query* q, uint32_t now, Answer* answer) noexcept nogil:
-    """Whether a fresh answer to the question is kept; `answer` then points at it, until the next cache_store."""
-    cdef uint8_t key[KEY_ROOM]
-    cdef uint32_t key_size = cache_key(q, key), place = 0
-    cdef Entry* e = cache_find(c, q, key, key_size, cache_hash(c, key, key_size), &place)
-    if e == NULL or now >= e.expires:
-        c.counters[CACHE_MISSES] += 1
-        return False
-    c.counters[CACHE_HITS] += 1
-    if e.frequency < FREQUENCY_MAX:
-        e.frequency += 1
+cdef void entry_answer(Entry* e, uint32_t now, Answer* answer) noexcept nogil:
+    # The entry as an answer, valid until the next cache_store.
     answer.packet = entry_packet(e)
     answer.ttls = entry_ttls(e)
     answer.inspection = &e.inspection
     answer.size = e.packet_size
     answer.ttl_count = e.ttl_count
     answer.age = now - e.stored
-    answer.lifetime = e.expires - now
+    answer.lifetime = e.expires - now if now < e.expires else 0
+    answer.stale = now >= e.expires
+    answer.refresh = False
+    answer.failed = e.failures != 0
+    answer.ede = <int32_t> e.ede if e.failures else <int32_t> EDE_NONE
+
+
+cdef bint entry_wants_refresh(const Cache* c, Entry* e, uint32_t now) noexcept nogil:
+    # Whether to ask anew: for a popular answer in the last tenth of its life, for an expired one that serves each second.
+    cdef uint32_t life = e.expires - e.stored
+    if now >= e.expires:
+        if now - e.refreshed < REFRESH_EVERY:
+            return False
+    elif not c.prefetch or e.failures or e.frequency < PREFETCH_ASKED or life < PREFETCH_FROM \
+            or e.expires - now > life // 10 or now - e.refreshed < PREFETCH_EVERY:
+        return False
+    e.refreshed = now
+    return True
+
+
+cdef bint cache_lookup(Cache* c, const Query* q, uint32_t now, Answer* answer) noexcept nogil:
+    """Whether an answer that may be given is kept: a fresh one, or an expired one if asking anew has failed.
+
+    `answer` then points at it, until the next cache_store; with answer.refresh the question is to be asked anew.
+    """
+    cdef uint8_t key[KEY_ROOM]
+    cdef uint32_t key_size = cache_key(q, key), place = 0
+    cdef Entry* e = cache_find(c, q, key, key_size, cache_hash(c, key, key_size), &place)
+    if e == NULL or (now >= e.expires and not (e.failing and entry_may_be_stale(c, e, now))):
+        c.counters[CACHE_MISSES] += 1
+        return False
+    c.counters[CACHE_HITS] += 1
+    if e.frequency < FREQUENCY_MAX:
+        e.frequency += 1
+    entry_answer(e, now, answer)
+    answer.refresh = entry_wants_refresh(c, e, now)
+    return True
+
+
+cdef inline bint entry_may_be_stale(const Cache* c, const Entry* e, uint32_t now) noexcept nogil:
+    # Whether an answer is good enough to serve where there is no other.
+    return e.failures == 0 and (now < e.expires or now - e.expires < c.stale_ttl)
+
+
+cdef bint cache_stale(Cache* c, const Query* q, uint32_t now, Answer* answer) noexcept nogil:
+    """Whether an answer is kept that may serve because there is no other, expired or not."""
+    cdef uint8_t key[KEY_ROOM]
+    cdef uint32_t key_size = cache_key(q, key), place = 0
+    cdef Entry* e = cache_find(c, q, key, key_size, cache_hash(c, key, key_size), &place)
+    if e == NULL or not entry_may_be_stale(c, e, now):
+        return False
+    entry_answer(e, now, answer)
     return True
 
 
 cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t now) noexcept nogil:
-    """Keep a prepared answer under the question `q`; False where it is not one to keep (no lifetime, too large)."""
+    """Keep a prepared answer under the question `q`; False where it is not one to keep (no lifetime, too large).
+
+    A failure does not take the place of an answer that may still serve, and is kept the longer the more often it came.
+    """
     cdef uint8_t key[KEY_ROOM]
-    cdef uint32_t key_size = cache_key(q, key), place = 0, octets, tag
+    cdef uint32_t key_size = cache_key(q, key), place = 0, octets, tag, lifetime = answer.lifetime
     cdef uint64_t hash = cache_hash(c, key, key_size)
     cdef Entry* old = cache_find(c, q, key, key_size, hash, &place)
     cdef Entry* e = <Entry*> c.scratch
+    cdef uint8_t failures = 0
+    if answer.failed:
+        if old != NULL and entry_may_be_stale(c, old, now):
+            old.failing = 1
+            old.refreshed = now
+            return False
+        failures = 1
+        if old != NULL and old.failures and now < old.expires + FAILURE_MEMORY:
+            failures = old.failures + 1 if old.failures < 6 else 6
+        lifetime = <uint32_t> 1 << (failures - 1) if answer.ede == EDE_NONE else 1
+        if lifetime > FAILURE_MAX:
+            lifetime = FAILURE_MAX
     if old != NULL:
         entry_forget(c, old, place)
         c.counters[CACHE_ENTRIES] = c.entry_count
     octets = aligned(<uint32_t> sizeof(Entry) + ((key_size + 1) & ~1u) + 2 * answer.ttl_count + answer.size)
-    if answer.lifetime == 0 or octets > ANSWER_ROOM or octets > c.small.room // 4:
+    if lifetime == 0 or octets > ANSWER_ROOM or octets > c.small.room // 4:
         return False
     e.octets = octets
     e.hash = hash
     e.stored = now
-    e.expires = now + answer.lifetime
+    e.expires = now + lifetime
     e.packet_size = answer.size
     e.ttl_count = answer.ttl_count
     e.key_size = <uint16_t> key_size
     e.frequency = 0
     e.dead = 0
+    e.refreshed = 0
+    e.failing = 0
+    e.failures = failures
+    e.ede = <uint16_t> (answer.ede if answer.ede != EDE_NONE else <int32_t> EDE_CACHED_ERROR)
     e.inspection = answer.inspection[0]
     memcpy(entry_key(e), key, key_size)
     memcpy(entry_ttls(e), answer.ttls, 2 * answer.ttl_count)
@@ -342,6 +420,74 @@ cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t n
     c.counters[CACHE_ENTRIES] = c.entry_count
     c.counters[CACHE_OCTETS] = c.small.used + <uint64_t> c.main.used
     return True
+
+
+cdef bint cache_fail(Cache* c, const Query* q, int ede, uint32_t now) noexcept nogil:
+    """Keep that nobody answered `q`, with the EDE that says so; an answer that may still serve stays and serves."""
+    cdef Answer failure
+    cdef Writer w
+    if ede < 0:
+        ede = EDE_NETWORK_ERROR
+    memset(&failure, 0, sizeof(Answer))
+    w.data = c.answer_packet
+    w.room = ANSWER_ROOM
+    w.at = 0
+    w.full = False
+    write_u16(&w, 0)
+    write_u16(&w, FLAG_QR | FLAG_RA | RCODE_SERVFAIL)
+    write_u16(&w, 1)
+    write_u16(&w, 0)
+    write_u32(&w, 0)
+    write_octets(&w, q.name, q.name_size)
+    write_u16(&w, q.qtype)
+    write_u16(&w, q.qclass)
+    c.answer_inspection.generation = 0
+    c.answer_inspection.count = 0
+    failure.packet = c.answer_packet
+    failure.ttls = c.answer_ttls
+    failure.inspection = &c.answer_inspection
+    failure.size = w.at
+    failure.failed = True
+    failure.ede = ede
+    return cache_store(c, q, &failure, now)
+
+
+cdef bint key_is_below(Entry* e, const uint8_t* name, uint32_t size, bint subtree) noexcept nogil:
+    # Whether an entry's name is `name` (wire form, lower-case) or, with `subtree`, below it.
+    cdef const uint8_t* own = entry_key(e)
+    cdef uint32_t at = 0, length = e.key_size - KEY_AFTER_NAME
+    while length - at >= size:
+        if length - at == size and memcmp(own + at, name, size) == 0:
+            return True
+        if not subtree or own[at] == 0:
+            return False
+        at += own[at] + 1u
+    return False
+
+
+cdef uint32_t ring_forget(Cache* c, Ring* ring, uint32_t in_main, const uint8_t* name, uint32_t size,
+                          bint subtree) noexcept nogil:
+    cdef uint32_t at = ring.tail, left = ring.used, count = 0, octets
+    cdef Entry* e
+    while left:
+        e = <Entry*> (ring.data + at)
+        octets = e.octets
+        if not entry_is_dead(e) and key_is_below(e, name, size, subtree):
+            entry_forget(c, e, (at // ALIGN + 1) | in_main)
+            count += 1
+        at += octets
+        left -= octets
+        if at == ring.room:
+            at = 0
+    return count
+
+
+cdef uint32_t cache_forget(Cache* c, const uint8_t* name, uint32_t size, bint subtree) noexcept nogil:
+    """Forget what is kept of a name (wire form, lower-case), any type, and with `subtree` what is below; how many."""
+    cdef uint32_t count = ring_forget(c, &c.small, 0, name, size, subtree) \
+        + ring_forget(c, &c.main, IN_MAIN, name, size, subtree)
+    c.counters[CACHE_ENTRIES] = c.entry_count
+    return count
 
 
 cdef void cache_flush(Cache* c) noexcept nogil:
@@ -460,7 +606,10 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
             put_u32(c.answer_packet + soa_ttl, negative_ttl)
         if negative_ttl < lifetime:
             lifetime = negative_ttl
-    if flags & FLAG_TC or (flags & 0xF != RCODE_NOERROR and flags & 0xF != RCODE_NXDOMAIN):
+    answer.failed = flags & 0xF != RCODE_NOERROR and flags & 0xF != RCODE_NXDOMAIN and not flags & FLAG_TC
+    answer.ede = EDE_NONE
+    answer.stale = answer.refresh = False
+    if flags & FLAG_TC or answer.failed:
         lifetime = 0
     answer.packet = c.answer_packet
     answer.ttls = c.answer_ttls

@@ -13,12 +13,13 @@ DROP: int  # nothing is to be sent
 WAIT: int  # a forward is under way in the engine; the answer comes through take_answers()
 PUNT: int  # Python takes the query: see Punt
 
-OVERLAY_ALLOW_VALUE: int  # values of the overlay's table
+OVERLAY_ALLOW_VALUE: int  # the lowest two bits of values in the overlay's table; of two values the higher is the newer
 OVERLAY_BLOCK_VALUE: int
 
 # -- why a query was punted -----------------------------------------------------------------------------------------
 PUNT_FORWARD: int  # not cached: ask upstream along `route`
 PUNT_CONDITIONAL: int  # the listset depends on type or client: Python decides
+PUNT_REFRESH: int  # nobody waits: what is kept is to be asked anew
 PUNT_LOCAL: int  # answered by this server itself (a CNAME to chase, a special name)
 
 class Index:
@@ -240,9 +241,22 @@ class Punt:
     listset: int
     slot: int  # of the list that won
     action: int  # vocabulary.Action
+    rank: int  # vocabulary.Rank
     member: int  # of the listset's shape: which member won
     profile: int
     token: object  # free for the listener (streams: which client waits)
+
+class RingEnd:
+    """The consumer's end of a ring of query records: see ring.Reader. ValueError: the buffer holds no ring."""
+
+    def __init__(self, buffer: Buffer) -> None: ...
+    def want(self, wanted: bool) -> None:
+        """Have the worker write from now on, or no more. What was left from before is skipped."""
+    def take(self, octets: int) -> bytes:
+        """Whole records, oldest first, up to the first that reaches `octets`; empty: none. ValueError: a damaged ring."""
+    def skip(self) -> None:
+        """Forget what was written."""
+    def close(self) -> None: ...
 
 class Engine:
     """Owns a cache and serves UDP sockets that it was lent; hands up what it cannot answer. One a worker, for one thread.
@@ -259,17 +273,26 @@ class Engine:
         min_ttl: int = 0,
         negative_ttl: int = 3600,
     ) -> None: ...
-    def configure_cache(self, *, max_ttl: int, min_ttl: int, negative_ttl: int) -> None:
-        """Limits, in seconds, of what is stored from now on."""
+    def configure_cache(
+        self, *, max_ttl: int, min_ttl: int, negative_ttl: int, stale_ttl: int = 0, prefetch: bool = False
+    ) -> None:
+        """Limits, in seconds, of what is stored from now on, and how long it may serve once it has expired.
+
+        `prefetch`: popular answers are asked for anew (PUNT_REFRESH) in the last tenth of their time.
+        """
     def swap(self, snapshot: Snapshot) -> None:
         """Every query from the next one on sees `snapshot`."""
     def set_overlay(self, table: SuffixTable | None) -> None:
-        """What operators blocked (OVERLAY_BLOCK) and allowed (OVERLAY_ALLOW), name by name; None for nothing."""
+        """What operators said, name by name, as overlay.words() puts it; None for nothing."""
     def set_limit(self, buckets: memoryview | None, *, per_second: int, prefix4: int, prefix6: int, key: bytes) -> None:
         """Limit each client prefix to `per_second` queries over UDP (0: no limit); ValueError on what cannot be kept.
 
         `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
         """
+    def set_ring(self, ring: Buffer) -> None:
+        """Write query records into a ring (ring.make): a writable buffer. ValueError if it is none."""
+    def set_records(self, what: int) -> None:
+        """Which queries are recorded: a place in ring.WHAT. Without a ring none are."""
     def add_udp(self, fd: int, family: int, wildcard: bool) -> None:
         """Take a bound UDP socket, which stays the caller's. `wildcard`: bound to 0.0.0.0 or ::, with PKTINFO on."""
     def fileno(self) -> int:
@@ -288,13 +311,21 @@ class Engine:
         """(token, answer or None for a drop) of streams that were told to WAIT."""
     def learn(self, punt: Punt, answer: bytes) -> bool:
         """Keep an upstream's answer in the cache; False where it is not one to keep. ValueError: no sound answer to it."""
+    def fail(self, punt: Punt, ede: int) -> None:
+        """Keep for a moment that nobody answers the question (RFC 9520); an answer that may still serve does from now on.
+
+        `ede`: the INFO-CODE that says so.
+        """
+    def has_stale(self, punt: Punt) -> bool:
+        """Whether an answer is kept that may serve if there is no other."""
     def finish(
         self, punt: Punt, answer: bytes | None, ede: int = -1, text: str = "", cell: bytes | None = None
     ) -> tuple[int, bytes | None]:
         """Answer a punt, by the generation in force: (verdict, the answer for a stream; a datagram is sent here).
 
         `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. `cell`: what Python decided for a conditional
-        listset, 8 octets. A PUNT (the generation has changed) is among the next take_punts(), with the same token.
+        listset, 8 octets. Where there is no answer, or an error for one, what is kept serves (RFC 8767). A PUNT (the
+        generation has changed) is among the next take_punts(), with the same token.
         """
     def send(self, punt: Punt, reply: bytes) -> bytes | None:
         """Send a reply made in Python as it stands; returns it for a stream. ValueError: longer than a UDP client takes."""
@@ -312,7 +343,11 @@ class Engine:
         """How long a question's first try may take before Python takes it over."""
     def tick(self) -> int:
         """Hand over what has waited too long; call it some ten times a second. Returns how many are under way."""
-    def flush(self) -> int:
-        """Forget every cached answer; returns how many."""
+    def flush(self, name: str | None = None, subtree: bool = False) -> int:
+        """Forget every cached answer, or those of a name, with `subtree` of all names below it too; returns how many."""
+    def kept(self) -> list[tuple[bytes, int, bytes]]:
+        """Every answer that is kept and may still serve: (key, age in seconds, message), the oldest of a ring first."""
+    def keep(self, key: bytes, age: int, message: bytes) -> bool:
+        """Take back what kept() gave; `age` in seconds by now. False where it is unsound, too old, or known better."""
     def close(self) -> None:
         """Let go of all sockets."""

@@ -12,7 +12,7 @@ swapped between two batches, so a query sees one from start to end.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE  # no-cython-lint
 from libc cimport errno  # no-cython-lint
 from libc.errno cimport ECONNREFUSED  # no-cython-lint
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t  # no-cython-lint
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t  # no-cython-lint
 from libc.stdlib cimport calloc, free, malloc, realloc  # no-cython-lint
 from libc.string cimport memcmp, memcpy, memmove, memset  # no-cython-lint
 
@@ -23,7 +23,7 @@ from .system cimport *
 
 import os  # no-cython-lint
 
-from resolver.counters import LATENCY_BOUNDS  # no-cython-lint
+from resolver.counters import DURATION_BOUNDS, LATENCY_BOUNDS  # no-cython-lint
 
 REPLY = VERDICT_REPLY
 DROP = VERDICT_DROP
@@ -34,6 +34,7 @@ OVERLAY_BLOCK_VALUE = OVERLAY_BLOCK
 PUNT_FORWARD = REASON_FORWARD
 PUNT_CONDITIONAL = REASON_CONDITIONAL
 PUNT_LOCAL = REASON_LOCAL
+PUNT_REFRESH = REASON_REFRESH
 
 (AFTER_NOTHING, AFTER_TIMEOUT, AFTER_TRUNCATED, AFTER_RCODE, AFTER_BAD, AFTER_CLOSED) = range(6)  # HandedWhy
 
@@ -52,6 +53,7 @@ include "core.pyx"       # what an engine holds
 include "forward.pyx"    # asking upstream
 include "inspect.pyx"    # what answers point at
 include "answer.pyx"     # the map: answer_query
+include "ring.pyx"       # a record of each query
 include "udp.pyx"        # sockets
 include "border.pyx"     # Snapshot, Punt, Engine: what Python sees
 

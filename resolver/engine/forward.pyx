@@ -51,6 +51,7 @@ cdef struct Waiter:            # a client of a pending question
     uint32_t size              # of packet
     uint32_t why               # HandedWhy, once it is handed over
     uint32_t upstream
+    uint64_t since             # Query.since
     size_t control_size
     uint8_t client[16]
     sockaddr_in6 peer
@@ -181,6 +182,7 @@ cdef bint forward_wait(Forward* f, Pending* p, const Query* q) noexcept nogil:
     w.size = q.size
     w.why = WHY_NOTHING
     w.upstream = NONE
+    w.since = q.since
     memcpy(w.client, q.client, 16)
     memcpy(w.packet, q.packet, q.size)
     if q.fd >= 0:
@@ -438,6 +440,8 @@ cdef void forward_answer(Core* core, Query* q, Pending* p, const uint8_t* packet
         memcpy(q.client, w.client, 16)
         q.counted = True
         q.given = &answer
+        q.told = TOLD_FORWARDED
+        q.since = w.since
         verdict = answer_query(core, q)
         if verdict == VERDICT_PUNT:
             w.why = WHY_NOTHING
@@ -502,6 +506,7 @@ cdef int forward_batch(Core* core, Query* q, uint32_t upstream, uint32_t socket)
         else:
             forward_answer(core, q, p, packet, size)
     forward_reply_flush(core)
+    core_clock(core)
     return count
 
 

@@ -12,19 +12,26 @@ cdef struct SnapshotView:      # one generation as the stages see it; Snapshot o
     uint64_t number
 
 
+cdef void policy_word(const SnapshotView* s, uint32_t word, Query* q) noexcept nogil:
+    # An operator's word decides: rank 0.
+    memset(&q.cell, 0, sizeof(Cell))
+    q.cell.rank = RANK_OVERLAY
+    q.cell.slot = OVERLAY_SLOT
+    q.cell.action = ACTION_ALLOW
+    if word & OVERLAY_WORD == OVERLAY_BLOCK:
+        q.cell.action = s.profiles[PROFILE_OVERLAY].action
+        q.cell.profile = PROFILE_OVERLAY
+
+
 cdef void policy_cell(const SnapshotView* s, const SuffixView* overlay, Query* q) noexcept nogil:
     """What speaks for the name of `q` to its class: an operator's word (rank 0), else the matrix for its listset."""
-    cdef uint32_t word = 0
     if overlay != NULL and s.profile_count > PROFILE_OVERLAY:
-        word = suffix_lookup(overlay, q.name, q.labels, q.labels_count)
-    if q.listset == 0 or word:
+        q.word = suffix_lookup(overlay, q.name, q.labels, q.labels_count)
+    if q.word:
+        policy_word(s, q.word, q)
+    elif q.listset == 0:
         memset(&q.cell, 0, sizeof(Cell))
-        q.cell.rank = RANK_OVERLAY if word else RANK_NOBODY
-        q.cell.slot = OVERLAY_SLOT if word else NO_LIST
-        if word == OVERLAY_ALLOW:
-            q.cell.action = ACTION_ALLOW
-        elif word == OVERLAY_BLOCK:
-            q.cell.action = s.profiles[PROFILE_OVERLAY].action
-            q.cell.profile = PROFILE_OVERLAY
+        q.cell.rank = RANK_NOBODY
+        q.cell.slot = NO_LIST
     else:
         q.cell = s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, q.listset)]

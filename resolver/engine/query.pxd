@@ -22,6 +22,7 @@ cdef enum:
     OPCODE_MASK = 0x7800
     POINTER = 0xC0             # the two high bits of a compression pointer
     NAME_OF_QUESTION = 0xC00C  # a pointer to the question's name
+    STALE_TTL = 30             # seconds (RFC 8767 section 4)
 
 cdef enum:
     BATCH = 64                 # datagrams a system call
@@ -41,6 +42,7 @@ cdef enum PuntReason:
     REASON_FORWARD = 0
     REASON_CONDITIONAL = 1
     REASON_LOCAL = 2
+    REASON_REFRESH = 3
 
 cdef enum:
     TYPE_A = 1
@@ -68,7 +70,10 @@ cdef enum:
     OPTION_COOKIE = 10
     OPTION_EDE = 15
     EDE_NONE = -1
+    EDE_STALE_ANSWER = 3
+    EDE_CACHED_ERROR = 13
     EDE_PROHIBITED = 18
+    EDE_STALE_NXDOMAIN = 19
     EDE_NETWORK_ERROR = 23
 
 cdef enum:
@@ -85,8 +90,9 @@ cdef enum:
     ACTION_DATA = 10
     RANK_OVERLAY = 0
     RANK_NOBODY = 255
-    OVERLAY_ALLOW = 1          # values of the overlay's table
+    OVERLAY_ALLOW = 1          # operators' words: two bits of a value in the overlay's table; the newer, the higher the rest
     OVERLAY_BLOCK = 2
+    OVERLAY_WORD = 3
     PROFILE_OVERLAY = 2        # how an operator's block is answered: matrix.py puts it there
     CELL_NEEDS_ANSWER = 1
     CELL_CONDITIONAL = 2
@@ -96,6 +102,8 @@ cdef enum:
 # The sections of resolver/counters.py: index of the first counter of each.
 cdef enum:
     TRANSPORTS = 5
+    WAYS = 3                   # counters.WAYS
+    DURATION_STRIDE = 20       # a sum and the buckets of a histogram
     TYPE_SLOTS = 72
     LIST_SLOTS = 1024
     NO_LIST = 1023
@@ -106,7 +114,9 @@ cdef enum:
     COUNT_CACHE = 16768
     COUNT_ENGINE = 16776
     COUNT_UPSTREAM = 16784
-    COUNT_ALL = 18192
+    COUNT_DURATIONS = 18192                                # [transport][way]: sum in microseconds, buckets
+    COUNT_RECORDS = 18492
+    COUNT_ALL = 18500
     CACHE_HITS = COUNT_CACHE
     CACHE_MISSES = COUNT_CACHE + 1
     CACHE_STORES = COUNT_CACHE + 2
@@ -114,6 +124,7 @@ cdef enum:
     CACHE_ENTRIES = COUNT_CACHE + 4
     CACHE_OCTETS = COUNT_CACHE + 5
     CACHE_ROOM = COUNT_CACHE + 6
+    CACHE_STALE = COUNT_CACHE + 7
     ENGINE_MALFORMED = COUNT_ENGINE
     ENGINE_REFUSED = COUNT_ENGINE + 1
     ENGINE_TRUNCATED = COUNT_ENGINE + 2
@@ -122,6 +133,8 @@ cdef enum:
     ENGINE_ROUNDS = COUNT_ENGINE + 5
     ENGINE_DROPPED = COUNT_ENGINE + 6
     ENGINE_LIMITED = COUNT_ENGINE + 7
+    RECORDS_WRITTEN = COUNT_RECORDS
+    RECORDS_DROPPED = COUNT_RECORDS + 1
 
 # A message under inspection. `failed` sticks: check it once after a run of reads.
 cdef struct Reader:
@@ -160,17 +173,20 @@ cdef struct Profile:
 
 # What an answer points at, as far as it is listed (inspect.pyx).
 cdef enum:
-    TARGETS = 6                # that are kept of one answer
+    TARGETS = 6                # different ones that are kept of one answer
 
 cdef struct Inspection:
     uint64_t generation        # in which it was found; 0: not inspected yet
+    uint32_t overlay           # by which it was found: Core.overlay_number
+    uint32_t word              # the newest of the operators' words on what it points at; 0: none
     uint32_t count
     uint32_t listsets[TARGETS]
 
 # A name that an answer points at.
 cdef struct Target:
-    uint32_t labels_count
-    uint8_t labels[128]
+    uint32_t size              # octets of name, the root's included
+    uint32_t labels_count      # without the root
+    uint8_t labels[128]        # offset of each label in name, from the left
     uint8_t name[256]          # lower-case, wire form
 
 # An upstream's answer, made ready by cache_prepare: checked, without OPT, with the places of its TTLs.
@@ -182,6 +198,10 @@ cdef struct Answer:
     uint32_t ttl_count
     uint32_t age               # seconds since it was stored
     uint32_t lifetime          # seconds it may be kept (0: not at all)
+    bint stale                 # it has expired, and serves because there is no other
+    bint refresh               # the question is to be asked anew, whatever the client gets
+    bint failed                # it says only that there is no answer
+    int32_t ede                # INFO-CODE of a failure that is kept, else EDE_NONE
 
 cdef struct Query:
     # in: set by the socket's edge
@@ -198,6 +218,7 @@ cdef struct Query:
     uint64_t control_size      # its octets
     bint may_wait              # the engine may ask upstream itself
     const Answer* given        # finish(): the upstream's answer to use instead of the cache
+    uint64_t since             # microseconds, monotonic: when it came in
     # wire
     uint16_t id
     uint16_t flags             # as received
@@ -218,6 +239,7 @@ cdef struct Query:
     uint32_t route
     bint counted               # its client's bucket has paid for it
     bint decided               # the cell was set by Python: index and matrix are not asked
+    uint32_t word              # the operators' on the name, as the overlay's table has it; 0: none
     Cell cell
     # out
     uint16_t rcode             # with the extended bits
@@ -226,3 +248,4 @@ cdef struct Query:
     uint32_t ede_size
     uint32_t reply_size
     uint32_t reason            # PuntReason
+    uint8_t told               # TOLD_…: what its record says (ring.pyx)

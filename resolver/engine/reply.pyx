@@ -247,7 +247,12 @@ cdef int reply_answer(Query* q, const Answer* answer) noexcept nogil:
     reply_begin(q, &w)
     put_u16(w.data + 2, reply_flags(q) | (flags & (FLAG_TC | FLAG_AD)))
     write_octets(&w, packet + q.question_end, answer.size - q.question_end)
-    if not w.full and answer.age:
+    q.ede = answer.ede
+    if answer.stale:
+        q.ede = EDE_STALE_NXDOMAIN if q.rcode == RCODE_NXDOMAIN else EDE_STALE_ANSWER
+        for i in range(answer.ttl_count if not w.full else 0):
+            put_u32(q.reply + answer.ttls[i], STALE_TTL)
+    elif not w.full and answer.age:
         for i in range(answer.ttl_count):
             place = q.reply + answer.ttls[i]
             ttl = get_u32(place)

@@ -87,6 +87,15 @@ cdef extern from "<time.h>" nogil:
     int clock_gettime(int, timespec*)
     enum:
         CLOCK_MONOTONIC
+        CLOCK_REALTIME
 
 cdef extern from "<arpa/inet.h>" nogil:
     uint32_t ntohl(uint32_t)
+
+# Memory that another process reads or writes meanwhile (compilers' built-ins, C11 semantics).
+cdef extern from * nogil:
+    uint64_t atomic_load "__atomic_load_n"(const uint64_t*, int)
+    void atomic_store "__atomic_store_n"(uint64_t*, uint64_t, int)
+    int ATOMIC_RELAXED "__ATOMIC_RELAXED"
+    int ATOMIC_ACQUIRE "__ATOMIC_ACQUIRE"
+    int ATOMIC_RELEASE "__ATOMIC_RELEASE"

@@ -72,6 +72,7 @@ cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
     """Receive a batch from `s`, answer it, send the answers, hand Python what is left to it. How many came."""
     cdef uint32_t i, out = 0
     cdef int count, verdict
+    cdef uint64_t began = core.forward.now
     cdef Query* q = &b.query
     cdef msghdr* message
     for i in range(BATCH):
@@ -93,6 +94,7 @@ cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
             q.control = b.controls[i]
             q.control_size = b.received[i].msg_hdr.msg_controllen
         q.may_wait = True
+        q.since = began
         verdict = answer_query(core, q)
         if verdict == VERDICT_WAIT:
             continue
@@ -110,4 +112,6 @@ cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
     if out:
         udp_send(core, s.fd, b.sending, out)
     forward_flush(core)
+    core_clock(core)
+    batch_count(core, TRANSPORT_UDP, began)
     return count

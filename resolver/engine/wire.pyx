@@ -59,26 +59,34 @@ cdef inline uint32_t lower(uint32_t octet) noexcept nogil:
     return octet | 0x20 if 65 <= octet <= 90 else octet
 
 
-cdef bint read_question_name(Reader* r, Query* q) noexcept nogil:
-    # The qname into q.name, lower-case; no compression there (nothing stands before it to point at).
-    cdef uint32_t octet, i, at = 0
-    q.labels_count = 0
+cdef inline bint read_name(Reader* r, uint8_t* name, uint8_t* labels, uint32_t* size, uint32_t* labels_count,
+                           bint compressed) noexcept nogil:
+    # A name, lower-case and without compression: its octets, where each label begins, and how many there are of both.
+    # `compressed`: pointers are followed, each to before where the last one led, so this ends (RFC 1035 section 4.1.4).
+    cdef uint32_t octet, i, length = 0, count = 0, limit = r.size
     while True:
         octet = read_u8(r)
-        if r.failed or octet & POINTER or at + octet + 1 > MAX_NAME:
+        if compressed and octet & POINTER == POINTER:
+            octet = (octet & 0x3F) << 8 | read_u8(r)
+            if r.failed or octet >= limit:
+                return False
+            limit = r.at = octet
+            continue
+        if r.failed or octet & POINTER or length + octet + 1 > MAX_NAME:
             return False
-        q.name[at] = <uint8_t> octet
+        name[length] = <uint8_t> octet
         if octet == 0:
-            q.name_size = at + 1
+            size[0] = length + 1
+            labels_count[0] = count
             return True
-        if q.labels_count >= MAX_LABELS or r.size - r.at < octet:
+        if count >= MAX_LABELS or r.size - r.at < octet:
             return False
-        q.labels[q.labels_count] = <uint8_t> at
-        q.labels_count += 1
-        at += 1
+        labels[count] = <uint8_t> length
+        count += 1
+        length += 1
         for i in range(octet):
-            q.name[at + i] = <uint8_t> lower(r.data[r.at + i])
-        at += octet
+            name[length + i] = <uint8_t> lower(r.data[r.at + i])
+        length += octet
         r.at += octet
 
 
@@ -139,7 +147,8 @@ cdef int wire_parse(Query* q) noexcept nogil:
         q.rcode = RCODE_NOTIMP
         return VERDICT_REPLY
     q.rcode = RCODE_FORMERR
-    if questions != 1 or not read_question_name(&r, q):
+    # No compression in the question: nothing stands before it to point at.
+    if questions != 1 or not read_name(&r, q.name, q.labels, &q.name_size, &q.labels_count, False):
         return VERDICT_REPLY
     q.qtype = <uint16_t> read_u16(&r)
     q.qclass = <uint16_t> read_u16(&r)

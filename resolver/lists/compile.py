@@ -3,6 +3,7 @@
     lock ─ take each list ─ guard ─ index (only if a run or the lists' order changed) ─ policy file ─ record ─ delete the old
 
 Where few names changed the index is the last one's, patched (patch.py); else, or asked to, all runs are merged (merge.py).
+After patches the runs are merged while nobody waits (tidy_generation), so that no change has to wait for that.
 
 Runs as a process of its own at low priority (`python -m resolver.lists.compile`), so that reading ten million names
 does not disturb the workers. Nothing that is in use is touched: every file is new, and the record comes last. A build
@@ -66,6 +67,7 @@ from resolver.snapshot import (
     generations,
     in_force,
     number_routes,
+    read_generation,
     write_generation,
     write_json,
     write_policy,
@@ -116,9 +118,49 @@ def build_generation(
         raise BuildError(describe(error)) from error
 
 
+def tidy_generation(config: Config, state_dir: Path | None = None) -> Generation:
+    """Build a generation that comes to what the one in force does, with its index merged from all runs: no list is read.
+
+    For after patches, when nobody waits. `config` is the one that the generation in force was built by. BuildError where
+    there is none in force or a run is damaged; the next change then finds out what to do.
+    """
+    started = time.perf_counter()
+    state_dir = state_dir or config.state_path
+    try:
+        with _locked(state_dir):
+            current = read_generation(state_dir, in_force(state_dir))
+            number = _next_number(state_dir)
+            index, name = f"index/{number}.index", f"policy/{number}.policy"
+            write_index(state_dir / index, _runs(state_dir, current.lists))
+            write_policy(state_dir / name, make_policy(config, state_dir / index, current.lists))
+            report = replace(
+                Report.from_json(current.report),
+                generation=number,
+                parent=current.number,
+                index="tidied",
+                seconds=time.perf_counter() - started,
+            )
+            generation = replace(
+                current,
+                number=number,
+                parent=current.number,
+                created=time.time(),
+                index=index,
+                policy=name,
+                report=report.to_json(),
+                returns_to=0,
+            )
+            write_generation(state_dir, generation)
+            history.write_generation(state_dir, generation)
+            _remove_old(state_dir, config.guard)
+            return generation
+    except (OSError, ValueError) as error:
+        raise BuildError(describe(error)) from error
+
+
 def check_lists(config: Config) -> list[ListReport]:
     """What reading each list of the config would come to; nothing is written, and no lock is needed."""
-    return [check_list(listed) for listed in config.lists if listed.enabled != "no"]
+    return [check_list(listed, config.state_path) for listed in config.lists if listed.enabled != "no"]
 
 
 def _build(config: Config, state_dir: Path, force: bool, session: str, started: float) -> Generation:
@@ -153,7 +195,8 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
     policy = make_policy(config, state_dir / index, states)
     name = f"policy/{number}.policy"
     write_policy(state_dir / name, policy)
-    report = _report(number, parent, made, readings, before, (*_warnings(config, states), *guard.warnings))
+    warnings = (*_warnings(config, states), *guard.warnings)
+    report = _report(number, parent, made, readings, before, warnings)
     report = replace(report, seconds=time.perf_counter() - started)
     generation = Generation(
         number=number,
@@ -320,18 +363,21 @@ def _write_index(
 def _patch(state_dir: Path, old: str, index: str, readings: Sequence[Reading]) -> bool:
     """Make the index out of the last one, if that is quick; where a file is damaged, a merge finds out what to do."""
     try:
-        return patch_index(state_dir / old, state_dir / index, _runs(state_dir, readings)) is not None
+        return patch_index(state_dir / old, state_dir / index, _runs_of(state_dir, readings)) is not None
     except (OSError, ValueError):
         return False
 
 
 def _merge(state_dir: Path, index: str, readings: Sequence[Reading]) -> None:
-    write_index(state_dir / index, _runs(state_dir, readings))
+    write_index(state_dir / index, _runs_of(state_dir, readings))
 
 
-def _runs(state_dir: Path, readings: Sequence[Reading]) -> list[ListRun]:
-    states = [reading.state for reading in readings if reading.state.run]
-    return [ListRun(state.name, state_dir / RUNS / state.run, state.replaces) for state in states]
+def _runs_of(state_dir: Path, readings: Sequence[Reading]) -> list[ListRun]:
+    return _runs(state_dir, [reading.state for reading in readings])
+
+
+def _runs(state_dir: Path, states: Sequence[ListState]) -> list[ListRun]:
+    return [ListRun(state.name, state_dir / RUNS / state.run, state.replaces) for state in states if state.run]
 
 
 # -- the policy -------------------------------------------------------------------------------------------------------
@@ -556,9 +602,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="the report as one line of JSON")
     parser.add_argument("--force", action="store_true", help="read every list again")
+    parser.add_argument("--tidy", action="store_true", help="read no list; merge the index in force anew, when idle")
     parser.add_argument("--session", default="", help="name of the supervisor's life, for the slots of counters")
     options = parser.parse_args(arguments)
     os.nice(NICENESS)
+    if options.tidy:
+        with contextlib.suppress(OSError):  # nobody waits for it, so everybody else comes first
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     try:
         if options.stdin:
             Config()  # what takes time before a config can be read, while none is there yet
@@ -570,12 +620,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             order = json.loads(rest or "{}")
         else:
             config = load(options.config)
-        generation = build_generation(
-            config,
-            force=options.force or bool(order.get("force")),
-            session=options.session,
-            rollback=int(order.get("rollback", 0)),
-        )
+        if options.tidy:
+            generation = tidy_generation(config)
+        else:
+            generation = build_generation(
+                config,
+                force=options.force or bool(order.get("force")),
+                session=options.session,
+                rollback=int(order.get("rollback", 0)),
+            )
     except (ConfigError, BuildError) as error:
         print(f"error: {error}", file=sys.stderr)
         if options.json:

@@ -1,12 +1,13 @@
-"""Which lists speak about a name, and by which lines: read from the runs, so the server need not run."""
+"""Which lists speak about a name or an address, and by which lines: read from the runs, so the server need not run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from resolver.lists.rules import Outcome
+from resolver.lists.rules import Outcome, Trigger, TriggerKind
 from resolver.lists.runs import Run
 from resolver.vocabulary import Scope
 
@@ -20,6 +21,45 @@ class Match(NamedTuple):
     scope: Scope
     outcome: Outcome
     left_out: str = ""  # why the guard keeps it from what is served
+
+
+class TriggerMatch(NamedTuple):
+    """A rule that is not a name, and the list that has it."""
+
+    list: str
+    trigger: Trigger
+
+
+def trigger_matches(
+    lists: Iterable[tuple[str, Path]], kinds: frozenset[TriggerKind], covers: Callable[[str], bool]
+) -> list[TriggerMatch]:
+    """The triggers of some kinds whose text `covers` what is asked about, in lists given as (name, run), list by list."""
+    found = []
+    for label, path in lists:
+        with Run(path) as run:
+            if any(run.header.triggers.get(kind.name.lower()) for kind in kinds):
+                found += [
+                    TriggerMatch(label, trigger)
+                    for trigger in run.triggers()
+                    if trigger.kind in kinds and covers(trigger.text)
+                ]
+    return found
+
+
+def covers_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Callable[[str], bool]:
+    """Whether a prefix, as a Trigger's text, holds an address; an IPv4 address mapped into IPv6 is the IPv4 one."""
+    if address.version == 6 and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    wanted = {
+        str(ipaddress.ip_network((address, length), strict=False)) for length in range(1, address.max_prefixlen + 1)
+    }
+    return wanted.__contains__
+
+
+def covers_name(name: str) -> Callable[[str], bool]:
+    """Whether a name, as an NSDNAME trigger's text, is this one, or `*.` and one above it."""
+    wanted = {name, *(f"*.{parent}" for parent in _suffixes(name) if parent not in ("", name))}
+    return wanted.__contains__
 
 
 def matches(lists: Iterable[tuple[str, Path]], name: str) -> list[Match]:

@@ -259,16 +259,23 @@ class Guard:
         guard = self._config.guard
         shrink = guard.shrink if listed.max_shrink is None else listed.max_shrink
         grow = guard.grow if listed.max_grow is None else listed.max_grow
-        change = state.names - old.names
-        if not old.names or (abs(change) <= guard.floor and state.names):
+        (was, what), (now, _) = self._size(old), self._size(state)
+        change = now - was
+        if not was or (abs(change) <= guard.floor and now):
             return ""
-        share = change / old.names
-        sizes = f"{old.names:,} names became {state.names:,}"
+        share = change / was
+        sizes = f"{was:,} {what} became {now:,}"
         if shrink < NO_LIMIT and -share >= max(shrink, 1e-9):
             return f"{sizes}: {-share:.0%} fewer, where less than {shrink:.0%} is expected"
         if grow < NO_LIMIT and share >= max(grow, 1e-9):
             return f"{sizes}: {share:.0%} more, where less than {grow:.0%} is expected"
         return ""
+
+    def _size(self, state: ListState) -> tuple[int, str]:
+        """How many names a list has, with what else its rules speak of; and what to call them."""
+        with Run(self._runs / state.run) as run:
+            others = sum(run.header.triggers.values())
+            return run.header.names + others, "rules" if others else "names"
 
     def _new_hits(self, old: ListState | None, newest: str, decided: ListDecisions) -> list[LeftOut]:
         """The rules of a new run that are not served already and would block protected names."""

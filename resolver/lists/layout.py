@@ -40,7 +40,8 @@ index and leaves the machine with no answer, so nobody can search for such a nam
 index is built: two that share a fingerprint where one could be found for the other make it draw another key. A patch of
 an index (patch.py) asks it for each changed name, and takes a new one for another as seldom as a look-up does.
 
-**Run file**, no facts. Sections: BLOCKS (its sum is 0: each block has its own), INDEX, TEXT (JSON: RunHeader, runs.py).
+**Run file**, no facts. Sections: BLOCKS (its sum is 0: each block has its own), INDEX, TRIGGERS, TEXT (JSON: RunHeader,
+runs.py).
 
     INDEX     a line a block: {u64 offset, u32 octets, u32 keys, u64 XXH64 of its octets, u8 key length, first key}
     block     raw DEFLATE (RFC 1951) of
@@ -50,6 +51,8 @@ an index (patch.py) asks it for each changed name, and takes a new one for anoth
         +------+-------+--------------------+--------+---------+------------+------------+------+-------+
         key = the first `shared` octets of the key before it, then `own` octets. tag: varint outcome << 3 | scope << 1
         | another rule of this key follows. line: varint, zigzag difference from the line before it in the block.
+    TRIGGERS  raw DEFLATE of u32 count, and a line a trigger, in the order of kind, then of the file: {u8 kind, u8 0, u16
+              octets of its text, u32 outcome, u32 line}; then the texts (UTF-8) in the same order. Empty without triggers
 """
 
 from __future__ import annotations
@@ -85,6 +88,8 @@ NO_TTL = 0xFFFFFFFF
 
 BLOCK_KEYS = 4096
 BLOCK_LINE = struct.Struct("<QIIQB")
+TRIGGER_COUNT = struct.Struct("<I")
+TRIGGER_LINE = struct.Struct("<BBHII")
 
 
 class RecordsFlag(IntFlag):
@@ -111,7 +116,8 @@ class RunSection(IntEnum):
 
     BLOCKS = 0
     INDEX = 1
-    TEXT = 2
+    TRIGGERS = 2
+    TEXT = 3
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ class FileKind:
 
 
 INDEX = FileKind("index", b"TAMPAHIX", 1, INDEX_FACTS, len(IndexSection))
-RUN = FileKind("run", b"TAMPAHRN", 1, RUN_FACTS, len(RunSection))
+RUN = FileKind("run", b"TAMPAHRN", 2, RUN_FACTS, len(RunSection))
 
 
 class Section(NamedTuple):

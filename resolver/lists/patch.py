@@ -34,7 +34,7 @@ from resolver.vocabulary import Action, Scope, Verb
 
 MAX_SHARE = 0.02  # of the index's names: with more changed at once a full build is as quick
 MAX_CHANGES = 200_000  # changed names at once, and names below them that are looked at
-MAX_PATCHES = 16  # since the last full build
+MAX_PATCHES = 64  # since the last full build; long before, that is made anew while nobody waits (reload.py)
 MAX_SUM = 0.10  # of the index's names: changed since the last full build
 MAX_FILL = 0.88  # of the slots: fuller buckets make look-ups slower
 MAX_LEFT_BEHIND = 100_000  # names
@@ -61,7 +61,8 @@ def patch_index(old: Path, new: Path, lists: Sequence[ListRun]) -> IndexReport |
 
     Look-ups in it come to what they would in a full build; it may hold entries and listsets that one would not. The
     lists must be those of `old` in the same order, and the runs of the changed ones still be beside the new ones.
-    `names` of the report and header is a guess after a patch: how many changed names other lists have is not counted.
+    `names` of the report and header is a guess until the next full build: how many changed names other lists have is not
+    counted.
     OSError or ValueError if a file is missing or damaged.
     """
     try:

@@ -11,6 +11,7 @@ there is none, it is missing and the others serve. Only a lack of memory ends th
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,17 +20,19 @@ from typing import Any
 
 from resolver.config.model import ListConfig
 from resolver.engine.engine import RunBuilder
+from resolver.fetch.store import FOLDER
 from resolver.lists.layout import BLOCK_KEYS
 from resolver.lists.parse import Options, read_files
 from resolver.lists.records import encode_records
 from resolver.lists.report import REFUSED_SHOWN, ListOutcome, ListReport, RefusedLine
-from resolver.lists.runs import Refused, Run, RunHeader, run_digest, run_path, write_run
-from resolver.lists.source import SourceStat, files_of, open_source, sha256_of, stat_of
+from resolver.lists.rules import Trigger
+from resolver.lists.runs import Refused, Run, RunHeader, count_triggers, run_digest, run_path, write_run
+from resolver.lists.source import SourceStat, files_here, open_source, sha256_of, stat_of
 from resolver.lists.standing import is_unchanged
 from resolver.snapshot import RUNS, ListState
 
 MAX_READINGS = 3  # of a source that changes while it is read
-# Triggers of RPZ lists that upstream's answers are held against; those that nobody looks for cannot outrank a name's.
+# Kinds of triggers that upstream's answers are held against; those that nobody looks for cannot outrank a name's.
 ENFORCED_TRIGGERS: frozenset[str] = frozenset()
 
 
@@ -55,11 +58,11 @@ def take_list(
     error = ""
     header: RunHeader | None
     try:
-        outcome, state, header = _take(listed, state_dir / RUNS, options, fresh, before, force)
+        outcome, state, header = _take(listed, state_dir, options, fresh, before, force)
     except MemoryError:
         raise
     except Exception as fault:  # a list may hold anything, and no list may harm another
-        error = describe(fault)
+        error = _named(describe(fault), listed, state_dir)
         outcome, state, header = _serve_on(state_dir / RUNS, fresh, before)
     report = _report(listed, outcome, header, error)
     age, seconds = max(0.0, time.time() - state.seen), time.perf_counter() - started
@@ -89,21 +92,26 @@ def mend_list(listed: ListConfig, state_dir: Path, before: ListState | None, rea
     return Reading(state, _report(listed, outcome, header, fault))
 
 
-def check_list(listed: ListConfig) -> ListReport:
-    """What reading a list would come to; nothing is written."""
+def check_list(listed: ListConfig, state_dir: Path) -> ListReport:
+    """What reading a list would come to; nothing is written. A list from another machine is read from its copy."""
     started = time.perf_counter()
     try:
-        stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
-        builder, header = _parse(stats, options_of(listed))
+        stats = [stat_of(file) for file in files_here(listed, state_dir)]
+        builder, header, triggers = _parse(stats, options_of(listed), listed)
         builder.sort()
         while builder.take_block(BLOCK_KEYS):
             pass
-        header = replace(header, names=builder.names, duplicates=builder.duplicates)
+        header = replace(
+            header,
+            names=builder.names,
+            duplicates=header.duplicates + builder.duplicates,
+            triggers=count_triggers(triggers),
+        )
         report = _report(listed, ListOutcome.READ, header, "")
     except MemoryError:
         raise
     except Exception as fault:  # as in take_list
-        report = _report(listed, ListOutcome.MISSING, None, describe(fault))
+        report = _report(listed, ListOutcome.MISSING, None, _named(describe(fault), listed, state_dir))
     return replace(report, seconds=time.perf_counter() - started)
 
 
@@ -121,29 +129,40 @@ def describe(fault: BaseException) -> str:
     return f"{type(fault).__name__}: {fault}"
 
 
+def _named(error: str, listed: ListConfig, state_dir: Path) -> str:
+    """An error in which a copy goes by the name of its source."""
+    if not listed.is_remote:
+        return error
+    return re.sub(re.escape(str(state_dir / FOLDER / listed.name)) + r"/\S+?(?=: |$)", lambda _: listed.shown, error)
+
+
 # -- from source to run -----------------------------------------------------------------------------------------------
 def _take(
-    listed: ListConfig, runs: Path, options: Options, fresh: ListState, before: ListState | None, force: bool
+    listed: ListConfig, state_dir: Path, options: Options, fresh: ListState, before: ListState | None, force: bool
 ) -> tuple[ListOutcome, ListState, RunHeader]:
+    runs = state_dir / RUNS
+    marks = {"options": fresh.options}
+    if listed.is_remote:
+        marks["source"] = listed.shown  # which the run names its lines by
     for _ in range(MAX_READINGS):
-        stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
+        stats = [stat_of(file) for file in files_here(listed, state_dir)]
         state = replace(fresh, source=tuple((stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats))
         known = before if before and not force and state.options == before.options else None
         if known and is_unchanged(state.source, known) and (header := _header_of(runs, known.run)):
             return ListOutcome.REUSED, _filled(state, known.run, header), header
         digest = _digest(stats)
-        path = run_path(runs, run_digest(digest, {"options": state.options}))
+        path = run_path(runs, run_digest(digest, marks))
         header = None if force else _header_of(runs, path.name)
-        outcome, builder = ListOutcome.REUSED, None
+        outcome, builder, triggers = ListOutcome.REUSED, None, list[Trigger]()
         if header is None:
-            outcome, (builder, header) = ListOutcome.READ, _parse(stats, options)
+            outcome, (builder, header, triggers) = ListOutcome.READ, _parse(stats, options, listed)
         if [stat_of(Path(stat.path)) for stat in stats] != stats:
             continue  # what was read may not be what the digest is of
         if builder is not None:
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            header = write_run(path, builder, replace(header, source={"digest": digest}))
+            header = write_run(path, builder, replace(header, source={"digest": digest}), triggers)
         return outcome, _filled(state, path.name, header), header
-    raise ValueError(f"{listed.path}: changes while it is read; it is taken once it stands still")
+    raise ValueError(f"{listed.shown}: changes while it is read; it is taken once it stands still")
 
 
 def _digest(stats: Sequence[SourceStat]) -> str:
@@ -153,10 +172,13 @@ def _digest(stats: Sequence[SourceStat]) -> str:
     return hashlib.sha256("".join(sha256_of(Path(stat.path)) for stat in stats).encode()).hexdigest()
 
 
-def _parse(stats: Sequence[SourceStat], options: Options) -> tuple[RunBuilder, RunHeader]:
-    """Read a source's files; the header still lacks what sorting counts."""
+def _parse(
+    stats: Sequence[SourceStat], options: Options, listed: ListConfig
+) -> tuple[RunBuilder, RunHeader, list[Trigger]]:
+    """Read a source's files; the header still lacks what write_run() fills in. A copy goes by the name of its source."""
     builder = RunBuilder()
-    report = read_files(((stat.path, open_source(Path(stat.path))) for stat in stats), options, builder)
+    named = ((listed.shown if listed.is_remote else stat.path, stat.path) for stat in stats)
+    report = read_files(((name, open_source(Path(path))) for name, path in named), options, builder)
     builder.replaces = report.replaces
     facts = report.as_json()
     del facts["refused_lines"]
@@ -164,11 +186,12 @@ def _parse(stats: Sequence[SourceStat], options: Options) -> tuple[RunBuilder, R
         outcomes=tuple(report.outcomes),
         replaces=report.replaces,
         lines=report.lines,
+        duplicates=report.duplicates,
         refused_count=report.refused,
         refused=tuple(Refused(*refused) for refused in report.refused_lines),
         report=facts,
     )
-    return builder, header
+    return builder, header, report.triggers
 
 
 def _header_of(runs: Path, name: str) -> RunHeader | None:
@@ -181,7 +204,6 @@ def _header_of(runs: Path, name: str) -> RunHeader | None:
 
 
 def _filled(state: ListState, run: str, header: RunHeader) -> ListState:
-    triggers = header.report.get("answer_triggers", {})
     return replace(
         state,
         run=run,
@@ -189,7 +211,7 @@ def _filled(state: ListState, run: str, header: RunHeader) -> ListState:
         digest=str(header.source.get("digest", "")),
         replaces=header.replaces,
         rpz=header.report.get("format") == "rpz",
-        answer_triggers=not ENFORCED_TRIGGERS.isdisjoint(triggers),
+        answer_triggers=not ENFORCED_TRIGGERS.isdisjoint(header.triggers),
     )
 
 
@@ -204,6 +226,7 @@ def fault_of(runs: Path, state: ListState) -> str | None:
             for outcome in run.header.outcomes:
                 if outcome.data:
                     encode_records(outcome)
+            run.triggers()
     except (OSError, ValueError) as error:
         return describe(error)
     return None
@@ -228,6 +251,7 @@ def _report(listed: ListConfig, outcome: ListOutcome, header: RunHeader | None, 
         report,
         format=str(header.report.get("format", "")),
         names=header.names,
+        triggers=dict(header.triggers),
         duplicates=header.duplicates,
         refused=header.refused_count,
         refused_lines=_first_refused(header),

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 REFUSED_SHOWN = 5  # refused lines a list that a report carries; the run keeps more
+
+
+_SHOWN = {  # what a person calls triggers of a kind
+    "address": "addresses",
+    "client": "client addresses",
+    "nsdname": "names of name servers",
+    "nsip": "addresses of name servers",
+    "pattern": "patterns",
+}
 
 
 class ListOutcome(StrEnum):
@@ -59,7 +68,8 @@ class QuarantinedRule:
 class ListReport:
     """One list in one build.
 
-    `names`, `added` and `removed` count names against the generation before; `refused` counts lines, of which the first
+    `names`, `added` and `removed` count names against the generation before; `triggers` counts the rules that are not
+    names by the word of their kind: address, client, nsdname, nsip, pattern. `refused` counts lines, of which the first
     are in `refused_lines`; `duplicates` counts rules said twice. `error` says why a list is kept or missing. `age`:
     seconds since its source was last found good; `seconds`: what this build spent on it. `guard`: what the guard has to say
     of it; `pending_names`: of the version that is held or rejected; `quarantined`: rules left out that wait for a
@@ -70,6 +80,7 @@ class ListReport:
     outcome: ListOutcome
     format: str = ""
     names: int = 0
+    triggers: dict[str, int] = field(default_factory=dict)
     added: int = 0
     removed: int = 0
     duplicates: int = 0
@@ -110,6 +121,8 @@ class ListReport:
         text = f"{self.name}: {self.names:,} names"
         if self.added or self.removed:
             text += f" (+{self.added:,} −{self.removed:,})"
+        for kind, count in self.triggers.items():
+            text += f", {count:,} {_SHOWN.get(kind, kind)}"
         if self.refused:
             text += f", {self.refused:,} lines refused"
         if self.outcome in (ListOutcome.HELD, ListOutcome.REJECTED):
@@ -141,8 +154,8 @@ class ListReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One build. `index`: "built", "patched" or "reused"; `warnings`: what the config says that will not do what it
-    seems to."""
+    """One build. `index`: "built", "patched", "tidied" (merged anew, nothing else) or "reused"; `warnings`: what the config
+    says that will not do what it seems to."""
 
     generation: int
     parent: int

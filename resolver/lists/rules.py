@@ -1,4 +1,4 @@
-"""What every list dialect is read into: names with a scope and an outcome.
+"""What every list dialect is read into: names with a scope and an outcome, and triggers, which are no names.
 
 A dialect's module turns lines into `Rule`s; lines that are nothing but a fixed prefix, a plain name and a fixed suffix
 (all but a handful in any real list) are described by `Template`s instead and taken by the engine's native scanner. For
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from resolver.vocabulary import Action, Scope, Verb
@@ -41,6 +42,30 @@ class Rule(NamedTuple):
     name: str
     scope: Scope
     outcome: Outcome
+
+
+class TriggerKind(IntEnum):
+    """What a rule that is not a name speaks of."""
+
+    ADDRESS = 0  # an address in an answer (rpz-ip and address lists)
+    CLIENT = 1  # the address that asks (rpz-client-ip)
+    NSDNAME = 2  # the name of a name server of the name asked for (rpz-nsdname)
+    NSIP = 3  # the address of such a name server (rpz-nsip)
+    PATTERN = 4  # names that fit a pattern
+
+
+class Trigger(NamedTuple):
+    """A rule that is not a name.
+
+    `text` is canonical, so that equal triggers have equal texts. ADDRESS, CLIENT, NSIP: a prefix as `ADDRESS/LENGTH` with
+    no bit set behind the length, IPv4 never as mapped IPv6. NSDNAME: a normal name, with `*.` before it for what is below
+    it only. PATTERN: as whoever emits and evaluates it agree. `line` counts from 1.
+    """
+
+    kind: TriggerKind
+    text: str
+    outcome: Outcome
+    line: int
 
 
 class Template(NamedTuple):

@@ -12,8 +12,8 @@ import itertools
 import json
 import struct
 import zlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,8 +31,19 @@ from resolver.engine.engine import (
     keys_below,
 )
 from resolver.lists.container import Damaged, SectionReader, SectionWriter, replacing
-from resolver.lists.layout import BLOCK_KEYS, RUN, Block, RunSection, key_of, name_of, pack_blocks, unpack_blocks
-from resolver.lists.rules import Outcome
+from resolver.lists.layout import (
+    BLOCK_KEYS,
+    RUN,
+    TRIGGER_COUNT,
+    TRIGGER_LINE,
+    Block,
+    RunSection,
+    key_of,
+    name_of,
+    pack_blocks,
+    unpack_blocks,
+)
+from resolver.lists.rules import Outcome, Trigger, TriggerKind
 from resolver.snapshot import VIEW_SUFFIX
 from resolver.vocabulary import Action, Scope, Verb
 
@@ -54,9 +65,12 @@ class Refused(NamedTuple):
 
 @dataclass(frozen=True)
 class RunHeader:
-    """What a run says of itself. The counts `names`, `rules` and `duplicates` are filled in by write_run().
+    """What a run says of itself. The counts `names` and `rules`, and what names add to `duplicates`, are filled in by
+    write_run(), and so is what it says of triggers.
 
-    `source` says what was read (digest, stat, as its reader wishes), `report` is the dialect's: passed through as JSON.
+    `triggers` counts them by the lower-case word of their kind; `trigger_digest` tells whether two runs have the same
+    ones, whatever their lines ("": none). `source` says what was read (digest, stat, as its reader wishes), `report` is
+    the dialect's: passed through as JSON.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -69,6 +83,8 @@ class RunHeader:
     refused: tuple[Refused, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
+    triggers: Mapping[str, int] = field(default_factory=dict)
+    trigger_digest: str = ""
 
 
 class RunRule(NamedTuple):
@@ -105,8 +121,11 @@ def run_path(folder: Path, digest: str) -> Path:
     return folder / f"{digest}.run"
 
 
-def write_run(path: Path, builder: RunBuilder, header: RunHeader) -> RunHeader:
-    """Sort what `builder` took and write it to `path`; returns the header with its counts."""
+def write_run(path: Path, builder: RunBuilder, header: RunHeader, triggers: Sequence[Trigger] = ()) -> RunHeader:
+    """Sort what `builder` took and write it to `path`; returns the header with its counts.
+
+    `triggers` have no duplicates, are in the order of kind and line, and their outcomes are among the header's.
+    """
     builder.sort()
     blocks: list[Block] = []
     waiting: deque[tuple[bytes, int, Future[bytes]]] = deque()
@@ -123,8 +142,16 @@ def write_run(path: Path, builder: RunBuilder, header: RunHeader) -> RunHeader:
                 octets = future.result()
                 blocks.append(Block(writer.tell(), len(octets), keys, checksum(octets), first))
                 writer.write(octets)
-        header = replace(header, names=builder.names, rules=builder.rules, duplicates=builder.duplicates)
+        header = replace(
+            header,
+            names=builder.names,
+            rules=builder.rules,
+            duplicates=header.duplicates + builder.duplicates,
+            triggers=count_triggers(triggers),
+            trigger_digest=_trigger_digest(triggers),
+        )
         writer.add(pack_blocks(blocks))
+        writer.add(_pack_triggers(triggers, header.outcomes))
         writer.add(_pack_header(header))
         writer.finish()
     return header
@@ -196,6 +223,13 @@ class Run:
         """Everything the list has, in the order of the keys."""
         return self.below("")
 
+    def triggers(self) -> list[Trigger]:
+        """The rules that are not names, in the order of kind and line. Damaged if they are not whole."""
+        try:
+            return _unpack_triggers(self._file.read(RunSection.TRIGGERS), self.header.outcomes)
+        except (zlib.error, struct.error, ValueError, IndexError) as error:
+            raise error if isinstance(error, Damaged) else self._file.damaged(error) from error
+
     def keys_below(self, keys: Iterable[bytes], limit: int) -> list[bytes]:
         """These keys and all below them, as far as the list has them; at most `limit` + 1. Quickest in their order."""
         found: list[bytes] = []
@@ -254,6 +288,49 @@ def diff(old: Path, new: Path) -> RunDiff:
         changes = diff_runs(before.reader(), after.reader(), outcomes)
     added, removed, changed = (Change(count, tuple(name.decode() for name in names)) for count, names in changes)
     return RunDiff(added, removed, changed)
+
+
+def count_triggers(triggers: Iterable[Trigger]) -> dict[str, int]:
+    """How many there are of each kind, by the kind's lower-case word."""
+    counts = Counter(trigger.kind for trigger in triggers)
+    return {kind.name.lower(): counts[kind] for kind in sorted(counts)}
+
+
+def _trigger_digest(triggers: Sequence[Trigger]) -> str:
+    """A digest of what triggers say in their order, lines left out."""
+    if not triggers:
+        return ""
+    said = {outcome: json.dumps(outcome_to_json(outcome)) for outcome in {trigger.outcome for trigger in triggers}}
+    text = "\0".join(f"{kind:d} {text}\0{said[outcome]}" for kind, text, outcome, _ in triggers)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _pack_triggers(triggers: Sequence[Trigger], outcomes: Sequence[Outcome]) -> bytes:
+    if not triggers:
+        return b""
+    numbers = {outcome: number for number, outcome in enumerate(outcomes)}
+    texts = [trigger.text.encode() for trigger in triggers]
+    lines = [
+        TRIGGER_LINE.pack(kind, 0, len(text), numbers[outcome], line)
+        for (kind, _, outcome, line), text in zip(triggers, texts, strict=True)
+    ]
+    return _deflate(TRIGGER_COUNT.pack(len(lines)) + b"".join(lines + texts))
+
+
+def _unpack_triggers(octets: bytes, outcomes: Sequence[Outcome]) -> list[Trigger]:
+    """ValueError, IndexError, struct.error or zlib.error if they are not what _pack_triggers() gave."""
+    if not octets:
+        return []
+    body = zlib.decompress(octets, -zlib.MAX_WBITS)
+    (count,) = TRIGGER_COUNT.unpack_from(body)
+    at = TRIGGER_COUNT.size + count * TRIGGER_LINE.size
+    triggers = []
+    for kind, _, length, outcome, line in TRIGGER_LINE.iter_unpack(body[TRIGGER_COUNT.size : at]):
+        triggers.append(Trigger(TriggerKind(kind), body[at : at + length].decode(), outcomes[outcome], line))
+        at += length
+    if at != len(body) or len(triggers) != count:
+        raise ValueError("its triggers are not whole")
+    return triggers
 
 
 def _deflate(octets: bytes) -> bytes:

@@ -25,6 +25,8 @@ from typing import IO, BinaryIO, cast
 
 import zstandard
 
+from resolver.config.model import ListConfig
+from resolver.fetch.store import copy_of
 from resolver.lists.rules import MAX_LINE, NotAList
 
 BLOCK = 1 << 20  # octets asked for at a time; a chunk is about as long
@@ -71,6 +73,16 @@ def files_of(source: str, folder: Path) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"{path}: no file matches")
     return files
+
+
+def files_here(listed: ListConfig, state_dir: Path) -> list[Path]:
+    """The files on this machine that hold a list: its source's own, or the copy of a list from another machine.
+
+    FileNotFoundError when there are none (yet), as the text says.
+    """
+    if listed.is_remote:
+        return [copy_of(listed, state_dir)]
+    return files_of(str(listed.path), Path("/"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 reload.
 
 A generation records the digest of the config that it was built by, and path, size, time and inode of each source. This is
-what a start waits for, so it imports no parser.
+what a start waits for, so it imports no parser, and leaves it to the workers to verify the index, which each does anyway.
 """
 
 from __future__ import annotations
@@ -10,32 +10,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resolver import __version__, decisions
-from resolver.config.model import Config
-from resolver.engine.engine import Index
-from resolver.lists.source import files_of, stat_of
-from resolver.snapshot import Generation, ListState, last_good, read_policy
+from resolver.lists.source import files_here, stat_of
+from resolver.snapshot import Generation, ListState, last_good
+
+if TYPE_CHECKING:
+    from resolver.config.model import Config
 
 YOUNG = 2.0  # seconds: a file changed so shortly before it was looked at may change again without its stat showing it
 
 
-def standing(config: Config, state_dir: Path) -> Generation | None:
-    """The generation in force, its files verified, if nothing has changed as far as config and stat can tell; else None."""
+def standing(config: Config, digest: str, state_dir: Path) -> Generation | None:
+    """The generation in force, if nothing has changed as far as config and stat can tell, and its files are there; else
+    None. `digest` is config_digest of the config."""
     generation = last_good(state_dir)
     served = [listed for listed in config.lists if listed.enabled != "no"]
     if generation is None or generation.decided != decisions.read(state_dir).serial:
         return None
-    if generation.config != config_digest(config) or len(served) != len(generation.lists):
+    if generation.config != digest or len(served) != len(generation.lists):
         return None
     try:
         for listed, state in zip(served, generation.lists, strict=True):
-            stats = [stat_of(file) for file in files_of(str(listed.path), Path("/"))]
+            stats = [stat_of(file) for file in files_here(listed, state_dir)]
             source = [(stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats]
             if not (state.run or state.pending) or state.name != listed.name or not is_unchanged(source, state):
                 return None
-        Index(generation.index_path(state_dir))
-        read_policy(generation.policy_path(state_dir))
     except (OSError, ValueError):
         return None
     return generation

@@ -23,7 +23,7 @@ import dns.rcode
 import dns.rdatatype
 
 from tests.bench.peers import Peer
-from tests.bench.processes import Process, core_busy_seconds, cpu_seconds, rss_bytes
+from tests.bench.processes import Process, core_busy_seconds, cpu_seconds, pss_bytes, rss_bytes
 
 CLIENT_CORE = "1"
 SERVER_CORE = 0
@@ -32,6 +32,7 @@ LOST = 2.0  # seconds after which a query counts as lost, here and in latency.c
 LATENCY_RATE = 5_000  # queries a second
 SETTLE_LOOK, SETTLE_MOST = 0.5, 10.0  # seconds
 IDLE = 0.02  # share of a core that an idle server may take
+LOOK = 0.3  # seconds between two looks at how much memory a start or reload takes: each walks all of it
 POLL = 0.005  # seconds between two looks at whether a server answers
 RELOAD_WINDOW = 1.0  # seconds that latency is watched for at least, from the change on
 _RECORD = struct.Struct("ddQ")
@@ -81,10 +82,25 @@ class Reload:
 
 @dataclass(slots=True)
 class Limits:
-    """What a server may take before it is given up: seconds for a start or a reload, octets of memory."""
+    """What a server may take before it is given up: seconds for a start or a reload, octets of memory. `peak`: the most
+    memory (PSS) that was seen while it started or reloaded."""
 
     seconds: float = 120.0
     memory: int = 8 << 30
+    peak: int = 0
+    _looked: float = 0.0
+
+    def check(self, server: Process, began: float) -> None:
+        """UnfitError if it has taken too much since `began`."""
+        now = time.monotonic()
+        if now - began > self.seconds:
+            raise UnfitError(f"took more than {self.seconds:g} s")
+        tree = server.tree
+        if rss_bytes(tree) > self.memory:
+            raise UnfitError(f"took more than {self.memory / 2**30:.0f} GiB of memory")
+        if now - self._looked > LOOK:
+            self.peak = max(self.peak, pss_bytes(tree))
+            self._looked = time.monotonic()
 
 
 def drive(server: Process, port: int, queries: Path, seconds: float, *options: str) -> Load:
@@ -208,7 +224,7 @@ def start(peer: Peer, listed: str, limits: Limits) -> tuple[Process, float]:
         while not (is_blocked(peer.port, listed) if peer.blocks else echoes(peer.port)):
             if server.has_ended():
                 raise UnfitError(f"ended by itself: {_last_line(peer.folder / 'log')}")
-            _check(server, began, limits)
+            limits.check(server, began)
             time.sleep(POLL)
     except BaseException:
         server.end()
@@ -226,7 +242,7 @@ def reload(
     try:
         peer.reload(server)
         while not is_blocked(peer.port, name):
-            _check(server, began, limits)
+            limits.check(server, began)
             time.sleep(POLL)
         seconds = time.monotonic() - written
         time.sleep(max(0.0, RELOAD_WINDOW - seconds))
@@ -236,13 +252,6 @@ def reload(
         end = time.monotonic()
         client.stop()
     return Reload(seconds, summarise([record for record in client.records() if began <= record[0] <= end]))
-
-
-def _check(server: Process, began: float, limits: Limits) -> None:
-    if time.monotonic() - began > limits.seconds:
-        raise UnfitError(f"took more than {limits.seconds:g} s")
-    if rss_bytes(server.tree) > limits.memory:
-        raise UnfitError(f"took more than {limits.memory / 2**30:.0f} GiB of memory")
 
 
 def _last_line(log: Path) -> str:
@@ -259,6 +268,9 @@ class Figures:
     starts: list[float] = field(default_factory=list)  # seconds, from the text of the lists
     warm_starts: list[float] = field(default_factory=list)  # seconds, from what an earlier run compiled
     memory: list[int] = field(default_factory=list)  # octets, when the lists are loaded
+    peaks: list[int] = field(default_factory=list)  # octets at most, from the start from text to the end of reloads
+    files: list[int] = field(default_factory=list)  # octets that the lists take once they are compiled
+    mapped: list[int] = field(default_factory=list)  # octets of that which workers map
     memory_used: list[int] = field(default_factory=list)  # octets, after all cases
     reloads: list[Reload] = field(default_factory=list)
     small_reloads: list[Reload] = field(default_factory=list)
@@ -275,6 +287,9 @@ class Figures:
             "warm_starts",
             "memory",
             "memory_used",
+            "peaks",
+            "files",
+            "mapped",
             "reloads",
             "small_reloads",
             "notes",

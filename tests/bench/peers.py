@@ -10,6 +10,7 @@ file has it, and `reload` makes the server read it, or is None where only a rest
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from types import TracebackType
 
 from tests.bench.names import Names, read
 from tests.bench.processes import Process
+from tests.ports import free_port
 
 CACHED_ANSWERS = 200_000
 RELOAD_PATIENCE = 300  # seconds that a peer's own command may take to reload
@@ -269,25 +271,44 @@ security-poll-suffix=
 
 
 class Dnsdist(Peer):
+    """It has no command to read a list again; its console runs a function of its configuration that does."""
+
     name = program = "dnsdist"
     version = ("dnsdist", "--version")
+    can_reload = True
 
     def write(self, names: Names) -> None:
         self.folder.mkdir()
+        shutil.copyfile(names.path, self.folder / "names.txt")
+        key = base64.b64encode(os.urandom(32)).decode()
+        console = f'setKey("{key}")\ncontrolSocket("127.0.0.1:{free_port()}")\n'
+        (self.folder / "console.conf").write_text(console)
         (self.folder / "dnsdist.conf").write_text(
             f"""setLocal("127.0.0.1:{self.port}")
 newServer({{address="127.0.0.1:{self.upstream}"}})
 getPool(""):setCache(newPacketCache({CACHED_ANSWERS}, {{maxTTL=86400}}))
-blocked = newSuffixMatchNode()
-for line in io.lines("{names.path}") do blocked:add(newDNSName(line)) end
-addAction(SuffixMatchNodeRule(blocked), SpoofAction({{"0.0.0.0"}}))
+function readList()
+  local blocked = newSuffixMatchNode()
+  for line in io.lines("{self.folder}/names.txt") do blocked:add(newDNSName(line)) end
+  clearRules()
+  addAction(SuffixMatchNodeRule(blocked), SpoofAction({{"0.0.0.0"}}))
+end
+readList()
 setSecurityPollSuffix("")
-"""
+{console}"""
         )
 
     @property
     def command(self) -> list[str]:
         return ["dnsdist", "--supervised", "--disable-syslog", "-C", f"{self.folder}/dnsdist.conf"]
+
+    def add(self, name: str) -> None:
+        with (self.folder / "names.txt").open("a") as file:
+            file.write(f"{name}\n")
+
+    def reload(self, server: Process) -> None:
+        command = ["dnsdist", "-C", f"{self.folder}/console.conf", "-e", "readList()"]
+        subprocess.run(command, capture_output=True, timeout=RELOAD_PATIENCE, check=True)
 
 
 class Dnsmasq(Peer):

@@ -7,13 +7,14 @@ greatest beside it; ratios are of medians. What was not measured is a dash, and 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench import chart
+from tests.bench import chart, targets
 from tests.bench.measure import CLIENTS, LATENCY_RATE, LOST, OUTSTANDING, Figures, Latency, Load
 
 LOADS = {
@@ -43,7 +44,8 @@ CAVEATS = f"""\
 - Start is until the last name of the list is blocked; load begins when a server has nothing left to do after it. Reload
   is from the change of the file to the first answer by it; p99 is of the mix meanwhile, for one second at least.
   Unbound forgets its cache at a reload, BIND and Tampah do not. A dash: it has to be started anew, or took too long.
-- Memory is PSS of all processes. "Used" is after all cases, with full caches, whose limits differ between servers.
+- Memory is PSS of all processes; "peak" the most that was seen three times a second while one started from text or
+  reloaded. "Used" is after all cases, with full caches, whose limits differ between servers.
 - tampah-2 is two workers on both cores, one of them shared with dnsperf: read its memory and its CPU, not its speed.
 """
 
@@ -119,6 +121,9 @@ def _lines(
     yield from _disturbance(sizes)
     if any(item.loads for figures in sizes.values() for item in figures.values()):
         yield "![CPU microseconds an answer](chart.svg)\n"
+    if any("tampah" in figures for figures in sizes.values()):
+        yield "## What it has to show\n"
+        yield from targets.table_of(targets.judge(sizes), table)
     for size, figures in sizes.items():
         yield f"## {size:,} names\n"
         yield from _summary(figures)
@@ -232,6 +237,7 @@ def _start(figures: dict[str, Figures], size: int) -> Iterator[str]:
             spread(item.starts),
             spread([octets / 2**20 for octets in item.memory], 1),
             number(None if memory is None else memory / size, 1),
+            number(None if not item.peaks else max(item.peaks) / 2**20, 1),
             number(None if not item.memory_used else statistics.median(item.memory_used) / 2**20, 1),
             spread([reload.seconds for reload in item.reloads]),
             number(median(latency.p99 for latency in reloads), 3),
@@ -243,6 +249,7 @@ def _start(figures: dict[str, Figures], size: int) -> Iterator[str]:
         "start s",
         "memory MiB",
         "octets a name",
+        "peak MiB",
         "used MiB",
         "reload s",
         "p99 ms meanwhile",
@@ -252,6 +259,9 @@ def _start(figures: dict[str, Figures], size: int) -> Iterator[str]:
     for peer, item in figures.items():
         if item.warm_starts:
             yield f"{peer} from the index it compiled before: {spread(item.warm_starts)} s to the first answer.\n"
+        if item.files:
+            whole, mapped = (statistics.median(octets) / size for octets in (item.files, item.mapped))
+            yield f"{peer}: {whole:.1f} octets a name on disk, of which workers map {mapped:.1f}.\n"
         if item.small_reloads:
             seconds = spread([reload.seconds for reload in item.small_reloads])
             p99 = number(median(reload.latency.p99 for reload in item.small_reloads), 3)
@@ -260,6 +270,50 @@ def _start(figures: dict[str, Figures], size: int) -> Iterator[str]:
                 f"{peer}, a change of a small list (10,000 names, or a tenth) beside the large one: "
                 f"{seconds} s, p99 meanwhile {p99} ms, {lost} lost.\n"
             )
+
+
+# -- README ---------------------------------------------------------------------------------------------------------------
+_TITLES = {
+    "echo": "echo in C, the kernel's floor",
+    "tampah": "Tampah",
+    "pdns-recursor": "PowerDNS Recursor",
+    "knot-resolver": "Knot Resolver",
+    "unbound": "Unbound",
+    "unbound-rpz": "Unbound (RPZ)",
+    "bind9": "BIND (RPZ)",
+}
+_HEAD = ("server", "blocked", "cached", "20 % blocked", "miss", "TCP")
+
+
+def readme_table(described: Sequence[tuple[str, str]], figures: dict[str, Figures]) -> list[str]:
+    """The table that README shows of one size: CPU microseconds an answer, in brackets how many times Tampah's."""
+    versions, tampah = dict(described), figures.get("tampah", Figures())
+
+    def row(peer: str, item: Figures) -> tuple[str, ...]:
+        version = re.search(r"\d+\.\d+", versions.get(peer, "")) if peer not in ("echo", "tampah") else None
+        cells = [_TITLES.get(peer, peer) + (f" {version[0]}" if version else "")]
+        for case in LOADS:
+            value = cpu(item, case)
+            times = ratio(value, cpu(tampah, case))
+            cells.append("" if value is None else f"{value:.1f}" if peer == "tampah" else f"{value:.1f} ({times})")
+        return tuple(f"**{cell}**" if cell and peer == "tampah" else cell for cell in cells)
+
+    shown = [(peer, item) for peer, item in figures.items() if peer != "tampah-2" and item.loads]
+    shown.sort(key=lambda entry: cpu(entry[1], "mix") or cpu(entry[1], "blocked") or 0)
+    shown.sort(key=lambda entry: ("echo", "tampah").index(entry[0]) if entry[0] in ("echo", "tampah") else 2)
+    return list(table(_HEAD, (row(*entry) for entry in shown)))
+
+
+def put_into_readme(readme: Path, described: Sequence[tuple[str, str]], sizes: dict[int, dict[str, Figures]]) -> None:
+    """Put the table of the first size in the place of the one in README. ValueError if there is none to replace."""
+    lines = readme.read_text().split("\n")
+    try:
+        start = next(place for place, line in enumerate(lines) if line.startswith(f"| {_HEAD[0]} | {_HEAD[1]} "))
+    except StopIteration:
+        raise ValueError(f"{readme}: no table of servers") from None
+    end = next(place for place in range(start, len(lines) + 1) if place == len(lines) or not lines[place])
+    made = readme_table(described, next(iter(sizes.values())))
+    readme.write_text("\n".join([*lines[:start], *made[:-1], *lines[end:]]))
 
 
 def _notes(figures: dict[str, Figures]) -> Iterator[str]:

@@ -69,6 +69,17 @@ admin: {{listen: "127.0.0.1:{free_port()}"}}
     def command(self) -> list[str]:
         return [sys.executable, "-m", "resolver", "run", "-c", f"{self.folder}/config.yaml"]
 
+    @property
+    def mapped_octets(self) -> int:
+        """Of the index in force, which is what workers map: the newest."""
+        files = sorted((self.state / "index").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        return files[-1].stat().st_size
+
+    @property
+    def file_octets(self) -> int:
+        """Of the index and of the lists in compiled form."""
+        return self.mapped_octets + sum(path.stat().st_size for path in (self.state / "runs").iterdir())
+
     def forget(self) -> None:
         shutil.rmtree(self.state, ignore_errors=True)
 

@@ -142,7 +142,7 @@ def test_somebody_decides_while_no_server_runs(tmp_path: Path, upstream: int) ->
 
 def test_going_back_and_what_changed(tmp_path: Path, upstream: int) -> None:
     with serving(tmp_path, upstream) as server:
-        assert "no generation before" in server.tampah("rollback").stderr
+        assert "no generation before this one" in server.tampah("rollback").stderr
         for number in (1, 2, 3):
             server.write("ads.txt", text([*NAMES, *(f"more{each}.example" for each in range(number))]))
             reload(server)

@@ -126,6 +126,19 @@ def test_a_damaged_file_is_built_anew(folder: Path, upstream: FakeUpstream, kind
         assert server.is_blocked("new.example")
 
 
+def test_an_index_that_was_damaged_while_nothing_else_changed_is_built_anew(folder: Path) -> None:
+    for path in (folder / "lists").iterdir():
+        os.utime(path, (time.time() - 60, time.time() - 60))
+    server = Server(folder, LISTS)
+    with server:
+        pass
+    (index,) = (folder / "state" / "index").iterdir()
+    index.write_bytes(index.read_bytes()[:-1])
+    with server:
+        assert "building anew, as generation 1 is unfit" in server.log
+        until(lambda: server.is_blocked("www.ads.example"), "lists are enforced")
+
+
 def test_filtering_goes_on_without_any_upstream(folder: Path) -> None:
     with Server(folder, LISTS) as server:
         assert server.rcode("free.example") == "SERVFAIL"

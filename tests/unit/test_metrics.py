@@ -168,3 +168,27 @@ def test_summary_is_the_same_numbers_as_plain_data() -> None:
     assert data["answers"] == [{"action": "address", "category": "censored", "list": "national", "count": 4}]
     assert data["upstream"][0] == {"server": "udp://9.9.9.9:53", "queries": 2, "failures": 0, "mean_latency": 0.0015}
     assert data["upstream"][1]["mean_latency"] is None
+
+
+def test_durations_are_histograms_by_transport_and_way() -> None:
+    first, second = Worker(), Worker()
+    at = (Transport.TCP * len(layout.WAYS) + layout.WAYS.index("forwarded")) * layout.DURATION_STRIDE
+    for worker in (first, second):
+        worker.add("durations", at, 30_000)  # the sum
+        worker.add("durations", at + 1 + layout.DURATION_BOUNDS.index(0.01), 2)
+        worker.add("durations", at + layout.DURATION_STRIDE - 1)
+    samples = _scrape(first, second)
+    labels = ("tcp", "forwarded")
+    assert samples["tampah_query_duration_seconds_sum"] == {labels: 0.06}
+    assert samples["tampah_query_duration_seconds_count"] == {labels: 6}
+    buckets = {key[0]: count for key, count in samples["tampah_query_duration_seconds_bucket"].items()}
+    assert buckets["0.005"] == 0 and buckets["0.01"] == 4 == buckets["5.0"] and buckets["+Inf"] == 6
+
+
+def test_records_are_counted() -> None:
+    worker = Worker()
+    worker.add("records", 0, 5)
+    worker.add("records", 1, 2)
+    samples = _scrape(worker)
+    assert samples["tampah_query_records_total"][()] == 5
+    assert samples["tampah_query_records_dropped_total"][()] == 2

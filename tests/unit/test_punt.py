@@ -96,6 +96,8 @@ class FakeEngine:
     finished: list[tuple[FakePunt, bytes | None, int, str, bytes | None]] = field(default_factory=list)
     sent: list[tuple[FakePunt, bytes]] = field(default_factory=list)
     unsound: bool = False
+    stale: bool = False
+    failed: list[tuple[FakePunt, int]] = field(default_factory=list)
     again: int = 0
     broken: bool = False
 
@@ -124,6 +126,12 @@ class FakeEngine:
             return PUNT, None
         self.finished.append((punt, answer, ede, text, cell))
         return (REPLY, answer or b"servfail") if punt.token else (REPLY, None)
+
+    def fail(self, punt: FakePunt, ede: int) -> None:
+        self.failed.append((punt, ede))
+
+    def has_stale(self, punt: FakePunt) -> bool:
+        return self.stale
 
     def send(self, punt: FakePunt, reply: bytes) -> bytes | None:
         self.sent.append((punt, reply))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from resolver import control, reload, snapshot
 from resolver.config.load import load
 from resolver.config.model import Config
 from resolver.facts import Facts
 from resolver.lists.report import Report
-from resolver.reload import AT_START, Builder, Outcome, Reloader, ReloadError
+from resolver.reload import AT_START, Builder, Outcome, Reading, Reloader, ReloadError
 from resolver.watch import Watch
 from resolver.workers import Workers
 
@@ -35,7 +37,7 @@ class Slow(Reloader):
         self.gate = asyncio.Event()
         self.fails = False
 
-    async def reload(self) -> Outcome:
+    async def reload(self, read: Reading | None = None) -> Outcome:
         self.begun += 1
         number = self.begun
         await self.gate.wait()
@@ -140,3 +142,77 @@ def test_every_key_that_is_read_at_the_start_is_a_key(config: Config) -> None:
         value: object = config
         for part in key.split("."):
             value = getattr(value, part)
+
+
+class Crew:
+    """Workers that do as they are told."""
+
+    def __init__(self) -> None:
+        self.swapped: list[int] = []
+
+    async def swap(self, order: control.Swap) -> None:
+        self.swapped.append(order.number)
+
+
+def _patchable(config: Config) -> Callable[[str], None]:
+    """Make the list long enough to be patched; the returned function adds a name to it."""
+    names = [f"name{number}.example" for number in range(1000)]
+
+    def add(name: str) -> None:
+        names.append(name)
+        (config.base / "ads.txt").write_text("".join(f"{each}\n" for each in names))
+
+    add("first.example")
+    return add
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    for _ in range(1500):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise TimeoutError
+
+
+def test_a_patched_index_is_merged_anew_in_a_pause(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "TIDY_AFTER", 0.1)
+    add = _patchable(config)
+
+    async def go() -> None:
+        crew, facts = Crew(), Facts()
+        reloader = Reloader(config.base / "config.yaml", config, cast(Workers, crew), facts, Watch(config.state_path))
+        assert (await reloader.request()).report.index == "built"
+        add("more.example")
+        assert (await reloader.request()).report.index == "patched"
+        await _until(lambda: facts.generation == 3)
+        assert crew.swapped == [1, 2, 3] and snapshot.in_force(config.state_path) == 3
+        assert reloader.generation is not None and reloader.generation.report["index"] == "tidied"
+        add("again.example")
+        assert (await reloader.request()).report.parent == 3
+        await reloader.stop()
+
+    asyncio.run(go())
+
+
+def test_a_change_ends_the_merge_and_does_not_wait_for_it(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "TIDY_AFTER", 0.0)
+    add = _patchable(config)
+
+    async def go() -> None:
+        crew = Crew()
+        reloader = Reloader(config.base / "config.yaml", config, cast(Workers, crew), Facts(), Watch(config.state_path))
+        await reloader.request()
+        add("more.example")
+        await reloader.request()
+        tidier = reloader._tidier
+        await _until(lambda: tidier._process is not None)
+        assert tidier._process is not None
+        os.kill(tidier._process.pid, signal.SIGSTOP)  # it would never end, and may hold the lock
+        add("again.example")
+        async with asyncio.timeout(20):
+            outcome = await reloader.request()
+        assert (outcome.report.index, outcome.report.added) == ("patched", 1)
+        await reloader.stop()
+        assert tidier._process is None
+
+    asyncio.run(go())

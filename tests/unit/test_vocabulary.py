@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resolver import counters, snapshot
+from resolver import counters, ring, snapshot
 from resolver.engine import engine
 from resolver.lists import matrix
 from resolver.vocabulary import EDE, Action, Rank, Rcode, RRClass, RRType, Transport
@@ -79,11 +79,29 @@ def test_counters_have_the_same_layout() -> None:
 
 
 def test_the_engine_counts_within_its_sections() -> None:
-    for prefix, section in (("CACHE_", "cache"), ("ENGINE_", "engine")):
+    for prefix, section in (("CACHE_", "cache"), ("ENGINE_", "engine"), ("RECORDS_", "records")):
         start, length = counters.SECTIONS[section].start, counters.SECTIONS[section].length
         places = [number for name, number in QUERY.items() if name.startswith(prefix)]
         assert places and len(set(places)) == len(places)
         assert all(start <= place < start + length for place in places)
+
+
+def test_durations_have_the_same_layout() -> None:
+    assert QUERY["WAYS"] == len(counters.WAYS)
+    assert QUERY["DURATION_STRIDE"] == counters.DURATION_STRIDE
+
+
+def test_a_ring_of_records_has_the_same_layout() -> None:
+    ours = constants("ring.pyx")
+    assert ours["RING_VERSION"] == ring.VERSION
+    assert (ours["RING_HEAD"], ours["RING_TAIL"], ours["RING_WANTED"]) == (ring.HEAD_AT, ring.TAIL_AT, ring.WANTED_AT)
+    assert ours["RING_HEADER"] == ring.HEADER_SIZE
+    assert (ours["RECORD_NAME"], ours["RECORD_MAX"]) == (ring.RECORD_SIZE, ring.MAX_RECORD)
+    assert (ours["RECORD_FILLER"], ours["RECORD_QUERY"]) == (ring.FILLER, ring.QUERY)
+    assert [ours[f"RECORDS_{word.upper()}"] for word in ring.WHAT] == [0, 1, 2]
+    assert {name.removeprefix("TOLD_"): number for name, number in ours.items() if name.startswith("TOLD_")} == {
+        name: int(told) for name, told in ring.Told.__members__.items()
+    }
 
 
 def test_cells_say_the_same_on_both_sides() -> None:
@@ -103,7 +121,7 @@ def test_upstreams_are_as_many_as_there_are_counters_for() -> None:
 def test_verdicts_and_reasons_are_what_the_border_says() -> None:
     for name in ("REPLY", "DROP", "WAIT", "PUNT"):
         assert getattr(engine, name) == QUERY[f"VERDICT_{name}"]
-    for name in ("FORWARD", "CONDITIONAL", "LOCAL"):
+    for name in ("FORWARD", "CONDITIONAL", "LOCAL", "REFRESH"):
         assert getattr(engine, f"PUNT_{name}") == QUERY[f"REASON_{name}"]
     forward = constants("forward.pyx")
     for name in ("NOTHING", "TIMEOUT", "TRUNCATED", "RCODE", "BAD", "CLOSED"):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from resolver.lists.names import normalise
+from resolver.lists.parse.addresses import is_special, prefix_of
 from resolver.lists.parse.base import (
     ALLOW,
     BLOCK,
@@ -25,7 +26,7 @@ from resolver.lists.parse.base import (
 )
 from resolver.lists.parse.domains import Domains
 from resolver.lists.parse.hosts import Hosts
-from resolver.lists.rules import BadLine, Outcome, Template, Unsupported
+from resolver.lists.rules import BadLine, Outcome, Template, TriggerKind, Unsupported
 from resolver.vocabulary import Scope, Verb
 
 _IMPORTANT = {
@@ -98,17 +99,17 @@ class Adblock(Dialect):
         if modifiers := _MODIFIERS.search(pattern):
             pattern = pattern[: modifiers.start()]
             is_important = _check_modifiers(modifiers["list"])
+        outcome = _IMPORTANT[is_exception] if is_important else ALLOW if is_exception else BLOCK
+        if (address := pattern.removeprefix("||").removesuffix("^")) and is_network(address):
+            prefix = prefix_of(address)
+            self.report.special += is_special(prefix)
+            self.emit_trigger(TriggerKind.ADDRESS, prefix, outcome, line)
+            return
         if not (match := _NAMES.fullmatch(pattern)):
             raise _reason(pattern)
         wildcard, name = match.groups()
-        try:
-            name = normalise(name, allow_tld=not wildcard)
-        except BadLine:
-            if is_network(name):
-                raise not_built("an address rule") from None
-            raise
+        name = normalise(name, allow_tld=not wildcard)
         scope = Scope.BELOW if wildcard else Scope.BOTH
-        outcome = _IMPORTANT[is_exception] if is_important else ALLOW if is_exception else BLOCK
         self.emit(name, scope, outcome, line)
 
 
@@ -142,8 +143,6 @@ def _check_modifiers(text: str) -> bool:
 
 def _reason(pattern: str) -> BadLine:
     """Why a pattern is none that is taken."""
-    if is_network(pattern):
-        return not_built("an address rule")
     if re.search(r"[/?]", pattern):
         return Unsupported("a path: it speaks of a page, DNS knows only names")
     if re.search(r"\s", pattern):

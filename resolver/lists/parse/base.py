@@ -15,14 +15,14 @@ import re
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 from resolver.lists.names import shown
-from resolver.lists.rules import MAX_REFUSED_KEPT, BadLine, Outcome, Template, Unsupported
+from resolver.lists.rules import MAX_REFUSED_KEPT, BadLine, Outcome, Template, Trigger, TriggerKind, Unsupported
 from resolver.vocabulary import Action, Scope, Verb
 
-PARSER_VERSION = 1  # raised whenever the same octets and options would give other rules
+PARSER_VERSION = 2  # raised whenever the same octets and options would give other rules
 REFUSED_TEXT = 200  # characters kept of a refused line
 
 BLOCK = Outcome()
@@ -87,7 +87,8 @@ class ListReport:
     replaces: bool = False  # the most specific rule of this list replaces its parents' instead of adding to them
     soa: str = ""  # an RPZ zone's SOA: MNAME RNAME SERIAL REFRESH RETRY EXPIRE MINIMUM
     soa_serial: int | None = None
-    answer_triggers: dict[str, int] = field(default_factory=dict)  # rpz-ip, rpz-nsip, rpz-nsdname: how many
+    special: int = 0  # address rules for special-purpose addresses (RFC 6890): taken as written, but a slip perhaps
+    triggers: list[Trigger] = field(default_factory=list)  # in the order of their lines, duplicates included
     outcomes: list[Outcome] = field(default_factory=list)
     files: list[FileLines] = field(default_factory=list)
 
@@ -105,10 +106,12 @@ class ListReport:
         return "", line
 
     def as_json(self) -> dict[str, Any]:
-        """The report as plain JSON types, without the outcomes' table."""
-        fields = asdict(self)
-        del fields["outcomes"]
-        return fields
+        """The report as plain JSON types, without what the run keeps elsewhere: outcomes and triggers."""
+        return asdict(replace(self, triggers=[], outcomes=[]), dict_factory=_without_rules)
+
+
+def _without_rules(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if name not in ("triggers", "outcomes")}
 
 
 class Dialect(ABC):
@@ -125,6 +128,10 @@ class Dialect(ABC):
     def templates(self, chunk: bytes) -> Sequence[Template]:
         """The templates that may be used on `chunk`, the whole lines that come next. Asked once a chunk, in order."""
         return ()
+
+    def emit_trigger(self, kind: TriggerKind, text: str, outcome: Outcome, line: int) -> None:
+        """Take a rule that is not a name; `text` as Trigger has it. Like a name, it may come later than its line."""
+        self.report.triggers.append(Trigger(kind, text, outcome, line))
 
     @abstractmethod
     def feed(self, line: int, text: str) -> None:

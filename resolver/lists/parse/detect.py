@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from resolver.lists.parse.adblock import is_cosmetic, is_rule
 from resolver.lists.parse.base import is_address, is_network, without_comment
+from resolver.lists.parse.dnsmasq import BOGUS as DNSMASQ_BOGUS
 from resolver.lists.parse.dnsmasq import RULE as DNSMASQ_RULE
 
 DETECT_LINES = 1000  # rule lines looked at
@@ -36,7 +37,7 @@ def shape_of(text: str) -> str | None:
         return "hosts"
     if _ZONE_DIRECTIVE.match(body) or _ZONE_RECORD.fullmatch(text.rstrip()):
         return "rpz"
-    if DNSMASQ_RULE.match(body):
+    if DNSMASQ_RULE.match(body) or DNSMASQ_BOGUS.match(body):
         return "dnsmasq"
     if _UNBOUND.match(body):
         return "unbound"

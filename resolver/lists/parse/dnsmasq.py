@@ -1,7 +1,8 @@
 """dnsmasq configuration: `address=/name/…/ANSWER`, `server=/name/…/` and `local=/name/…/`.
 
 Each covers the name and what is below it. An empty answer is NXDOMAIN, `#` and an unspecified address the null answer,
-another address is given as it is. `server=/name/ADDRESS` forwards and is no block. Other settings are skipped.
+another address is given as it is. `server=/name/ADDRESS` forwards and is no block. `bogus-nxdomain=ADDRESS` is a rule for
+answers with that address or prefix. Other settings are skipped.
 
 Addresses given to the same names by `address=` lines that follow each other (an IPv4 and an IPv6 one, as a rule) are
 one answer. Lines of the other kinds between them do not part them, for the scanner takes those unseen.
@@ -13,6 +14,7 @@ import re
 from collections.abc import Sequence
 
 from resolver.lists.names import normalise, shown
+from resolver.lists.parse.addresses import is_special, prefix_of
 from resolver.lists.parse.base import (
     NXDOMAIN,
     ZERO,
@@ -25,10 +27,11 @@ from resolver.lists.parse.base import (
     not_built,
     without_comment,
 )
-from resolver.lists.rules import BadLine, Outcome, Template, Unsupported
+from resolver.lists.rules import BadLine, Outcome, Template, TriggerKind, Unsupported
 from resolver.vocabulary import Action, Scope
 
 RULE = re.compile(r"(?:--)?(address|server|local)\s*=\s*(/.*)", re.IGNORECASE)
+BOGUS = re.compile(r"(?:--)?bogus-nxdomain\s*=\s*(\S+)", re.IGNORECASE)
 _SETTING = re.compile(r"(?:--)?[a-z][a-z0-9-]*(?:\s*=.*)?", re.IGNORECASE)
 
 _TEMPLATES = (
@@ -64,6 +67,10 @@ class Dnsmasq(Dialect):
             self.report.comments += 1
         elif match := RULE.fullmatch(body):
             self.take(line, match[1].lower(), match[2])
+        elif match := BOGUS.fullmatch(body):
+            prefix = prefix_of(match[1])
+            self.report.special += is_special(prefix)
+            self.emit_trigger(TriggerKind.ADDRESS, prefix, NXDOMAIN, line)
         elif _SETTING.fullmatch(body):
             self.report.skipped += 1
         else:

@@ -1,6 +1,6 @@
-"""Plain lists: one name a line, also as `*.name`, `.name` or a URL.
+"""Plain lists: one name a line, also as `*.name`, `.name` or a URL; addresses between them are rules for answers.
 
-All three cover the name and what is below it; `subdomains: no` makes the bare form exact.
+All three forms cover the name and what is below it; `subdomains: no` makes the bare form exact.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from resolver.lists.names import host_of_url, normalise
+from resolver.lists.parse.addresses import is_special, prefix_of
 from resolver.lists.parse.base import BLOCK, Dialect, Emit, ListReport, Options, is_network, not_built, without_comment
-from resolver.lists.rules import BadLine, Template
+from resolver.lists.rules import BadLine, Template, TriggerKind
 from resolver.vocabulary import Scope
 
 
@@ -53,13 +54,15 @@ class Domains(Dialect):
             else:
                 self.emit(normalise(body), self._bare, BLOCK, line)
         except BadLine as error:
-            raise _better_reason(body, error) from None
+            if not is_network(body):
+                raise _better_reason(body, error) from None
+            prefix = prefix_of(body)
+            self.report.special += is_special(prefix)
+            self.emit_trigger(TriggerKind.ADDRESS, prefix, BLOCK, line)
 
 
 def _better_reason(body: str, error: BadLine) -> BadLine:
     """What a line that is no name probably is."""
-    if is_network(body.strip("[]")):
-        return not_built("an address; lists of addresses")
     if "*" in body or "^" in body or (body.startswith("/") and body.endswith("/")):
         return not_built("a pattern")
     if "/" in body:

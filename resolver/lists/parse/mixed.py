@@ -28,7 +28,7 @@ class Mixed(Dialect):
         self._readers: dict[str, Dialect] = {
             dialect.name: dialect(options, report, emit) for dialect in (Hosts, Adblock, Dnsmasq, Unbound)
         }
-        for shape in ("domains", "addresses", "rpz", UNKNOWN):
+        for shape in ("domains", "addresses", "rpz", UNKNOWN):  # addresses between names are the plain reader's too
             self._readers[shape] = self._plain
 
     def templates(self, chunk: bytes) -> Sequence[Template]:

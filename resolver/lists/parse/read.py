@@ -16,6 +16,7 @@ from itertools import chain
 
 from resolver.lists.names import shown
 from resolver.lists.parse.adblock import Adblock
+from resolver.lists.parse.addresses import Addresses
 from resolver.lists.parse.base import Dialect, FileLines, ListReport, Options
 from resolver.lists.parse.detect import DETECT_LINES, detect
 from resolver.lists.parse.dnsmasq import Dnsmasq
@@ -31,6 +32,8 @@ from resolver.lists.rules import (
     NotAList,
     Outcome,
     RuleSink,
+    Trigger,
+    TriggerKind,
     Unsupported,
 )
 from resolver.vocabulary import Scope, Verb
@@ -40,7 +43,7 @@ HEAD_LINES = 100  # fed one by one, so that a zone's head and the templates are 
 MAX_HEAD = 4 << 20  # octets held while rule lines are looked for to tell the dialect
 
 DIALECTS: dict[str, type[Dialect]] = {
-    dialect.name: dialect for dialect in (Hosts, Domains, Adblock, Dnsmasq, Unbound, Rpz, Mixed)
+    dialect.name: dialect for dialect in (Hosts, Domains, Addresses, Adblock, Dnsmasq, Unbound, Rpz, Mixed)
 }
 
 _PAGE = re.compile(rb"\s*<(?:!doctype|html|head|body|\?xml|script|meta|title|!--)\b", re.IGNORECASE)
@@ -61,6 +64,7 @@ def read_files(files: Iterable[tuple[str, Iterable[bytes]]], options: Options, s
     for path, chunks in files:
         reader.read(path, chunks)
     reader.check_not_empty()
+    reader.settle_triggers()
     return reader.report
 
 
@@ -87,13 +91,31 @@ class _Reader:
         self.report.names += 1
 
     def _index_of(self, outcome: Outcome) -> int:
-        if self._allows:
-            outcome = Outcome(verb=Verb.ALLOW, important=outcome.important)
+        outcome = self._said(outcome)
         index = self._index.get(outcome)
         if index is None:
             index = self._index[outcome] = len(self.report.outcomes)
             self.report.outcomes.append(outcome)
         return index
+
+    def _said(self, outcome: Outcome) -> Outcome:
+        """An outcome as a list of this kind means it."""
+        return Outcome(verb=Verb.ALLOW, important=outcome.important) if self._allows else outcome
+
+    def settle_triggers(self) -> None:
+        """Let the triggers' outcomes be among the list's, and leave out those that say nothing new: the first is kept.
+
+        As with names, a trigger is a duplicate of an earlier one with the same outcome, or, where rules replace each
+        other, with any.
+        """
+        report = self.report
+        taken: dict[tuple[TriggerKind, str, int], Trigger] = {}
+        for trigger in sorted(report.triggers, key=lambda trigger: trigger.line):
+            number = self._index_of(trigger.outcome)
+            key = trigger.kind, trigger.text, -1 if report.replaces else number
+            taken.setdefault(key, trigger._replace(outcome=report.outcomes[number]))
+        report.duplicates += len(report.triggers) - len(taken)
+        report.triggers = sorted(taken.values(), key=lambda trigger: (trigger.kind, trigger.line))
 
     # -- one file ---------------------------------------------------------------------------------------------------
 
@@ -104,8 +126,6 @@ class _Reader:
         name = self._options.format
         if name == "auto":
             name = detect(_decoded(line) for chunk in head for line in chunk.splitlines())
-        if name == "addresses":
-            raise NotAList(f"{_at(path)}addresses, not names; lists of addresses are not read yet")
         first_file = not report.files
         dialect = DIALECTS[name](self._options, report, self._emit)
         report.files.append(FileLines(path, report.lines + 1, name))
@@ -157,7 +177,7 @@ class _Reader:
     def check_not_empty(self) -> None:
         """NotAList when no rule came out."""
         report = self.report
-        if report.names or self._options.allow_empty:
+        if report.names or report.triggers or self._options.allow_empty:
             return
         path = report.files[0].path if len(report.files) == 1 else ""
         if report.refused:

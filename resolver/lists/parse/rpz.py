@@ -1,4 +1,4 @@
-"""Response policy zones as master files (draft-vixie-dnsop-dns-rpz): names that are triggers.
+"""Response policy zones as master files (draft-vixie-dnsop-dns-rpz): names that are triggers, and the other triggers.
 
 Which name a record triggers on is its owner relative to the zone, so the zone's name must be known as soon as an owner
 is absolute: from the options, else from the SOA's owner or an `$ORIGIN` before the first trigger. While nothing names
@@ -26,7 +26,8 @@ import dns.rdata
 import dns.rdatatype
 
 from resolver.lists.names import normalise, shown
-from resolver.lists.parse.base import Dialect, Emit, Learned, ListReport, Options, not_built
+from resolver.lists.parse.addresses import rpz_prefix
+from resolver.lists.parse.base import Dialect, Emit, Learned, ListReport, Options
 from resolver.lists.parse.master import (
     Entry,
     LogicalLines,
@@ -38,7 +39,7 @@ from resolver.lists.parse.master import (
     ttl_of,
     unescaped,
 )
-from resolver.lists.rules import BadLine, Outcome, Template, Unsupported
+from resolver.lists.rules import BadLine, Outcome, Template, TriggerKind, Unsupported
 from resolver.vocabulary import Action, Scope, Verb
 
 _T = dns.rdatatype.RdataType
@@ -46,23 +47,28 @@ _NO_RULES = frozenset(  # item 10 of the specification: what a signed or delegat
     {_T.DNAME, _T.DNSKEY, _T.RRSIG, _T.NSEC, _T.NSEC3, _T.NSEC3PARAM, _T.DS, _T.CDS, _T.CDNSKEY, _T.CSYNC}
     | {_T.ZONEMD, _T.KEY, _T.SIG, _T.NXT, _T.DLV, _T.SOA, _T.NS}
 )
-_OTHER_TRIGGER = re.compile(r"(?:.*\.)?(rpz-ip|rpz-nsip|rpz-nsdname|rpz-client-ip)", re.ASCII)
+_OTHER_TRIGGER = re.compile(r"(?:(.*)\.)?(rpz-ip|rpz-nsip|rpz-nsdname|rpz-client-ip)", re.ASCII)
 _OTHER_TRIGGER_IN = re.compile(rb"\.rpz-(?:ip|nsip|nsdname|client-ip)\b")
-_ANSWER_TRIGGERS = frozenset({"rpz-ip", "rpz-nsip", "rpz-nsdname"})  # known only once the upstream has answered
+_KINDS = {
+    "rpz-ip": TriggerKind.ADDRESS,
+    "rpz-client-ip": TriggerKind.CLIENT,
+    "rpz-nsip": TriggerKind.NSIP,
+    "rpz-nsdname": TriggerKind.NSDNAME,
+}
 
 
 class _Data(NamedTuple):
-    """Local data being gathered."""
+    """Local data being gathered: of a name with a scope, or of a trigger's text with its kind."""
 
     name: str
-    scope: Scope
+    scope: Scope | TriggerKind
     ttl: int | None
     records: list[str]
     line: int
 
 
 class Rpz(Dialect):
-    """A response policy zone's QNAME triggers."""
+    """A response policy zone: QNAME triggers as names, the other four as triggers."""
 
     name = "rpz"
     replaces = True
@@ -170,6 +176,9 @@ class Rpz(Dialect):
             return
         if len(record.rdata) != 1:
             raise BadLine("a CNAME has one target")
+        if isinstance(scope, TriggerKind):
+            self.emit_trigger(scope, name, self._policy(trigger.lower(), Scope.SELF, ttl, record.rdata[0]), entry.line)
+            return
         outcome = self._policy(name, scope, ttl, record.rdata[0])
         self.emit(name, scope, outcome, entry.line)
         if (
@@ -221,12 +230,14 @@ class Rpz(Dialect):
             raise BadLine(f"outside the zone {self._zone}")
         return name[: cut - 1]
 
-    def _name(self, trigger: str) -> tuple[str, Scope]:
+    def _name(self, trigger: str) -> tuple[str, Scope | TriggerKind]:
         if other := _OTHER_TRIGGER.fullmatch(trigger.lower()):
-            kind = other[1]
-            if kind in _ANSWER_TRIGGERS:
-                self.report.answer_triggers[kind] = self.report.answer_triggers.get(kind, 0) + 1
-            raise not_built(f"{kind} triggers")
+            kind = _KINDS[other[2]]
+            text = other[1] or ""
+            if kind is not TriggerKind.NSDNAME:
+                return rpz_prefix(text), kind
+            wildcard, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
+            return wildcard + normalise(name, allow_tld=True), kind
         if trigger == "*":
             raise BadLine("a trigger for every name")
         if trigger.startswith("*."):
@@ -256,9 +267,10 @@ class Rpz(Dialect):
         return Outcome(action=Action.CNAME, ttl=ttl, data=(target,))
 
     def _gather(self, data: _Data) -> None:
-        if self._data is not None and (self._data.name, self._data.scope) == (data.name, data.scope):
-            if data.records[0] not in self._data.records:
-                self._data.records.extend(data.records)
+        last = self._data
+        if last is not None and (last.name, type(last.scope), last.scope) == (data.name, type(data.scope), data.scope):
+            if data.records[0] not in last.records:
+                last.records.extend(data.records)
             return
         self._flush()
         self._data = data
@@ -267,7 +279,11 @@ class Rpz(Dialect):
         if self._data is not None:
             name, scope, ttl, records, line = self._data
             self._data = None
-            self.emit(name, scope, Outcome(action=Action.DATA, ttl=ttl, data=tuple(records)), line)
+            outcome = Outcome(action=Action.DATA, ttl=ttl, data=tuple(records))
+            if isinstance(scope, TriggerKind):
+                self.emit_trigger(scope, name, outcome, line)
+            else:
+                self.emit(name, scope, outcome, line)
 
 
 def _lines_depend(chunk: bytes) -> bool:

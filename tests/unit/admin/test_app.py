@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from resolver import counters
-from resolver.admin.app import AdminError, AdminServer, make_app
+from resolver.admin.app import AdminServer, make_app
+from resolver.admin.listen import AdminError, bind
 from resolver.config.addresses import Endpoint
 from resolver.facts import Facts, Source
 from resolver.sockets import has_ipv6
@@ -20,7 +21,7 @@ class Admin:
 
     def __init__(self) -> None:
         self.reason = ""
-        self.server = AdminServer(Endpoint("127.0.0.1", 0))
+        self.server = AdminServer(bind(Endpoint("127.0.0.1", 0)))
         source = Source([memoryview(bytearray(counters.SIZE))], Facts(generation=3))
         self.server.start(make_app(source, lambda: self.reason))
 
@@ -68,11 +69,11 @@ def test_a_client_that_says_nothing_holds_nobody_up(admin: Admin) -> None:
 
 def test_an_occupied_address_is_named(admin: Admin) -> None:
     with pytest.raises(AdminError, match=rf"admin\.listen: {admin.server.address}: Address already in use"):
-        AdminServer(admin.server.address)
+        bind(admin.server.address)
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 def test_it_listens_on_ipv6_and_can_be_closed_before_it_served() -> None:
-    server = AdminServer(Endpoint("::1", 0))
+    server = AdminServer(bind(Endpoint("::1", 0)))
     assert str(server.address).startswith("[::1]:")
     server.close()

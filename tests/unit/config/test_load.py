@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resolver.config import document
+from resolver.config import document, machine
 from resolver.config.load import load
 from resolver.config.model import Config
 from resolver.config.places import search
@@ -302,7 +303,7 @@ def test_everything_is_said_at_once_in_the_order_of_the_file(tmp_path: Path) -> 
     text = """\
 lists:
   - {name: ads, source: ads.txt, fromat: rpz}
-  - {name: ads, source: https://lists.example/ads.txt}
+  - {name: ads, source: https://}
 rebinding: {protect: yes}
 cache: {size: big}
 cache: {}
@@ -311,8 +312,8 @@ groups: [{name: kids, clients: [10.0.0.1/8], lists: [adz]}]
 """
     assert [line.split(": ")[0:2] for line in problems(tmp_path, text)] == [
         ["config.yaml:2", "lists[0].fromat"],
-        ["config.yaml:3", "lists[1].name"],
         ["config.yaml:3", "lists[1].source"],
+        ["config.yaml:3", "lists[1].name"],
         ["config.yaml:4", "rebinding.protect"],
         ["config.yaml:5", "cache.size"],
         ["config.yaml:6", "cache"],
@@ -433,3 +434,24 @@ def test_any_text_is_a_configuration_or_a_config_error(tmp_path_factory: pytest.
     except ConfigError as error:
         assert error.problems
         assert all(problem.severity == "error" for problem in error.problems)
+
+
+def test_a_cache_that_the_machine_cannot_hold_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("workers: 1\ncache: {size: 900TiB}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "c.yaml")
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.path) == (2, "cache.size")
+    assert re.search(r"less than the memory of this machine, which is [\d,]+MiB, found 900TiB", str(problem))
+
+
+def test_a_container_has_as_much_memory_as_its_control_groups_allow(tmp_path: Path) -> None:
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    own = tmp_path / "own"
+    assert machine.memory(tmp_path, own) == whole
+    own.write_text("0::/a/b\n")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "memory.max").write_text("max\n")
+    assert machine.memory(tmp_path, own) == whole
+    (tmp_path / "a" / "memory.max").write_text("1048576\n")
+    assert machine.memory(tmp_path, own) == 1 << 20

@@ -43,11 +43,14 @@ lists:
     category: gambling
     subdomains: auto
     refresh: 1d
+    checksum: ""
+    max_size: null
     enabled: yes
     mandatory: no
     max_shrink: 30%
     max_grow: no
     override: given
+fetch: {timeout: 15s, deadline: 15m, max_size: 1GiB, proxy: "", ca: "", user_agent: tampah}
 categories:
   gambling: {action: address, ttl: 10s, ede: censored, organisation: "", justification: "", contact: "", law: ""}
 groups:

@@ -19,13 +19,11 @@ WARNED = [
     ("listen: {certificate: {key: a.pem}}", "listen.certificate.key", ""),
     ("upstream: {servers: [9.9.9.9, tls://1.1.1.1]}", "upstream.servers[1]", ""),
     ("upstream: {servers: [quic://9.9.9.9, 1.1.1.1]}", "upstream.servers[0]", ""),
-    ("cache: {serve_stale: 2d}", "cache.serve_stale", ""),
     (
         "upstream: {routes: [{zones: [a.example], servers: [10.0.0.1, tls://10.0.0.2]}]}",
         "upstream.routes[0].servers[1]",
         "",
     ),
-    ("lists: [{name: a, source: a, mirrors: [b]}]", "lists[0].mirrors", ""),
     ("rewrites: [{name: nas.lan, answers: [10.0.0.1]}]", "rewrites", ""),
     ("query_log: {what: none}", "query_log.what", ""),
     ("query_log: {clients: hash}", "query_log.clients", ""),
@@ -35,8 +33,6 @@ WARNED = [
 REFUSED = [
     ("upstream: {servers: [tls://9.9.9.9, https://1.1.1.1]}", "upstream.servers"),
     ("upstream: {routes: [{zones: [a.example], servers: [tls://10.0.0.2]}]}", "upstream.routes[0].servers"),
-    ("lists: [{name: a, source: https://lists.example/a.txt}]", "lists[0].source"),
-    ("lists: [{name: a, source: http://lists.example/a.txt}]", "lists[0].source"),
     ("lists: [{name: a, source: axfr://192.0.2.1/rpz.example}]", "lists[0].source"),
     ("lists: [{name: a, source: a, format: addresses}]", "lists[0].format"),
     ("groups: [{name: k, clients: [10.0.0.1, '02:00:00:aa:bb:cc']}]", "groups[0].clients[1]"),
@@ -50,6 +46,7 @@ BUILT = [
     "upstream: {strategy: parallel}",
     "lists: [{name: a, source: a, override: tcp-only}]",
     "lists: [{name: a, source: a, mirrors: [], override: given}]",
+    "lists: [{name: a, source: https://lists.example/a.txt, mirrors: [http://lists.example/a.txt]}]",
     "lists: [{name: a, source: https://lists.example/a.txt, format: addresses, enabled: no}]",
     "rebinding: {protect: no, allow: [lan]}",
     "rewrites: []",
@@ -100,9 +97,9 @@ rewrites: [{name: nas.lan, answers: [10.0.0.1]}]
     config = load(write(tmp_path, text))
     assert [server.host for server in config.upstream.servers] == ["10.0.0.1", "10.0.0.2"]
     assert config.upstream.strategy == "parallel"
-    assert (config.cache.serve_stale, config.cache.max_ttl) == (86_400, 172_800)
+    assert (config.cache.serve_stale, config.cache.max_ttl) == (259_200, 172_800)
     assert config.rewrites == ()
-    assert [warning.line for warning in config.warnings] == [2, 2, 2, 4, 5]
+    assert [warning.line for warning in config.warnings] == [2, 2, 2, 5]
 
 
 def test_a_file_that_is_too_little_without_what_is_ignored_is_an_error(tmp_path: Path) -> None:

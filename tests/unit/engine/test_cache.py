@@ -85,13 +85,9 @@ def test_do_and_cd_and_type_and_route_have_answers_of_their_own(world: World) ->
     assert is_kept(world, query("www.corp.example"))
 
 
-@pytest.mark.parametrize(
-    ("what", "flags"),
-    [("TC", 0x8380), ("FORMERR", 0x8181), ("SERVFAIL", 0x8182), ("REFUSED", 0x8185), ("YXDOMAIN", 0x8186)],
-)
-def test_failures_and_truncated_answers_are_not_kept(world: World, what: str, flags: int) -> None:
+def test_truncated_answers_are_not_kept(world: World) -> None:
     punt = world.punt(ASKED)
-    assert not world.engine.learn(punt, raw(QUESTION, A, flags=flags)), what
+    assert not world.engine.learn(punt, raw(QUESTION, A, flags=0x8380))
     assert world.answer(ASKED)[0] == PUNT
 
 
@@ -143,7 +139,7 @@ def test_ttls_count_down_and_end(world: World) -> None:
         ({"max_ttl": 0}, 60, None),
     ],
 )
-def test_limits_of_ttls(world: World, limits: dict[str, int], given: int, kept: int | None) -> None:
+def test_limits_of_ttls(world: World, limits: dict[str, Any], given: int, kept: int | None) -> None:
     world.engine.configure_cache(**{"max_ttl": 86400, "min_ttl": 0, "negative_ttl": 3600, **limits})
     punt = world.punt(ASKED)
     answer = raw(QUESTION, rr(b"\xc0\x0c", 1, bytes(4), ttl=given))

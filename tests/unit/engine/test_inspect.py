@@ -9,8 +9,9 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
-from resolver.engine.engine import PUNT, REPLY
+from resolver.engine.engine import PUNT, REPLY, SuffixTable
 from resolver.lists.matrix import GroupPolicy
+from resolver.overlay import ALLOW, BLOCK, Entry, words
 from resolver.vocabulary import Action, Transport
 from tests.unit.engine.world import World, allow, block, client
 
@@ -102,6 +103,58 @@ def test_the_cache_serves_groups_that_see_other_lists(tmp_path: Path) -> None:
 def test_service_targets_and_subtree_aliases_count(tmp_path: Path, qtype: str, records: list[str]) -> None:
     world = World(tmp_path, block("tracker.example", action=Action.NXDOMAIN))
     assert answered(world, "svc.example", qtype, *records).rcode() == 3
+
+
+def say(world: World, *said: tuple[str, int]) -> None:
+    """What operators say of names, the oldest first."""
+    entries = [Entry(name, word, made) for made, (name, word) in enumerate(said, 1)]
+    world.engine.set_overlay(SuffixTable(words(entries, 0.0)) if entries else None)
+
+
+def test_an_operators_word_on_a_target_acts_on_what_is_cached_and_can_be_taken_back(tmp_path: Path) -> None:
+    world = World(tmp_path, block("else.example"))
+    assert len(answered(world, "www.shop.example", "A", *CHAIN).answer) == 3
+    for _ in range(2):
+        say(world, ("tracker.example", BLOCK))
+        assert is_blocked(answered(world, "www.shop.example", "A"))
+        say(world)
+        assert len(answered(world, "www.shop.example", "A").answer) == 3
+
+
+def test_an_operators_allow_of_a_target_outranks_a_list_that_blocks_it(tmp_path: Path) -> None:
+    world = World(tmp_path, block("tracker.example", important=True))
+    assert is_blocked(answered(world, "www.shop.example", "A", *CHAIN))
+    say(world, ("x.tracker.example", ALLOW))
+    assert len(answered(world, "www.shop.example", "A").answer) == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "blocked"),
+    [
+        ((("tracker.example", BLOCK), ("shop.example", ALLOW)), False),
+        ((("shop.example", ALLOW), ("tracker.example", BLOCK)), True),
+        ((("cdn.example", ALLOW), ("tracker.example", BLOCK)), True),
+        ((("tracker.example", BLOCK), ("cdn.example", ALLOW)), False),
+    ],
+)
+def test_of_the_operators_words_along_a_chain_the_newest_speaks(
+    tmp_path: Path, said: tuple[tuple[str, int], ...], blocked: bool
+) -> None:
+    world = World(tmp_path, block("else.example"))
+    say(world, *said)
+    assert is_blocked(answered(world, "www.shop.example", "A", *CHAIN)) == blocked
+    assert is_blocked(answered(world, "www.shop.example", "A")) == blocked
+
+
+def test_listed_targets_that_say_the_same_do_not_crowd_out_one_that_says_more(tmp_path: Path) -> None:
+    names = [f"n{number}.weak.example" for number in range(12)]
+    world = World(tmp_path, allow("weak.example"), block("tracker.example", important=True))
+    chain = [
+        f"{a}. 300 IN CNAME {b}."
+        for a, b in zip(["www.shop.example", *names], [*names, "tracker.example"], strict=True)
+    ]
+    chain.append("tracker.example. 300 IN A 192.0.2.9")
+    assert is_blocked(answered(world, "www.shop.example", "A", *chain))
 
 
 def test_what_only_mentions_a_listed_name_is_left_alone(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import mmap
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ import dns.message
 import dns.rdatatype
 
 from resolver import counters as layout
+from resolver import ring
 from resolver.engine.engine import REPLY, Engine, Index, Punt, RunBuilder, Snapshot
 from resolver.lists.clients import build_clients
 from resolver.lists.matrix import (
@@ -34,6 +37,7 @@ from resolver.lists.matrix import (
 from resolver.lists.merge import ListRun, read_header, write_index
 from resolver.lists.rules import Outcome
 from resolver.lists.runs import RunHeader, write_run
+from resolver.ring import Reader
 from resolver.snapshot import CELL, Policy
 from resolver.vocabulary import Scope, Transport, Verb
 
@@ -177,6 +181,15 @@ class World:
         self._elsewhere.swap(self.snapshot)
         self._elsewhere.answer(packet, CLIENT, Transport.TCP)
         return self._elsewhere.take_punts()[-1]
+
+    def record(self, data_size: int = 1 << 16) -> Reader:
+        """Have the engine write query records from now on; the reader's end of them, open."""
+        fd = ring.make("test", data_size)
+        try:
+            self.engine.set_ring(memoryview(mmap.mmap(fd, 0)))
+            return Reader(fd)
+        finally:
+            os.close(fd)
 
     def count(self, section: str, place: int) -> int:
         """One counter."""

@@ -20,7 +20,7 @@ from resolver.engine.engine import Index, Snapshot
 from resolver.lists import compile as compiler
 from resolver.lists import reading
 from resolver.lists.clients import lookup
-from resolver.lists.compile import BuildError, build_generation, check_lists, policy_rules
+from resolver.lists.compile import BuildError, build_generation, check_lists, policy_rules, tidy_generation
 from resolver.lists.explain import matches
 from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.merge import read_header
@@ -412,6 +412,40 @@ def test_a_small_change_patches_the_index_until_a_full_build_is_asked_for(site: 
     generation, report = site.build(force=True)
     assert report.index == "built"
     assert site.action(generation, "other.example") is Action.FORWARD
+
+
+def test_a_patched_index_is_tidied_into_one_that_comes_to_the_same(site: Site) -> None:
+    names = [f"name{number}.example" for number in range(2000)]
+    site.write("ads.txt", "".join(f"{name}\n" for name in names))
+    first, _ = site.build()
+    put_in_force(site.state_dir, first.number)
+    site.write("ads.txt", "".join(f"{name}\n" for name in [*names[5:], "adult.example", "new.example"]), OLD + 1)
+    patched, report = site.build()
+    put_in_force(site.state_dir, patched.number)
+    assert report.index == "patched"
+    (site.folder / "ads.txt").unlink()  # no list is read
+    tidied = tidy_generation(site.config, site.state_dir)
+    assert (tidied.number, tidied.parent, tidied.lists, tidied.config) == (3, 2, patched.lists, patched.config)
+    assert Report.from_json(tidied.report).lists == report.lists
+    header = read_header(tidied.index_path(site.state_dir))
+    assert header.names == 1997  # adult.example is on both lists
+    for name in (*names[:10], "adult.example", "new.example", "www.new.example", "other.example"):
+        assert site.action(tidied, name) is site.action(patched, name), name
+    put_in_force(site.state_dir, tidied.number)
+    site.write("ads.txt", "".join(f"{name}\n" for name in [*names, "third.example"]), OLD + 2)
+    assert site.build()[1].index == "patched"  # from it
+
+
+def test_a_damaged_run_leaves_what_is_in_force_as_it_is(site: Site) -> None:
+    with pytest.raises(BuildError):
+        tidy_generation(site.config, site.state_dir)
+    generation, _ = site.build()
+    put_in_force(site.state_dir, generation.number)
+    for run in (site.state_dir / "runs").iterdir():
+        run.write_bytes(run.read_bytes()[:-9])
+    with pytest.raises(BuildError):
+        tidy_generation(site.config, site.state_dir)
+    assert last_good(site.state_dir) == generation_from_json(generation)
 
 
 def test_an_index_that_cannot_be_patched_is_built(site: Site) -> None:

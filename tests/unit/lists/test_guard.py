@@ -21,7 +21,7 @@ from resolver.lists.guard import Protected
 from resolver.lists.report import ListReport, Report
 from resolver.lists.rules import Outcome
 from resolver.lists.runs import Run, RunHeader, differences, write_run
-from resolver.lists.standing import standing
+from resolver.lists.standing import config_digest, standing
 from resolver.lists.view import LeftOut, read_view, write_view
 from resolver.snapshot import Generation, generations, put_in_force
 from resolver.vocabulary import Action, Scope, Verb
@@ -123,7 +123,7 @@ def test_the_first_version_and_another_source_are_not_held(site: Guarded) -> Non
 def test_what_is_held_stays_held_until_it_is_approved_and_is_not_asked_about_again(site: Guarded) -> None:
     site.change(*names(100))
     first, _ = site.change(*names(10))
-    assert standing(site.config, site.state_dir) is not None
+    assert standing(site.config, config_digest(site.config), site.state_dir) is not None
     again, report = site.renew(force=True)
     assert (report.outcome, again.lists[0].pending) == ("held", first.lists[0].pending)
     record = site.decide(True)
@@ -133,7 +133,7 @@ def test_what_is_held_stays_held_until_it_is_approved_and_is_not_asked_about_aga
         "operator",
         3,
     )
-    assert standing(site.config, site.state_dir) is None  # although no file has changed
+    assert standing(site.config, config_digest(site.config), site.state_dir) is None  # although no file has changed
     generation, report = site.renew()
     assert (report.outcome, report.names, report.removed) == ("reused", 10, 90)
     assert generation.lists[0].pending == ""
@@ -424,7 +424,9 @@ def test_a_rollback_stands_until_the_source_changes(site: Guarded) -> None:
     assert (back.number, back.parent, back.returns_to, back.index) == (4, 3, 1, first.index)
     assert (report.outcome, report.names) == ("rejected", 100)
     assert site.action(back, "ads101.example") is Action.FORWARD
-    assert standing(site.config, site.state_dir) is not None  # the next reload has nothing to do
+    assert (
+        standing(site.config, config_digest(site.config), site.state_dir) is not None
+    )  # the next reload has nothing to do
     again, report = site.renew()
     assert (report.outcome, again.index) == ("rejected", first.index)
     assert "rolled back" in report.guard

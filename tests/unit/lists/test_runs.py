@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from resolver.engine.engine import RunBuilder, RunReader
 from resolver.lists.container import Damaged
 from resolver.lists.layout import RUN, RunSection, key_of
-from resolver.lists.rules import Outcome, Rule
+from resolver.lists.rules import Outcome, Rule, Trigger, TriggerKind
 from resolver.lists.runs import Refused, Run, RunHeader, RunRule, diff, run_digest, run_path, write_run
 from resolver.vocabulary import Action, Scope, Verb
 from tests.indexes import make_run, read_table, with_sums
@@ -242,12 +242,33 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.run"]
 
 
+TRIGGERS = (
+    Trigger(TriggerKind.ADDRESS, "192.0.2.0/24", BLOCK, 7),
+    Trigger(TriggerKind.ADDRESS, "2001:db8::/32", Outcome(verb=Verb.ALLOW), 70_000),
+    Trigger(TriggerKind.NSDNAME, "*.ns.example", Outcome(action=Action.DATA, data=("A 192.0.2.1",)), 3),
+    Trigger(TriggerKind.PATTERN, "/^ads[0-9]+\\./ü", BLOCK, 1),
+)
+
+
+def test_triggers_read_back(tmp_path: Path) -> None:
+    header = make_run(tmp_path / "a.run", [Rule("x.example", Scope.BOTH, BLOCK)], triggers=TRIGGERS)
+    assert header.triggers == {"address": 2, "nsdname": 1, "pattern": 1}
+    with Run(tmp_path / "a.run") as run:
+        assert run.header == header
+        assert run.triggers() == list(TRIGGERS)
+        assert [rule.outcome for rule in run.find("x.example")] == [BLOCK]
+    moved = [trigger._replace(line=trigger.line + 1) for trigger in TRIGGERS]
+    assert make_run(tmp_path / "b.run", [], triggers=moved).trigger_digest == header.trigger_digest
+    assert make_run(tmp_path / "c.run", [], triggers=moved[1:]).trigger_digest != header.trigger_digest
+    assert make_run(tmp_path / "d.run", []).trigger_digest == ""
+
+
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Several blocks; n00000.example to n19999.example, each with www. before it, and a parent."""
     path = tmp_path_factory.mktemp("run") / "long.run"
     names = ["example", *(f"{www}n{number:05}.example" for number in range(20_000) for www in ("", "www."))]
-    make_run(path, [Rule(name, Scope.BOTH, BLOCK) for name in names])
+    make_run(path, [Rule(name, Scope.BOTH, BLOCK) for name in names], triggers=TRIGGERS)
     return path
 
 
@@ -284,6 +305,7 @@ def open_and_read(path: Path) -> None:
     with Run(path) as run:
         for _ in run.names():
             pass
+        run.triggers()
 
 
 def test_a_run_cut_off_or_with_a_flipped_bit_is_refused(tmp_path: Path, long_run: Path) -> None:

@@ -92,7 +92,6 @@ def test_a_long_head_of_comments_does_not_hide_the_dialect() -> None:
         ("<HTML lang=en>\n" + NAMES, "a page in HTML"),
         ("<?xml version='1.0'?>\n" + NAMES, "a page in HTML or XML"),
         ("x.com\n\0\1\2\n", "binary data"),
-        ("192.0.2.1\n192.0.2.2\n", "addresses, not names"),
         ("not a list\nat all\n", "none of 2 lines is a rule, read as domains: line 1, “not a list”: a blank"),
         (NAMES + "not a name\n" * 13, "13 of 63 lines are no rules, read as domains: line 51, “not a name”: a blank"),
         ("||x.com^$popup\n" * 30, "none of 30 lines is a rule"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from resolver.lists.parse import Options, read_list
-from resolver.lists.rules import NotAList, Outcome
+from resolver.lists.rules import Outcome
 from resolver.lists.source import open_source
 from resolver.vocabulary import Action, Scope
 from tests.unit.lists.collector import Collector, Read
@@ -114,6 +114,14 @@ def test_every_line_of_a_list_is_taken(
     assert {rule[2:] for rule in result.rules} == {(BOTH, BLOCK)}
 
 
-def test_a_list_of_addresses_says_that_it_is_one(shared_lists: Path) -> None:
-    with pytest.raises(NotAList, match="addresses, not names"):
-        read_path(shared_lists / "trustpositif" / "addresses.txt")
+def test_a_national_list_of_addresses(shared_lists: Path) -> None:
+    report = read_path(shared_lists / "trustpositif" / "addresses.txt").report
+    assert report.format == "addresses"
+    assert (len(report.triggers), report.names, report.refused, report.special) == (102_425, 0, 5, 2)
+    assert [refused.text for refused in report.refused_lines] == [
+        "365bet.one",
+        "159.323.68.211",
+        "234888.vip",
+        "225.223.48",
+        "andrerosiade.co",
+    ]

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from resolver.lists.parse import Options, read_list
-from resolver.lists.rules import Outcome
+from resolver.lists.rules import Outcome, TriggerKind
 from resolver.vocabulary import Action, Scope, Verb
 from tests.unit.lists.collector import Collector, Read, read
 
@@ -109,7 +109,18 @@ def test_a_top_level_domain_may_be_listed() -> None:
         ("$FOO", "the directive .FOO is unknown"),
         ("$TTL", "TTL without a value"),
         ("$TTL x", "x is no TTL"),
-        ("24.0.2.0.192.rpz-ip CNAME .", "not built yet: rpz-ip triggers"),
+        ("24.1.2.0.192.rpz-ip CNAME .", "host bits set"),
+        ("33.1.2.0.192.rpz-ip CNAME .", "33.1.2.0.192"),
+        ("32.1.2.0.256.rpz-ip CNAME .", "256.0.2.1"),
+        ("32.01.2.0.192.rpz-ip CNAME .", "192.0.2.01"),
+        ("0.0.0.0.0.rpz-ip CNAME .", "every address"),
+        ("x.1.2.0.192.rpz-ip CNAME .", "x is no prefix length"),
+        ("24.2.0.192.rpz-ip CNAME .", "no address and length in reverse"),
+        ("128.1.zz.db8.zz.rpz-ip CNAME .", "no address and length in reverse"),
+        ("128.1.zz.db8g.2001.rpz-ip CNAME .", "no address and length in reverse"),
+        ("129.1.zz.2001.rpz-nsip CNAME .", "129"),
+        ("rpz-client-ip CNAME .", "no prefix length"),
+        ("rpz-nsdname CNAME .", "no name"),
     ],
 )
 def test_why_a_record_is_refused(line: str, reason: str) -> None:
@@ -139,14 +150,54 @@ def test_the_soa_is_kept() -> None:
     assert result.rules == [(5, "x.com", SELF, Outcome(action=Action.NXDOMAIN, ttl=30))]
 
 
-def test_triggers_that_need_the_answer_are_counted() -> None:
-    body = HEAD + "".join(
-        f"{owner} CNAME .\n"
-        for owner in ("32.1.2.0.192.rpz-ip", "128.1.zz.rpz-IP", "ns.x.com.rpz-nsdname", "8.0.0.0.10.rpz-nsip")
+def test_triggers_that_are_no_names() -> None:  # 2
+    body = HEAD + (
+        "24.0.2.0.192.rpz-ip CNAME .\n"
+        "128.1.zz.db8.2001.RPZ-IP CNAME *.\n"
+        "48.zz.2.db8.2001.rpz-ip CNAME rpz-passthru.\n"
+        "64.0.0.0.0.0.0.db8.2001.rpz-ip 60 CNAME garden.example.\n"
+        "120.zz.200.c000.ffff.0.0.0.0.0.rpz-ip CNAME .\n"
+        "120.100.c000.ffff.0.0.0.0.0.rpz-ip CNAME .\n"
+        "8.0.0.0.10.rpz-nsip CNAME rpz-drop.\n"
+        "24.0.2.0.192.rpz-client-ip CNAME rpz-tcp-only.\n"
+        "NS.x.com.rpz-nsdname CNAME .\n"
+        "*.ns.x.com.rpz-nsdname CNAME .\n"
+        "x.com CNAME .\n"
     )
-    report = read_zone(body + "24.0.2.0.192.rpz-client-ip CNAME .\nx.com CNAME .\n").report
-    assert report.answer_triggers == {"rpz-ip": 2, "rpz-nsdname": 1, "rpz-nsip": 1}
-    assert (report.names, report.refused) == (1, 5)
+    report = read_zone(body).report
+    kinds = [(trigger.kind, trigger.text, trigger.outcome.action) for trigger in report.triggers]
+    nxdomain = Action.NXDOMAIN
+    assert kinds == [
+        (TriggerKind.ADDRESS, "192.0.2.0/24", nxdomain),
+        (TriggerKind.ADDRESS, "2001:db8::1/128", Action.NODATA),
+        (TriggerKind.ADDRESS, "2001:db8:2::/48", None),
+        (TriggerKind.ADDRESS, "2001:db8::/64", Action.CNAME),
+        (TriggerKind.ADDRESS, "192.0.1.0/24", nxdomain),
+        (TriggerKind.CLIENT, "192.0.2.0/24", Action.TCP_ONLY),
+        (TriggerKind.NSDNAME, "ns.x.com", nxdomain),
+        (TriggerKind.NSDNAME, "*.ns.x.com", nxdomain),
+        (TriggerKind.NSIP, "10.0.0.0/8", Action.DROP),
+    ]
+    assert report.triggers[2].outcome.verb is Verb.ALLOW
+    assert (report.names, report.refused) == (1, 1)  # ten hextets are none
+
+
+def test_local_data_of_a_trigger_are_one_outcome() -> None:
+    body = HEAD + "32.1.2.0.192.rpz-ip A 192.0.2.9\n A 192.0.2.8\n AAAA 2001:db8::1\nns.x.com A 192.0.2.7\n"
+    result = read_zone(body)
+    [trigger] = result.report.triggers
+    assert trigger.outcome.data == ("A 192.0.2.9", "A 192.0.2.8", "AAAA 2001:db8::1")
+    assert [name for _, name, _, _ in result.rules] == ["ns.x.com"]
+
+
+def test_of_two_records_for_a_trigger_the_first_is_kept() -> None:  # 22
+    body = HEAD + "32.1.2.0.192.rpz-ip CNAME .\n32.1.2.0.192.rpz-ip CNAME *.\n32.1.2.0.192.rpz-nsip CNAME *.\n"
+    report = read_zone(body).report
+    assert [(trigger.kind, trigger.outcome.action) for trigger in report.triggers] == [
+        (TriggerKind.ADDRESS, Action.NXDOMAIN),
+        (TriggerKind.NSIP, Action.NODATA),
+    ]
+    assert report.duplicates == 1
 
 
 def test_local_data_of_one_owner_are_one_outcome() -> None:  # 8

@@ -1,0 +1,60 @@
+"""Whether a body is a list: read to its end like a build would, with nothing kept, so that memory stays constant.
+
+So an HTML page, an empty body, a damaged archive or a list full of bad lines never takes a good copy's place. Also the
+digests of a body, which take as long as reading it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from resolver.config.model import ListConfig
+from resolver.engine.engine import RunBuilder
+from resolver.lists.parse import read_files
+from resolver.lists.reading import options_of
+from resolver.lists.rules import NotAList
+from resolver.lists.source import BLOCK, MAX_UNPACKED, open_source, sha256_of
+
+
+class _Nowhere:
+    """A rule sink that keeps nothing."""
+
+    def add(self, name: bytes, scope: int, outcome: int, line: int) -> None:
+        """See RuleSink."""
+
+    def scan(
+        self, chunk: bytes, first_line: int, templates: Sequence[tuple[bytes, bytes, int, int]]
+    ) -> tuple[int, list[tuple[int, bytes]]]:
+        """See RuleSink: what the run builder says to this chunk, which goes with it."""
+        return RunBuilder().scan(chunk, first_line, templates)
+
+
+def judge(body: Path, listed: ListConfig) -> None:
+    """NotAList, with the list's source in its text, where `body` is no list as its config describes it."""
+    try:
+        read_files([(listed.shown, open_source(body))], options_of(listed), _Nowhere())
+    except NotAList as error:
+        raise NotAList(str(error).replace(str(body), listed.shown)) from None
+
+
+def digests(body: Path, encoding: str) -> tuple[str, str]:
+    """The SHA-256 of the octets as they came, and of what they were before the server packed them ("gzip" or ""), in
+    hexadecimal. NotAList where they cannot be unpacked."""
+    as_sent = sha256_of(body)
+    if not encoding:
+        return as_sent, as_sent
+    unpacked, left = hashlib.sha256(), MAX_UNPACKED
+    try:
+        with gzip.open(body) as file:
+            while block := file.read(BLOCK):
+                unpacked.update(block)
+                left -= len(block)
+                if left < 0:
+                    raise NotAList(f"more than {MAX_UNPACKED} octets once unpacked")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise NotAList(f"damaged gzip data: {error}") from None
+    return as_sent, unpacked.hexdigest()
