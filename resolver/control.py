@@ -92,6 +92,15 @@ class RateLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class Connections:
+    """How many connections a worker and a client may keep, and for how many seconds one may be idle."""
+
+    per_worker: int = 20_000
+    per_client: int = 64
+    idle: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
     """Serve by generation `number` from now on; `index` and `policy` are paths, `records` one of ring.WHAT."""
 
@@ -102,6 +111,7 @@ class Swap:
     upstream: Upstream
     rate_limit: RateLimit
     records: str = "all"
+    connections: Connections = Connections()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,25 @@ import dns.rdatatype
 
 from resolver import counters, overlay, snapshot
 from resolver.config.model import Config, ListConfig
-from resolver.engine.engine import DROP, PUNT_LOCAL, REPLY, Engine, Index, Snapshot, SuffixTable
+from resolver.decide import Decisions
+from resolver.engine.engine import (
+    DROP,
+    PUNT,
+    PUNT_CONDITIONAL,
+    PUNT_LOCAL,
+    PUNT_PATTERN,
+    REPLY,
+    Engine,
+    Index,
+    Snapshot,
+    SuffixTable,
+)
 from resolver.fetch.store import Place
 from resolver.lists import history, names
-from resolver.lists.explain import Match, matches
+from resolver.lists.explain import Match, TriggerMatch, covers_pattern, matches, trigger_matches
 from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.report import ListReport, Report, duration
+from resolver.lists.rules import TriggerKind
 from resolver.lists.runs import Run
 from resolver.local import Aliases
 from resolver.metrics import action_name
@@ -121,7 +134,12 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     index = Index(generation.index_path(state_dir))
     policy = snapshot.read_policy(generation.policy_path(state_dir))
     decided = Snapshot(index, policy, generation.number)
+    decisions = Decisions(index, policy, generation.number)
     policy_class, listset, _, cell = decided.decide(asked, octets)
+    if policy_class != snapshot.REFUSED_CLASS:
+        fitting = decisions.fits(dns.name.from_text(f"{asked}.").canonicalize().to_wire() or b"")
+        winners, listset = decisions.best(policy_class, (listset, *fitting), rtype, octets)
+        cell = winners[0].cell
     rank, action, _, _, slot, _ = CELL.unpack(cell)
     refused = policy_class == snapshot.REFUSED_CLASS
     winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
@@ -135,6 +153,10 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
     since = Stands(state_dir, generation.number)
     spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action, since) for match in matches(paths, asked))
+    spoken += tuple(
+        _spoken(_as_match(found), dict(paths)[found.list], winner, action, None)
+        for found in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(asked))
+    )
     return Explanation(
         name=asked or ".",
         type=dns.rdatatype.to_text(rtype),
@@ -150,7 +172,7 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
         list="overlay" if rank == Rank.OVERLAY and words else winner,
         category=next((listed.category for listed in config.lists if listed.name == winner), ""),
         matches=spoken,
-        answer=tuple(_answer(decided, index, policy, entries, asked, rtype, octets)),
+        answer=tuple(_answer(decided, index, policy, decisions, entries, asked, rtype, octets)),
     )
 
 
@@ -194,7 +216,13 @@ class Stands:
         return f"since generation {found.generation}{'' if found.exact else ' or longer'} ({made})"
 
 
-def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stands) -> Spoken:
+def _as_match(found: TriggerMatch) -> Match:
+    """A pattern as a rule that covers the name, which stands where the pattern's text does."""
+    trigger = found.trigger
+    return Match(found.list, trigger.line, trigger.text, Scope.SELF, trigger.outcome)
+
+
+def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stands | None) -> Spoken:
     with Run(run_path) as run:
         files = run.header.report.get("files", ())
     file, first = next(((part[0], part[1]) for part in reversed(files) if match.line >= part[1]), ("", 1))
@@ -204,6 +232,8 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stan
         says += ", important"
     if outcome.action is not None:
         says += f" by {action_name(outcome.action)}"
+    if outcome.condition:
+        says += f" ({outcome.condition})"
     if outcome.data:
         says += f" {'; '.join(outcome.data)}"
     decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
@@ -215,7 +245,7 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stan
         _SCOPES[match.scope],
         says,
         decides and not match.left_out,
-        since="" if match.left_out else stands.since(match),
+        since=stands.since(match) if stands and not match.left_out else "",
         quarantined=match.left_out,
     )
 
@@ -224,6 +254,7 @@ def _answer(
     decided: Snapshot,
     index: Index,
     policy: snapshot.Policy,
+    decisions: Decisions,
     entries: Sequence[overlay.Entry],
     name: str,
     rtype: dns.rdatatype.RdataType,
@@ -235,6 +266,17 @@ def _answer(
     engine.set_overlay(SuffixTable(overlay.words(entries, time.time())))
     query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
+    punts = engine.take_punts()
+    while verdict == PUNT and punts[0].reason in (PUNT_CONDITIONAL, PUNT_PATTERN):
+        if punts[0].reason == PUNT_PATTERN:
+            for each in punts[0].names:
+                engine.remember(each, decisions.fits(each), decided.number)
+            verdict, reply = engine.resume(punts[0])
+        elif isinstance(choice := decisions.decide(punts[0]), bytes):
+            verdict, reply = REPLY, choice
+        else:
+            verdict, reply = engine.decide(punts[0], *(choice or (None, 0)))
+        punts = engine.take_punts()
     if verdict == REPLY and reply is not None:
         message = dns.message.from_wire(reply)
         yield f"rcode {dns.rcode.to_text(message.rcode())}"
@@ -246,7 +288,7 @@ def _answer(
     elif verdict == DROP:
         yield "none: the query is dropped"
     else:
-        [punt] = engine.take_punts()
+        [punt] = punts
         if punt.reason == PUNT_LOCAL:
             alias = Aliases(index, policy).describe(punt)
             yield f"{name}. {alias.ttl} IN CNAME {dns.name.from_wire(alias.target, 0)[0]} and what that resolves to"

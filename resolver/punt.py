@@ -19,10 +19,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from resolver.engine.engine import (
     AFTER_NOTHING,
@@ -30,12 +30,13 @@ from resolver.engine.engine import (
     PUNT,
     PUNT_CONDITIONAL,
     PUNT_LOCAL,
+    PUNT_PATTERN,
     PUNT_REFRESH,
 )
 from resolver.upstream.health import Server
 from resolver.upstream.message import HEADER, PAYLOAD_SIZE, Question, walk
 from resolver.upstream.pool import Pool, Result
-from resolver.vocabulary import EDE, Action, Rcode, RRType, Transport
+from resolver.vocabulary import EDE, Rcode, RRType, Transport
 
 if TYPE_CHECKING:
     from resolver.engine.engine import Engine, Punt
@@ -62,8 +63,16 @@ class Alias:
     route: int = 0
 
 
+class Decided(NamedTuple):
+    """What was decided: a cell (engine/query.pxd), 8 octets, and by which listset."""
+
+    cell: bytes
+    listset: int
+
+
 Describe = Callable[["Punt"], Alias | bytes]  # what to answer to a PUNT_LOCAL; bytes: a whole reply, sent as it stands
-Decide = Callable[["Punt"], bytes]  # a PUNT_CONDITIONAL's cell (engine/query.pxd), 8 octets
+Decide = Callable[["Punt"], "Decided | bytes | None"]  # of a PUNT_CONDITIONAL; bytes: a whole reply; None: ask anew
+Fits = Callable[[bytes], Sequence[int]]  # the listsets of the patterns that a name in wire form fits
 Asked = Callable[["Punt"], Server | None]  # which server the engine asked before it gave the question up
 _Waiter = Callable[[Result], None]
 
@@ -75,12 +84,20 @@ class Punts:
     """
 
     def __init__(
-        self, engine: Engine, pool: Pool, *, describe: Describe, decide: Decide, asked: Asked = lambda _: None
+        self,
+        engine: Engine,
+        pool: Pool,
+        *,
+        describe: Describe,
+        decide: Decide,
+        fits: Fits = lambda _: (),
+        asked: Asked = lambda _: None,
     ) -> None:
         self._engine = engine
         self._pool = pool
         self._describe = describe
         self._decide = decide
+        self._fits = fits
         self._asked = asked
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Hashable, list[tuple[Punt, _Waiter]]] = {}
@@ -123,12 +140,16 @@ class Punts:
             else:
                 self._chase(punt, local)
         elif punt.reason == PUNT_CONDITIONAL:
-            cell = self._decide(punt)
-            is_stream = punt.transport != Transport.UDP
-            if cell[1] in (Action.FORWARD, Action.ALLOW) or (cell[1] == Action.TCP_ONLY and is_stream):
-                self._forward(punt, cell)
+            decided = self._decide(punt)
+            if isinstance(decided, bytes):
+                self._deliver(punt, self._engine.send(punt, decided))
             else:
-                self._finish(punt, Result(None), cell)
+                cell, listset = decided or (None, 0)
+                self._go_on(punt, *self._engine.decide(punt, cell, listset))
+        elif punt.reason == PUNT_PATTERN:
+            for name in punt.names:
+                self._engine.remember(name, self._fits(name), punt.generation)
+            self._go_on(punt, *self._engine.resume(punt))
         elif punt.reason == PUNT_REFRESH:
             if punt.question not in self._waiting:
                 self._waiting[punt.question] = []
@@ -136,9 +157,9 @@ class Punts:
         else:
             self._forward(punt)
 
-    def _forward(self, punt: Punt, cell: bytes | None = None) -> None:
+    def _forward(self, punt: Punt) -> None:
         key = punt.question
-        waiter = partial(self._finish, punt, cell=cell)
+        waiter = partial(self._finish, punt)
         is_first = self._join(key, punt, waiter)
         if self._engine.has_stale(punt):
             self._loop.call_later(STALE_AFTER, self._give_up_waiting, key, punt, waiter)
@@ -219,8 +240,10 @@ class Punts:
         if not self._waiters:
             self._is_idle.set()
 
-    def _finish(self, punt: Punt, result: Result, cell: bytes | None = None) -> None:
-        verdict, reply = self._engine.finish(punt, result.answer, int(result.ede), result.text, cell)
+    def _finish(self, punt: Punt, result: Result) -> None:
+        self._go_on(punt, *self._engine.finish(punt, result.answer, int(result.ede), result.text))
+
+    def _go_on(self, punt: Punt, verdict: int, reply: bytes | None) -> None:
         if verdict == PUNT:  # the policy has changed, or a decided block needs more: it is up again, with its token
             self._loop.call_soon(self.run)
         else:

@@ -355,6 +355,9 @@ class Reloader:
                 config.rate_limit.per_second, config.rate_limit.prefix4, config.rate_limit.prefix6
             ),
             records=config.query_log.what,
+            connections=control.Connections(
+                config.connections.per_worker, config.connections.per_client, config.connections.idle
+            ),
         )
 
     def _tell_facts(self, config: Config, generation: snapshot.Generation, report: Report) -> None:

@@ -1,8 +1,8 @@
 """A generation: what the engine decides by, and which files of the state folder belong together.
 
 `Policy` is the part that a reload without a change of lists renews: the matrix of cells, the profiles, the client map
-and the routes. The build writes it to a file of its own, workers read it: nothing here imports the config or the lists,
-as a worker holds neither.
+and the routes. The build writes it to a file of its own, workers read it: nothing here imports the config or reads
+lists, as a worker holds neither.
 
     policy file, little-endian
     ┌────────┬─────────┬───────────────┬───────────┬──────────┬───────────────┬────────────────────────────────────┐
@@ -36,6 +36,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from resolver.lists import conditions
+
 RUNS = "runs"  # folder below state_dir
 REFUSED_CLASS = 0xFFFF  # a client that is not in allow_from
 NO_SLOT = 0xFFFF  # no list won, or there was no slot left for it
@@ -44,7 +46,7 @@ NO_EDE = -1
 MAX_TEXT = 200  # octets of EXTRA-TEXT
 
 MAGIC = b"TAMPAHPL"
-VERSION = 1
+VERSION = 2
 _PREAMBLE = struct.Struct("<8sIIQ16s")  # magic, version, header's length, file's length, checksum
 assert _PREAMBLE.size == 40
 CELL = struct.Struct("<BBBBHH")  # rank, action, flags, member, list slot, profile; see lists/matrix.py
@@ -90,7 +92,9 @@ class Policy:
     """What the engine decides by, next to an index with the same `shapes`.
 
     `cells`: row after row, one a class, CELL.size octets a shape. `routes`: zone (lower-case, no trailing dot) → route,
-    0 being the default one. `groups`: name → class, in the config's order, for `explain`.
+    0 being the default one. `groups`: name → class, in the config's order, for `explain`. `decisions`: for each
+    conditional (class, shape) the claims to try, the strongest first, as (condition, cell): see resolver/decide.py.
+    `patterns`: (text as lists/patterns.py has it, listset, names below which it does not hold).
     """
 
     classes: int
@@ -100,6 +104,8 @@ class Policy:
     clients: Clients
     routes: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, int] = field(default_factory=dict)
+    decisions: Mapping[tuple[int, int], tuple[tuple[str, bytes], ...]] = field(default_factory=dict)
+    patterns: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
 
     def cell(self, policy_class: int, shape: int) -> tuple[int, int, int, int, int, int]:
         """(rank, action, flags, member, list slot, profile) for a class and a shape."""
@@ -118,6 +124,8 @@ def write_policy(path: Path, policy: Policy) -> None:
         "profiles": [_profile_to_json(profile) for profile in policy.profiles],
         "routes": dict(policy.routes),
         "groups": dict(policy.groups),
+        "decisions": _decisions_to_json(policy),
+        "patterns": policy.patterns,
         "sections": {},
     }
     sections = (policy.cells, *(getattr(policy.clients, name) for name in _SECTIONS[1:]))
@@ -172,6 +180,8 @@ def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
         clients=Clients(*(section(name) for name in _SECTIONS[1:])),
         routes=header["routes"],
         groups=header["groups"],
+        decisions=_decisions_from_json(header["decisions"]),
+        patterns=tuple((str(text), int(listset), tuple(denied)) for text, listset, denied in header["patterns"]),
     )
 
 
@@ -181,6 +191,13 @@ def _check(policy: Policy) -> None:
         raise ValueError("the matrix has another size than classes and shapes say")
     if not policy.profiles or any(len(profile.ipv4) != 4 or len(profile.ipv6) != 16 for profile in policy.profiles):
         raise ValueError("a profile without its addresses")
+    for (policy_class, shape), claims in policy.decisions.items():
+        if not 0 <= policy_class < policy.classes or not 0 <= shape < policy.shapes:
+            raise ValueError(f"a decision for class {policy_class} and shape {shape}")
+        for condition, cell in claims:
+            conditions.parse(condition)
+            if len(cell) != CELL.size or CELL.unpack(cell)[5] >= len(policy.profiles):
+                raise ValueError("a decision whose cell is none")
     clients = policy.clients
     for starts, classes, width in (
         (clients.starts4, clients.classes4, 4),
@@ -200,6 +217,26 @@ def _profile_to_json(profile: Profile) -> dict[str, Any]:
 def _profile_from_json(item: dict[str, Any]) -> Profile:
     octets = {name: bytes.fromhex(item[name]) for name in ("ipv4", "ipv6", "soa")}
     return Profile(**{**item, **octets})
+
+
+def _decisions_to_json(policy: Policy) -> dict[str, Any]:
+    """Decisions as JSON: conditions and cells, claims (place, place), decisions (places) and whose they are (place)."""
+    texts: dict[str, int] = {}
+    cells: dict[str, int] = {}
+    rows: dict[tuple[int, ...], int] = {}
+    places = []
+    for (policy_class, shape), claims in policy.decisions.items():
+        row: list[int] = []
+        for text, cell in claims:
+            row += (texts.setdefault(text, len(texts)), cells.setdefault(cell.hex(), len(cells)))
+        places.append([policy_class, shape, rows.setdefault(tuple(row), len(rows))])
+    return {"conditions": list(texts), "cells": list(cells), "claims": list(rows), "places": places}
+
+
+def _decisions_from_json(item: dict[str, Any]) -> dict[tuple[int, int], tuple[tuple[str, bytes], ...]]:
+    texts, cells = item["conditions"], [bytes.fromhex(cell) for cell in item["cells"]]
+    rows = [tuple((texts[row[at]], cells[row[at + 1]]) for at in range(0, len(row), 2)) for row in item["claims"]]
+    return {(policy_class, shape): rows[row] for policy_class, shape, row in item["places"]}
 
 
 def _checksum(octets: bytes | memoryview) -> bytes:

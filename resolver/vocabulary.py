@@ -100,6 +100,7 @@ class Action(IntEnum):
     TCP_ONLY = 8  # an empty answer with TC=1 on UDP, normal resolution elsewhere
     CNAME = 9  # an alias to the profile's target
     DATA = 10  # the rule's own records
+    SERVFAIL = 11
 
 
 class Verb(IntEnum):

@@ -31,10 +31,11 @@ import uvloop
 from resolver import cachefile, control, counters, logs, overlay, ring, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
+from resolver.decide import Decisions
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
-from resolver.listeners.stream import StreamServer
+from resolver.listeners.stream import Limits, StreamServer
 from resolver.local import Aliases
-from resolver.punt import Alias, Punts
+from resolver.punt import Alias, Decided, Punts
 from resolver.snapshot import read_policy
 from resolver.upstream.health import Server, Strategy
 from resolver.upstream.native import Native
@@ -44,6 +45,7 @@ SWITCH_INTERVAL = 0.0005  # seconds: a thread that loads a generation yields to 
 GC_THRESHOLD = (20_000, 20, 100)  # young objects die by reference count; cycles are few
 LOOK = 0.01  # seconds between looks whether a drain is done
 OVERLAY_LOOK = 60.0  # seconds between looks at timed words, at most
+OTHER_FILES = 1024  # descriptors that are not connections of clients: mostly sockets to upstream servers
 ROUNDS_AT_END = 1000  # batches that a drain may find waiting
 
 _log = logging.getLogger(__name__)
@@ -67,7 +69,12 @@ class Worker:
         self._cache_file = Path(configure.cache_file) if configure.cache_file else None
         self._keeping: asyncio.Future[int] | None = None
         self.punts = Punts(
-            self.engine, self.pool, describe=self._describe, decide=self._decide, asked=self.native.asked
+            self.engine,
+            self.pool,
+            describe=self._describe,
+            decide=self._decide,
+            fits=lambda name: self._decisions.fits(name),
+            asked=self.native.asked,
         )
         self.streams = StreamServer(self.engine, self.punts.run)
         self._sockets = [
@@ -80,7 +87,7 @@ class Worker:
 
     async def swap(self, order: control.Swap) -> None:
         """Load a generation and enforce it; ValueError or OSError says why not, and then nothing has changed."""
-        snapshot, self._aliases, self._zones = await asyncio.to_thread(_load, order)
+        snapshot, aliases, decisions, self._zones = await asyncio.to_thread(_load, order)
         limits, self._upstream = order.cache, order.upstream
         self.pool.reconfigure(_pool_config(order.upstream))
         self.native.reconfigure()
@@ -100,7 +107,9 @@ class Worker:
             prefetch=limits.prefetch,
         )
         self.engine.set_records(ring.WHAT.index(order.records))
+        self.streams.limits = _limits(order.connections)
         self.engine.swap(snapshot)
+        self._aliases, self._decisions = aliases, decisions
         is_first, self.generation = self.generation == 0, order.number
         if is_first:
             await self._open()
@@ -137,8 +146,8 @@ class Worker:
     def _describe(self, punt: Punt) -> Alias:
         return self._aliases.describe(punt)
 
-    def _decide(self, punt: Punt) -> bytes:
-        raise NotImplementedError("no dialect makes conditions yet")
+    def _decide(self, punt: Punt) -> Decided | bytes | None:
+        return self._decisions.decide(punt)
 
     def _drain(self) -> int:
         count = self.engine.drain()
@@ -183,9 +192,19 @@ class Worker:
         self.engine.close()
 
 
-def _load(order: control.Swap) -> tuple[Snapshot, Aliases, dict[str, int]]:
+def _load(order: control.Swap) -> tuple[Snapshot, Aliases, Decisions, dict[str, int]]:
     index, policy = Index(order.index), read_policy(Path(order.policy))
-    return Snapshot(index, policy, order.number), Aliases(index, policy), dict(policy.routes)
+    decisions = Decisions(index, policy, order.number)
+    return Snapshot(index, policy, order.number), Aliases(index, policy), decisions, dict(policy.routes)
+
+
+def _limits(wanted: control.Connections) -> Limits:
+    """What may be kept of what is wanted: each connection is an open file."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(files - OTHER_FILES, files // 2)
+    if wanted.per_worker > most:
+        _log.info("connections.per_worker: %d at most, as %d files may be open (ulimit -n)", most, files)
+    return Limits(min(wanted.per_worker, most), wanted.per_client, idle=wanted.idle)
 
 
 def _pool_config(upstream: control.Upstream) -> PoolConfig:

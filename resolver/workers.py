@@ -8,6 +8,10 @@ and starts it again when it ends: at once the first time, then after 0.1 s, doub
 `_desired` is the newest generation that the workers were told to enforce; a worker that comes up later is told so as
 its first order. A swap is done when every worker that is up has said so; if one refuses or stays silent all go back,
 so that they never disagree for longer than a swap.
+
+A worker that hangs is as good as dead, but no process ends: so each that serves is asked for its state every second,
+and killed when it has stayed silent twice for `HANG_PATIENCE`. Twice, since after a sleep of the whole machine, or of
+this process, the first silence may be ours.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ from resolver.sockets import Sockets
 
 SWAP_PATIENCE = 10.0  # seconds for a worker to enforce a generation
 FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0  # seconds before a restart
+LOOK_EVERY = 1.0  # seconds between questions whether a worker hangs
+HANG_PATIENCE = 3.0  # seconds for a worker that serves to answer one
 BUCKETS = 1 << 20  # octets for clients' token buckets: 65,536 prefixes of late
 STEADY = 30.0  # seconds of life after which a death counts as the first again
 
@@ -90,6 +96,7 @@ class _Keeper:
         self._workers.tell_processes()
         if not self._workers.wanted:
             process.kill()
+        watching = asyncio.create_task(self._watch(process))
         try:
             async with await Channel.over(ours) as channel:
                 channel.send(self._configure)
@@ -97,6 +104,7 @@ class _Keeper:
                     while message := await channel.receive():
                         await self._take(channel, message)
         finally:
+            watching.cancel()
             self.channel = None
             async with self._heard:
                 self._heard.notify_all()
@@ -134,6 +142,18 @@ class _Keeper:
         with theirs:
             self.process = spawn.fork(lambda: work(theirs.fileno()), self._handed(theirs))
         self._ours = ours
+
+    async def _watch(self, process: asyncio.subprocess.Process | spawn.Forked) -> None:
+        """Kill the worker if it hangs."""
+        silent = 0
+        while silent < 2:
+            await asyncio.sleep(LOOK_EVERY)
+            if self.enforced and self.channel is not None and self._workers.wanted:
+                silent = 0 if await self.inspect(HANG_PATIENCE) else silent + 1
+        if self.channel is not None and process.returncode is None and self._workers.wanted:
+            self._last_words = f"hung: no answer within {HANG_PATIENCE:g} s, twice; killed"
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
 
     async def _take(self, channel: Channel, message: control.Message) -> None:
         async with self._heard:

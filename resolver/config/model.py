@@ -200,6 +200,10 @@ class ListConfig(_Section):
     subdomains: types.Subdomains = Field(
         default="auto", description="Whether a plain name covers what is below it; auto: as the format has it."
     )
+    rewrite: types.YesNo = Field(
+        default=False,
+        description="Whether a hosts line with the address of another machine gives that address instead of a block.",
+    )
     refresh: types.Ttl = Field(default=86_400, description="How often the source is looked at for changes.")
     checksum: types.Text = Field(
         default="",
@@ -382,6 +386,9 @@ class Group(_Section):
     actions: dict[types.Word, types.BlockAction] = Field(
         default_factory=dict, description="Actions of this group instead of those of `categories`."
     )
+    tags: Annotated[tuple[types.Tag, ...], Once] = Field(
+        default=(), description="What $ctag of adblock rules calls the group's clients: user_child, os_ios and so on."
+    )
     schedule: tuple[Any, ...] = Field(default=(), description="When the group applies; empty: always.")
 
     @property
@@ -457,6 +464,25 @@ class RateLimit(_Section):
         default="truncate",
         description="What happens beyond the limit; truncate: an empty answer that asks to come by TCP.",
     )
+
+
+class Connections(_Section):
+    """How many connections clients may keep. One too many takes the place of the idlest."""
+
+    per_worker: types.Number = Field(
+        default=20_000, ge=1, le=10**6, description="Connections of one worker, as far as it may open files."
+    )
+    per_client: types.Number = Field(default=64, ge=1, le=10**6, description="Connections of one client to one worker.")
+    idle: types.Seconds = Field(
+        default=10.0, description="How long one may be idle; less as the second half of the places fills."
+    )
+
+    @field_validator("idle")
+    @classmethod
+    def _idle_is_usable(cls, idle: float) -> float:
+        if not 0.5 <= idle <= 3600:
+            raise ValueError("expected 500ms to 1h")
+        return idle
 
 
 class Admin(_Section):
@@ -552,6 +578,9 @@ class Config(_Section):
     rebinding: Rebinding = Field(default_factory=Rebinding, description="Protection against DNS rebinding.")
     rewrites: tuple[Rewrite, ...] = Field(default=(), description="Names that are answered here.")
     rate_limit: RateLimit = Field(default_factory=RateLimit, description="How much one client may ask over UDP.")
+    connections: Connections = Field(
+        default_factory=Connections, description="How many connections clients may keep, and for how long."
+    )
     guard: Guard = Field(
         default_factory=Guard, description="What a changed list may do without being asked about; and what is kept."
     )

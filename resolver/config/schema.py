@@ -17,6 +17,7 @@ from resolver.config.model import (
     Category,
     Certificate,
     Config,
+    Connections,
     Fetch,
     Group,
     Guard,
@@ -32,7 +33,7 @@ from resolver.config.model import (
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Admin, Cache, Category, Certificate, Config, Fetch, Group, Guard, Listen, ListConfig, QueryLog),
+    *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Guard, Listen, ListConfig, QueryLog),
     *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, Upstream),
 )
 

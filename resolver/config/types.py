@@ -17,6 +17,7 @@ from pydantic import AfterValidator, PlainSerializer, PlainValidator, Strict, Wi
 from pydantic_core import PydanticCustomError
 
 from resolver.config import addresses, units
+from resolver.lists.conditions import TAGS
 from resolver.vocabulary import EDE, Action
 
 T = TypeVar("T")
@@ -144,6 +145,12 @@ def _parse_names_or_file(value: object) -> str | tuple[str, ...]:
     return without_repeats(tuple(addresses.parse_name(name) for name in value))
 
 
+def _parse_tag(value: object) -> str:
+    if not isinstance(value, str) or value not in TAGS:
+        raise choose(value, sorted(TAGS))
+    return value
+
+
 def _parse_workers(value: object) -> int | Literal["auto"]:
     if value == "auto":
         return "auto"
@@ -199,6 +206,7 @@ Text = Annotated[str, Strict()]
 YesNo = Annotated[bool, Strict(), WithJsonSchema({"type": "boolean"})]
 Number = Annotated[int, Strict()]
 Word = Annotated[str, PlainValidator(_parse_word), WithJsonSchema({"type": "string", "pattern": WORD_PATTERN})]
+Tag = Annotated[str, PlainValidator(_parse_tag), WithJsonSchema({"enum": sorted(TAGS)})]
 Seconds = Annotated[
     float,
     PlainValidator(units.parse_duration),

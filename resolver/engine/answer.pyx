@@ -56,9 +56,15 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
     if not q.decided:
         policy_cell(s, core.overlay, q)
+        # A name costs a look for patterns only where one could outrank what is known, or what may not hold.
+        if s.pattern_rank < RANK_NOBODY and (s.pattern_rank < q.cell.rank or q.cell.flags & CELL_CONDITIONAL) \
+                and not policy_patterns(s, &core.memo, q):
+            return VERDICT_PUNT
         if q.cell.flags & CELL_CONDITIONAL:
             q.reason = REASON_CONDITIONAL
             return VERDICT_PUNT
+    elif q.chosen:
+        q.listset = q.chosen
 
     # Blocked: answered here, unless an earlier RPZ list has to see the upstream's answer first. TCP_ONLY lets streams pass.
     if is_blocked(q) and not q.cell.flags & CELL_NEEDS_ANSWER:
@@ -73,9 +79,10 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     if answer != NULL:
         if answer.refresh and q.may_wait:  # popular and soon expired, or expired already: Python asks anew
             refresh_begin(core, q)
+        if not policy_answer(core, answer, q):
+            return VERDICT_PUNT
         if answer.stale:
             core.counters[CACHE_STALE] += 1
-        policy_answer(core, answer, q)
         return reply_blocked(q, s) if is_blocked(q) else reply_answer(q, answer)
 
     # Unknown here: only a client that wants recursion gets it (RFC 1035 section 4.1.1).
@@ -101,8 +108,12 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.counted = False
     q.given = NULL
     q.since = 0
-    q.decided = False
+    q.decided = DECIDED_NOTHING
     q.word = 0
+    q.chosen = 0
+    q.undecided = NULL
+    q.stage = DECIDED_NAME
+    q.inspected = NULL
     q.question_end = 0
     q.has_opt = False
     q.dnssec_ok = False

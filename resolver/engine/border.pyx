@@ -24,8 +24,8 @@ cdef void* copied(bytes octets, Py_ssize_t wanted, str what) except NULL:
 
 cdef int check_cell(const SnapshotView* s, const Cell* cell) except -1:
     # Counters and profiles are found by what a cell says.
-    if cell.action > ACTION_DATA:
-        raise ValueError(f"a cell has action {cell.action}, the last is {ACTION_DATA}")
+    if cell.action > LAST_ACTION:
+        raise ValueError(f"a cell has action {cell.action}, the last is {LAST_ACTION}")
     if cell.action >= ACTION_ADDRESS and cell.profile >= s.profile_count:
         raise ValueError(f"a cell names profile {cell.profile} of {s.profile_count}")
     return 0
@@ -67,6 +67,13 @@ cdef class Snapshot:
             self._profile(&profiles[i], profile)
         for i in range(<Py_ssize_t> s.class_count * s.shape_count):
             check_cell(s, &s.cells[i])
+        s.pattern_rank = RANK_NOBODY
+        for _, listset, _ in policy.patterns:
+            if not 0 <= listset < self.index.view.listset_count:
+                raise ValueError(f"a pattern has listset {listset} of {self.index.view.listset_count}")
+            for i in range(s.class_count):
+                s.pattern_rank = min(s.pattern_rank,
+                                     <uint32_t> s.cells[i * s.shape_count + index_shape(s.index, listset)].rank)
         self._clients(policy.clients)
 
     cdef int _profile(self, Profile* p, profile) except -1:
@@ -78,8 +85,8 @@ cdef class Snapshot:
             text = text[:-1]
         if len(soa) > 512 or len(ipv4) != 4 or len(ipv6) != 16:
             raise ValueError("a profile's SOA or address has the wrong length")
-        if not 0 <= profile.action <= ACTION_DATA:
-            raise ValueError(f"a profile has action {profile.action}, the last is {ACTION_DATA}")
+        if not 0 <= profile.action <= LAST_ACTION:
+            raise ValueError(f"a profile has action {profile.action}, the last is {LAST_ACTION}")
         p.action = profile.action
         p.ttl = profile.ttl
         p.ede = profile.ede
@@ -157,20 +164,46 @@ cdef bytes wire_name(str name):
     return b"".join([bytes((len(label),)) + label for label in labels]) + b"\0"
 
 
+cdef tuple target_names(const Query* q):
+    # The names that the answer under inspection points at, in wire form.
+    cdef Reader r
+    cdef Target target
+    cdef list names = []
+    cdef uint32_t records, at, end
+    reader_start(&r, q.inspected, q.inspected_size)
+    r.at = 6
+    records = read_u16(&r)
+    r.at = q.question_end
+    while records and len(names) < PATTERN_TARGETS:
+        records -= 1
+        at = next_target(&r)
+        if r.failed:
+            break
+        if at and read_target(q.inspected, q.inspected_size, at, &target):
+            end = target.labels[target.labels_count - 1] if target.labels_count else 0
+            names.append(take_bytes(target.name, end + target.name[end] + 2 if target.labels_count else 1))
+    return tuple(names)
+
+
 cdef class Punt:
     """A query that Python takes. Give it back with Engine.finish() or Engine.send(), once."""
 
     cdef readonly bytes packet, client, question, qname
     cdef readonly int after, upstream
-    cdef readonly int transport, reason, route, qtype, listset, slot, action, rank, member, profile
+    cdef readonly int transport, reason, route, qtype, listset, slot, action, rank, member, profile, policy_class
     cdef readonly bint do, cd
+    cdef readonly unsigned long long generation
+    cdef readonly tuple targets  # listsets found beside the name's own, between which Python decides
+    cdef readonly tuple names  # whose patterns are not known
+    cdef bytes given           # the upstream's answer that this is about, if it is not in the cache
+    cdef bytes cell            # what Python decided, by the generation
+    cdef uint32_t decided, chosen, stage
     cdef public object token
     cdef int fd
     cdef sockaddr_in6 peer
     cdef uint8_t control[CONTROL_ROOM]
     cdef size_t control_size
     cdef uint64_t since
-    cdef uint32_t policy_class
     cdef uint8_t told
 
 
@@ -214,6 +247,9 @@ cdef class Engine:
         self.core.cache.key0 = (<const uint64_t*> PyBytes_AS_STRING(random))[0]
         self.core.cache.key1 = (<const uint64_t*> PyBytes_AS_STRING(random))[1]
         self.configure_cache(max_ttl=max_ttl, min_ttl=min_ttl, negative_ttl=negative_ttl)
+        random = os.urandom(16)
+        self.core.memo.key0 = (<const uint64_t*> PyBytes_AS_STRING(random))[0]
+        self.core.memo.key1 = (<const uint64_t*> PyBytes_AS_STRING(random))[1]
         self.punts = []
         self.stream_answers = []
         self.tokens = {}
@@ -238,6 +274,7 @@ cdef class Engine:
             close(self.epoll)
         cache_free(&self.core.cache)
         free(self.core.forward)
+        free(self.core.memo.entries)
         free(self.batch)
         free(self.sockets)
         free(self.stream_reply)
@@ -252,6 +289,10 @@ cdef class Engine:
 
     def swap(self, Snapshot snapshot not None):
         """Every query from the next one on sees `snapshot`."""
+        if snapshot.view.pattern_rank < RANK_NOBODY and self.core.memo.entries == NULL:
+            self.core.memo.entries = <MemoEntry*> calloc(MEMO_SETS * MEMO_WAYS, sizeof(MemoEntry))
+            if self.core.memo.entries == NULL:
+                raise MemoryError
         self.core.snapshot = &snapshot.view
         self.snapshot = snapshot
 
@@ -521,6 +562,7 @@ cdef class Engine:
         # The query as a Punt; `queue`: among the next take_punts().
         cdef Punt punt = Punt.__new__(Punt)
         cdef uint8_t key[KEY_ROOM]
+        cdef uint32_t i
         punt.packet = take_bytes(q.packet, q.size)
         punt.client = take_bytes(q.client, 16)
         punt.question = take_bytes(key, cache_key(q, key))
@@ -538,6 +580,18 @@ cdef class Engine:
         punt.told = q.told | TOLD_PUNTED
         punt.member = q.cell.member
         punt.profile = q.cell.profile
+        punt.generation = self.core.snapshot.number
+        punt.targets = ()
+        punt.names = ()
+        punt.stage = q.stage
+        if q.undecided != NULL:
+            punt.targets = tuple([q.undecided.listsets[i] for i in range(q.undecided.count)])
+        if q.reason == REASON_PATTERN:
+            punt.names = (punt.qname,)
+            if q.inspected != NULL:
+                punt.names += target_names(q)
+        if (q.reason == REASON_CONDITIONAL or q.reason == REASON_PATTERN) and q.given != NULL:
+            punt.given = take_bytes(q.given.packet, q.given.size)
         punt.do = q.dnssec_ok
         punt.cd = q.flags & FLAG_CD
         punt.token = token
@@ -625,13 +679,60 @@ cdef class Engine:
         core_clock(&self.core)
         return self._question(q, punt) == CONTINUE and cache_stale(&self.core.cache, q, self.core.now, &kept)
 
-    def finish(self, Punt punt not None, bytes answer, int ede=EDE_NONE, str text="", bytes cell=None):
+    def remember(self, bytes name not None, listsets, uint64_t generation):
+        """Which patterns a name (wire form, lower-case) fits in a generation: at most six of their listsets."""
+        cdef uint8_t labels[128]
+        cdef const uint8_t* wire = <const uint8_t*> PyBytes_AS_STRING(name)
+        cdef uint32_t at = 0, count = 0, listset
+        cdef Inspection* found
+        if self.core.memo.entries == NULL or self.snapshot is None or generation != self.snapshot.view.number:
+            return
+        while at < len(name) and wire[at]:
+            if count == MAX_LABELS or wire[at] > 63:
+                raise ValueError("not a name in wire form")
+            labels[count] = <uint8_t> at
+            count += 1
+            at += 1 + wire[at]
+        if at + 1 != len(name) or at > 254:
+            raise ValueError("not a name in wire form")
+        for listset in listsets:
+            if listset >= self.snapshot.index.view.listset_count:
+                raise ValueError(f"no listset {listset}")
+        found = memo_room(&self.core.memo, wire, labels, count)
+        found.generation = generation
+        found.count = 0
+        for listset in listsets:
+            inspect_keep(found, listset)
+
+    def resume(self, Punt punt not None):
+        """Answer a PUNT_PATTERN again, now that its names are known: as decide() does."""
+        return self._finish(punt, punt.given, True, EDE_NONE, "")
+
+    def decide(self, Punt punt not None, bytes cell, uint32_t listset=0):
+        """Go on with a PUNT_CONDITIONAL by what Python decided: (verdict, the answer for a stream).
+
+        `cell`: 8 octets, None to ask for the decision anew; `listset`: by which it was decided, 0: the name's. A PUNT (the
+        upstream has to be asked, say) is among the next take_punts(), with the same token, and remembers the cell.
+        """
+        if cell is not None:
+            if len(cell) != sizeof(Cell):
+                raise ValueError("a cell has 8 octets")
+            if listset >= self.snapshot.index.view.listset_count:
+                raise ValueError(f"no listset {listset}")
+        punt.cell = cell
+        punt.chosen = listset
+        punt.decided = punt.stage
+        return self._finish(punt, punt.given, True, EDE_NONE, "")
+
+    def finish(self, Punt punt not None, bytes answer, int ede=EDE_NONE, str text=""):
         """Answer a punt, by the generation in force: (verdict, the answer for a stream).
 
-        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. `cell`: what Python decided, 8 octets. Where
-        there is no answer, or an error for one, what is kept serves. A PUNT (the generation has changed) is among the next
-        take_punts(), with the same token.
+        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. Where there is no answer, or an error for one,
+        what is kept serves. A PUNT (the generation has changed) is among the next take_punts(), with the same token.
         """
+        return self._finish(punt, answer, False, ede, text)
+
+    cdef tuple _finish(self, Punt punt, bytes answer, bint may_ask, int ede, str text):
         cdef Query* q = &self.query
         cdef Answer prepared
         cdef Answer kept
@@ -645,23 +746,23 @@ cdef class Engine:
         if answer is not None and cache_prepare(&self.core.cache, q, <const uint8_t*> PyBytes_AS_STRING(answer),
                                                 <uint32_t> len(answer), &prepared) != PREPARED:
             answer = None
-        is_stale = (answer is None or prepared.failed) and cache_stale(&self.core.cache, q, self.core.now, &kept)
+        is_stale = (not may_ask if answer is None else prepared.failed) \
+            and cache_stale(&self.core.cache, q, self.core.now, &kept)
         query_start(q, q.packet, q.size, q.transport, q.reply, q.reply_room)
         q.counted = True
         q.since = punt.since
         q.told = punt.told
-        if cell is not None:
-            if len(cell) != sizeof(Cell):
-                raise ValueError("a cell has 8 octets")
-            memcpy(&q.cell, PyBytes_AS_STRING(cell), sizeof(Cell))
+        if punt.cell is not None and punt.generation == self.snapshot.view.number:  # profiles and listsets are its own
+            memcpy(&q.cell, PyBytes_AS_STRING(punt.cell), sizeof(Cell))
             check_cell(&self.snapshot.view, &q.cell)
-            q.decided = True
+            q.decided = punt.decided
+            q.chosen = punt.chosen
         if answer is not None:
             q.given = &prepared
         if is_stale:
             q.given = &kept
         verdict = answer_query(&self.core, q)
-        if verdict == VERDICT_PUNT and q.reason == REASON_FORWARD and answer is None:
+        if verdict == VERDICT_PUNT and q.reason == REASON_FORWARD and answer is None and not may_ask:
             q.rcode = RCODE_SERVFAIL
             q.ede = ede
             q.ede_text = <const uint8_t*> PyBytes_AS_STRING(words)
@@ -669,6 +770,10 @@ cdef class Engine:
             verdict = reply_error(q)
         if verdict == VERDICT_PUNT:
             again = self._punt(q, punt.token, True)
+            if q.decided:
+                again.cell = punt.cell
+                again.decided = punt.decided
+                again.chosen = punt.chosen
             again.fd = punt.fd
             again.peer = punt.peer
             again.control_size = punt.control_size

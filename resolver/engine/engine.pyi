@@ -22,6 +22,8 @@ PUNT_CONDITIONAL: int  # the listset depends on type or client: Python decides
 PUNT_REFRESH: int  # nobody waits: what is kept is to be asked anew
 PUNT_LOCAL: int  # answered by this server itself (a CNAME to chase, a special name)
 
+PUNT_PATTERN: int  # nobody knows yet which patterns `names` fit: Engine.remember(), then Engine.resume()
+
 class Index:
     """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong."""
 
@@ -236,6 +238,10 @@ class Punt:
     question: bytes  # what identical questions share: lower-case qname in wire form, qtype, qclass, DO|CD, route
     qname: bytes  # lower-case, wire form
     qtype: int
+    policy_class: int
+    generation: int  # by which it was handed up
+    names: tuple[bytes, ...]  # PUNT_PATTERN: the names in question, in wire form
+    targets: tuple[int, ...]  # PUNT_CONDITIONAL: listsets found beside the name's own, to be decided with `listset`
     do: bool
     cd: bool
     listset: int
@@ -318,14 +324,23 @@ class Engine:
         """
     def has_stale(self, punt: Punt) -> bool:
         """Whether an answer is kept that may serve if there is no other."""
-    def finish(
-        self, punt: Punt, answer: bytes | None, ede: int = -1, text: str = "", cell: bytes | None = None
-    ) -> tuple[int, bytes | None]:
+    def remember(self, name: bytes, listsets: Sequence[int], generation: int) -> None:
+        """Which patterns a name (wire form, lower-case) fits in a generation: at most six of their listsets."""
+    def resume(self, punt: Punt) -> tuple[int, bytes | None]:
+        """Answer a PUNT_PATTERN again, now that its names are known: as decide() does."""
+    def decide(self, punt: Punt, cell: bytes | None, listset: int = 0) -> tuple[int, bytes | None]:
+        """Go on with a PUNT_CONDITIONAL by what Python decided: (verdict, the answer for a stream).
+
+        `cell`: 8 octets, None to ask for the decision anew; `listset`: by which it was decided, 0: the name's. A PUNT (the
+        upstream has to be asked, say) is among the next take_punts(), with the same token, and remembers the cell as long
+        as the generation stands.
+        """
+    def finish(self, punt: Punt, answer: bytes | None, ede: int = -1, text: str = "") -> tuple[int, bytes | None]:
         """Answer a punt, by the generation in force: (verdict, the answer for a stream; a datagram is sent here).
 
-        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. `cell`: what Python decided for a conditional
-        listset, 8 octets. Where there is no answer, or an error for one, what is kept serves (RFC 8767). A PUNT (the
-        generation has changed) is among the next take_punts(), with the same token.
+        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. Where there is no answer, or an error for one,
+        what is kept serves (RFC 8767). A PUNT (the generation has changed) is among the next take_punts(), with the same
+        token.
         """
     def send(self, punt: Punt, reply: bytes) -> bytes | None:
         """Send a reply made in Python as it stands; returns it for a stream. ValueError: longer than a UDP client takes."""

@@ -35,6 +35,7 @@ PUNT_FORWARD = REASON_FORWARD
 PUNT_CONDITIONAL = REASON_CONDITIONAL
 PUNT_LOCAL = REASON_LOCAL
 PUNT_REFRESH = REASON_REFRESH
+PUNT_PATTERN = REASON_PATTERN
 
 (AFTER_NOTHING, AFTER_TIMEOUT, AFTER_TRUNCATED, AFTER_RCODE, AFTER_BAD, AFTER_CLOSED) = range(6)  # HandedWhy
 
@@ -48,6 +49,7 @@ include "index.pyx"      # what is listed
 include "suffix.pyx"     # small tables of names: routes, the overlay
 include "policy.pyx"     # what that means for this client
 include "cache.pyx"      # what upstreams said
+include "memo.pyx"       # which patterns a name fits
 include "limit.pyx"      # how often they may
 include "core.pyx"       # what an engine holds
 include "forward.pyx"    # asking upstream

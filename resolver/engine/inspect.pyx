@@ -7,9 +7,11 @@
 # was asked outranks a block of what it points at; of the operators' words the newest speaks, whichever name it is about.
 
 
-cdef inline void inspect_listset(Inspection* found, uint32_t listset) noexcept nogil:
+cdef inline void inspect_keep(Inspection* found, uint32_t listset) noexcept nogil:
     # Keep a listset, once.
     cdef uint32_t i
+    if listset == 0:
+        return
     for i in range(found.count):
         if found.listsets[i] == listset:
             return
@@ -18,13 +20,40 @@ cdef inline void inspect_listset(Inspection* found, uint32_t listset) noexcept n
         found.count += 1
 
 
-cdef void inspect_answer(const Core* core, const Answer* answer, uint32_t question_end) noexcept nogil:
-    # Find what is said of the answer's targets. cache_prepare has checked the message's form.
+cdef uint32_t next_target(Reader* r) noexcept nogil:
+    # Past the next record: where the name stands that it points at, 0 if it points at none.
+    cdef uint32_t rtype, rdlength, at
+    read_past_name(r)
+    rtype = read_u16(r)
+    read_skip(r, 6)
+    rdlength = read_u16(r)
+    at = r.at
+    read_skip(r, rdlength)
+    if rtype == TYPE_SVCB or rtype == TYPE_HTTPS:
+        at += 2  # SvcPriority
+    elif rtype != TYPE_CNAME and rtype != TYPE_DNAME:
+        return 0
+    return at if at < r.at else 0
+
+
+cdef bint read_target(const uint8_t* packet, uint32_t size, uint32_t at, Target* target) noexcept nogil:
+    # The name at an offset, lower-case and without compression.
+    cdef Reader r
+    reader_start(&r, packet, size)
+    r.at = at
+    return read_name(&r, target.name, target.labels, &target.size, &target.labels_count, True)
+
+
+cdef bint inspect_answer(Core* core, const Answer* answer, uint32_t question_end) noexcept nogil:
+    # Find what is said of the answer's targets. cache_prepare has checked the message's form. False: which patterns a target
+    # fits is not known.
     cdef const SnapshotView* s = core.snapshot
+    cdef const Inspection* known
+    cdef bint missing = False
     cdef Inspection* found = answer.inspection
     cdef Reader r
     cdef Target target
-    cdef uint32_t records, rtype, rdlength, at, end, listset
+    cdef uint32_t records, at, i, looked = 0
     reader_start(&r, answer.packet, answer.size)
     r.at = 6
     records = read_u16(&r)
@@ -34,45 +63,42 @@ cdef void inspect_answer(const Core* core, const Answer* answer, uint32_t questi
     found.overlay = core.overlay_number
     while records:
         records -= 1
-        read_past_name(&r)
-        rtype = read_u16(&r)
-        read_skip(&r, 6)
-        rdlength = read_u16(&r)
-        at = r.at
-        read_skip(&r, rdlength)
+        at = next_target(&r)
         if r.failed:
-            return
-        if rtype == TYPE_SVCB or rtype == TYPE_HTTPS:
-            at += 2  # SvcPriority
-        elif rtype != TYPE_CNAME and rtype != TYPE_DNAME:
+            return True
+        if not at or not read_target(answer.packet, answer.size, at, &target):
             continue
-        if at >= r.at:
-            continue
-        end = r.at
-        r.at = at
-        if read_name(&r, target.name, target.labels, &target.size, &target.labels_count, True):
-            listset = index_lookup(s.index, target.name, target.labels, target.labels_count)
-            if listset:
-                inspect_listset(found, listset)
-            if core.overlay != NULL:
-                found.word = max(found.word, suffix_lookup(core.overlay, target.name, target.labels, target.labels_count))
-        r.at = end
-        r.failed = False
+        inspect_keep(found, index_lookup(s.index, target.name, target.labels, target.labels_count))
+        if core.overlay != NULL:
+            found.word = max(found.word, suffix_lookup(core.overlay, target.name, target.labels, target.labels_count))
+        if s.pattern_rank < RANK_NOBODY and looked < PATTERN_TARGETS:
+            looked += 1
+            known = memo_find(&core.memo, s.number, target.name, target.labels, target.labels_count)
+            missing = missing or known == NULL
+            for i in range(known.count if known != NULL else 0):
+                inspect_keep(found, known.listsets[i])
+    if missing:
+        found.generation = 0
+    return not missing
 
 
-cdef void policy_answer(const Core* core, const Answer* answer, Query* q) noexcept nogil:
-    """Let what the answer points at speak too: the cell of the lowest rank becomes the query's."""
+cdef bint policy_answer(Core* core, const Answer* answer, Query* q) noexcept nogil:
+    """Let what the answer points at speak too: the cell of the lowest rank becomes the query's.
+
+    False: Python has to take the query (a PUNT), as it is not known which patterns a target fits, or a target's cell is
+    conditional.
+    """
     cdef const SnapshotView* s = core.snapshot
     cdef const Inspection* found = answer.inspection
-    cdef const Cell* cell
-    cdef uint32_t i
-    if found.generation != s.number or found.overlay != core.overlay_number:
-        inspect_answer(core, answer, q.question_end)
+    if q.decided == DECIDED_ALL:
+        return True
+    if (found.generation != s.number or found.overlay != core.overlay_number) \
+            and not inspect_answer(core, answer, q.question_end):
+        q.inspected = answer.packet
+        q.inspected_size = answer.size
+        q.reason = REASON_PATTERN
+        return False
     if found.word > q.word and s.profile_count > PROFILE_OVERLAY:
         policy_word(s, found.word, q)
-        return
-    for i in range(found.count):
-        cell = &s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, found.listsets[i])]
-        if cell.rank < q.cell.rank and not cell.flags & CELL_CONDITIONAL:
-            q.cell = cell[0]
-            q.listset = found.listsets[i]
+        return True
+    return policy_compete(s, found, q, DECIDED_ALL)

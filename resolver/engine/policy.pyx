@@ -7,6 +7,7 @@ cdef struct SnapshotView:      # one generation as the stages see it; Snapshot o
     uint32_t shape_count
     const Profile* profiles
     uint32_t profile_count
+    uint32_t pattern_rank      # the lowest rank at which a pattern speaks; RANK_NOBODY: there is none
     Clients clients
     const SuffixView* routes
     uint64_t number

@@ -43,6 +43,7 @@ cdef enum PuntReason:
     REASON_CONDITIONAL = 1
     REASON_LOCAL = 2
     REASON_REFRESH = 3
+    REASON_PATTERN = 4
 
 cdef enum:
     TYPE_A = 1
@@ -88,6 +89,8 @@ cdef enum:
     ACTION_TCP_ONLY = 8
     ACTION_CNAME = 9
     ACTION_DATA = 10
+    ACTION_SERVFAIL = 11
+    LAST_ACTION = 11
     RANK_OVERLAY = 0
     RANK_NOBODY = 255
     OVERLAY_ALLOW = 1          # operators' words: two bits of a value in the overlay's table; the newer, the higher the rest
@@ -96,6 +99,9 @@ cdef enum:
     PROFILE_OVERLAY = 2        # how an operator's block is answered: matrix.py puts it there
     CELL_NEEDS_ANSWER = 1
     CELL_CONDITIONAL = 2
+    DECIDED_NOTHING = 0
+    DECIDED_NAME = 1           # for the name: what the answer points at may still outrank it
+    DECIDED_ALL = 2            # for the answer too
     CLASS_REFUSED = 0xFFFF
     TRANSPORT_UDP = 0
 
@@ -174,6 +180,7 @@ cdef struct Profile:
 # What an answer points at, as far as it is listed (inspect.pyx).
 cdef enum:
     TARGETS = 6                # different ones that are kept of one answer
+    PATTERN_TARGETS = 24       # that are held against patterns; an honest answer has a few
 
 cdef struct Inspection:
     uint64_t generation        # in which it was found; 0: not inspected yet
@@ -238,7 +245,12 @@ cdef struct Query:
     uint32_t listset
     uint32_t route
     bint counted               # its client's bucket has paid for it
-    bint decided               # the cell was set by Python: index and matrix are not asked
+    uint32_t decided           # what of the cell was set by Python: DECIDED_…
+    uint32_t chosen            # the listset it decided by; 0: the name's
+    const Inspection* undecided  # what was found beside the name's listset, where Python has to decide; NULL: nothing
+    uint32_t stage             # for what it decides then: DECIDED_…
+    const uint8_t* inspected   # the answer whose targets are not known yet; NULL: the name is not
+    uint32_t inspected_size
     uint32_t word              # the operators' on the name, as the overlay's table has it; 0: none
     Cell cell
     # out

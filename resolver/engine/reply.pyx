@@ -213,8 +213,8 @@ cdef int reply_blocked(Query* q, const SnapshotView* s) noexcept nogil:
     q.ede_text = profile.text
     q.ede_size = profile.text_size
     q.rcode = RCODE_NOERROR
-    if action == ACTION_REFUSED:
-        q.rcode = RCODE_REFUSED
+    if action == ACTION_REFUSED or action == ACTION_SERVFAIL:
+        q.rcode = RCODE_REFUSED if action == ACTION_REFUSED else RCODE_SERVFAIL
         return reply_error(q)
     if action == ACTION_DATA:
         return reply_data(q, s, profile)

@@ -25,7 +25,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -312,7 +312,7 @@ class HttpFetcher:
         """
         context = ssl.create_default_context()
         paths = ssl.get_default_verify_paths()
-        if paths.cafile is None and paths.capath is None:
+        if paths.cafile is None and not (paths.capath and any(Path(paths.capath).iterdir())):
             import certifi
 
             context.load_verify_locations(certifi.where())

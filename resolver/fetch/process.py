@@ -267,13 +267,14 @@ class Fetching:
 
 async def fetch_once(ways: Mapping[str, Fetcher], place: Place, listed: ListConfig) -> Fetched:
     """One fetch of one list. FetchError, whatever goes wrong with it."""
+    way = ways.get(listed.scheme)
+    if way is None:
+        raise FetchError(f"{listed.shown}: {listed.scheme}:// is not fetched")
     try:
         with place.locked():
-            return await ways[listed.scheme].fetch(listed, time.time())
+            return await way.fetch(listed, time.time())
     except (FetchError, asyncio.CancelledError):
         raise
-    except KeyError:
-        raise FetchError(f"{listed.shown}: {listed.scheme}:// is not fetched") from None
     except (BusyError, OSError) as error:
         raise FetchError(f"{listed.shown}: {error}") from error
     except Exception as error:  # a source may send anything, and no list may harm another

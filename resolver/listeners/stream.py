@@ -47,7 +47,7 @@ class Answerer(Protocol):
 class Limits:
     """Times in seconds."""
 
-    connections: int = 4096
+    connections: int = 20_000
     per_client: int = 64
     pipeline: int = 128  # queries of one connection that wait for an answer
     idle: float = 10.0

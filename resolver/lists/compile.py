@@ -51,6 +51,7 @@ from resolver.lists.matrix import (
 )
 from resolver.lists.merge import ListRun, read_header, write_index
 from resolver.lists.patch import patch_index
+from resolver.lists.patterns import fitting
 from resolver.lists.reading import Reading, as_read, check_list, describe, fault_of, mend_list, take_list
 from resolver.lists.report import ListOutcome, ListReport, Report
 from resolver.lists.standing import config_digest
@@ -195,7 +196,7 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
     policy = make_policy(config, state_dir / index, states)
     name = f"policy/{number}.policy"
     write_policy(state_dir / name, policy)
-    warnings = (*_warnings(config, states), *guard.warnings)
+    warnings = (*_warnings(config, states), *_left_out(state_dir / index, policy), *guard.warnings)
     report = _report(number, parent, made, readings, before, warnings)
     report = replace(report, seconds=time.perf_counter() - started)
     generation = Generation(
@@ -395,6 +396,8 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         clients=build_clients(config.allow_from, [(group.networks, classes[group.name]) for group in config.groups]),
         routes=number_routes([route.zones for route in config.upstream.routes]),
         groups=classes,
+        decisions=matrix.decisions,
+        patterns=fitting(header.patterns),
     )
 
 
@@ -458,6 +461,7 @@ def group_policy(group: Group) -> GroupPolicy:
         categories=None if group.categories == "all" else frozenset(group.categories),
         lists=None if group.lists == "all" else frozenset(group.lists),
         actions=group.actions,
+        tags=frozenset(group.tags),
     )
 
 
@@ -474,6 +478,14 @@ def _warnings(config: Config, states: Sequence[ListState]) -> tuple[str, ...]:
         if state.slot == NO_SLOT
     ]
     return tuple(warnings)
+
+
+def _left_out(index: Path, policy: Policy) -> tuple[str, ...]:
+    """That not all patterns are enforced, where they need too much memory."""
+    found = len(read_header(index).patterns)
+    if found == len(policy.patterns):
+        return ()
+    return (f"lists: {found - len(policy.patterns)} of {found} patterns are not enforced: together they are too large",)
 
 
 # -- slots of counters ------------------------------------------------------------------------------------------------

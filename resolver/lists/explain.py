@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from resolver.lists.patterns import PatternSet
 from resolver.lists.rules import Outcome, Trigger, TriggerKind
 from resolver.lists.runs import Run
 from resolver.vocabulary import Scope
@@ -60,6 +61,11 @@ def covers_name(name: str) -> Callable[[str], bool]:
     """Whether a name, as an NSDNAME trigger's text, is this one, or `*.` and one above it."""
     wanted = {name, *(f"*.{parent}" for parent in _suffixes(name) if parent not in ("", name))}
     return wanted.__contains__
+
+
+def covers_pattern(name: str) -> Callable[[str], bool]:
+    """Whether a name fits a pattern, as a Trigger's text."""
+    return lambda text: bool(PatternSet([text]).matches(name))
 
 
 def matches(lists: Iterable[tuple[str, Path]], name: str) -> list[Match]:

@@ -17,8 +17,11 @@ members), and the first that a class sees wins:
   category's, else the sinkhole's. The TTL: the rule's, else the category's, else the sinkhole's.
 - *needs-answer*: the winner is found by name at rank 4 or 5, but an RPZ list before it (for rank 5: any) also has
   triggers on addresses or name servers, so the upstream's answer may hold something that outranks it (rpz.md, 19).
-- *conditional*: the winner depends on type or client. The cell is then what holds if the conditions of its members do;
-  the engine hands the query up, and `ranking` gives Python the members in their order to try.
+- Rewrites (`$dnsrewrite`) stand before the other important blocks, exceptions for them before those that they take back.
+- A group's name and tags are known here: what a condition asks of them is settled, and groups share a class only if no
+  condition tells them apart.
+- *conditional*: the winner depends on type or address, or there are several (rewrites add up). The cell is then what
+  holds if all conditions do; the engine hands the query up, and `Matrix.decisions` has the claims that Python is to try.
 
     cell  u8 rank │ u8 action │ u8 flags │ u8 member │ u16 list slot │ u16 profile        (snapshot.CELL)
 
@@ -32,6 +35,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from resolver.lists import conditions
+from resolver.lists.conditions import NOTHING, Condition
 from resolver.lists.merge import Kind, Member
 from resolver.snapshot import CELL, MAX_PROFILES, MAX_TEXT, NO_EDE, NO_SLOT, Profile
 from resolver.vocabulary import EDE, Action, Rank, Verb
@@ -41,6 +46,8 @@ CONDITIONAL = 2
 OVERLAY_PROFILE = 2  # PROFILE_OVERLAY in engine/query.pxd
 NO_MEMBER = 0xFF  # nobody won, or the winner stands too far back to be named, which is well as long as it has no data
 
+_ORDINARY = 4  # Claim.order of what is no rewrite
+Decision = tuple[tuple[str, bytes], ...]  # (condition, cell) of the claims to try
 Shape = Sequence[Member]  # what IndexHeader.shapes has; a member's `list` is its place in PolicyRules.lists
 
 _MNAME = b"\x06tampah\x07invalid\x00"  # the SOA of made-up negative answers: no such server exists (RFC 6761)
@@ -102,6 +109,7 @@ class GroupPolicy:
     categories: frozenset[str] | None = None
     lists: frozenset[str] | None = None
     actions: Mapping[str, Action] = field(default_factory=dict)
+    tags: frozenset[str] = frozenset()
 
     def sees(self, source: ListPolicy) -> bool:
         """Whether a list is there for this group: both its name and its category must be among the group's."""
@@ -133,30 +141,39 @@ class Claim(NamedTuple):
     """One member's claim on a query; claims sort as the total order says. `action` None: as the category says."""
 
     rank: Rank
+    order: int  # within the rank: rewrites first
     source: int
+    is_plain: bool  # a plain or hosts line between rules
     member: int
     action: Action | None
     ttl: int | None
-    conditional: bool
+    condition: Condition
     target: str
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Cells for every class and shape, the profiles they name, and which class each group has."""
+    """Cells for every class and shape, the profiles they name, and which class each group has.
+
+    `decisions`: for each conditional (class, shape) the claims to try, the strongest first, as (condition, cell).
+    """
 
     classes: int
     shapes: int
     cells: bytes
     profiles: tuple[Profile, ...]
     group_classes: tuple[int, ...]  # parallel to PolicyRules.groups
+    decisions: Mapping[tuple[int, int], Decision] = field(default_factory=dict)
 
 
 class _PolicyClass(NamedTuple):
-    """What tells classes apart: `visible` lists as bits, and the actions that differ for their categories."""
+    """What tells classes apart: `visible` lists as bits, the actions that differ for their categories, and the name and
+    tags as far as a condition asks for them."""
 
     visible: int
     actions: frozenset[tuple[str, Action]]
+    name: str = ""
+    tags: frozenset[str] = frozenset()
 
 
 def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
@@ -165,23 +182,49 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
     ValueError says what does not fit: more profiles than a cell can number, or a rule with data behind too many others.
     """
     classes: dict[_PolicyClass, int] = {_every_list(rules): 0}
-    group_classes = tuple(classes.setdefault(_class_of(rules, group), len(classes)) for group in rules.groups)
+    asked = _asked_of_clients(shapes)
+    group_classes = tuple(classes.setdefault(_class_of(rules, group, asked), len(classes)) for group in rules.groups)
     ranked = [claims(rules, shape) for shape in shapes]
     profiles: dict[Profile, int] = {_FORWARD: 0, _ALLOW: 1, _overlay_profile(rules): OVERLAY_PROFILE}
-    cells = b"".join(_row(rules, policy_class, ranked, profiles) for policy_class in classes)
-    return Matrix(len(classes), len(shapes), cells, tuple(profiles), group_classes)
+    decisions: dict[tuple[int, int], Decision] = {}
+    rows = []
+    for policy_class, number in classes.items():
+        row, conditional = _row(rules, policy_class, ranked, profiles)
+        rows.append(row)
+        decisions |= {(number, shape): decision for shape, decision in conditional.items()}
+    return Matrix(len(classes), len(shapes), b"".join(rows), tuple(profiles), group_classes, decisions)
 
 
 def claims(rules: PolicyRules, shape: Shape) -> list[Claim]:
     """All that a shape's members claim, the strongest first, for a class that sees every list."""
     found = []
+    denied = _denied(shape)
     for number, (source, kind) in enumerate(shape):
         policy = rules.lists[source]
-        if policy.speaks():
+        if policy.speaks() and (source, kind) not in denied:
+            condition = conditions.parse(kind.condition)
+            if condition.is_denial or condition.is_badfilter:
+                continue
             rank, action, target = _judge(policy, kind)
-            found.append(Claim(rank, source, number, action, kind.ttl, bool(kind.condition), target))
-    found.sort(key=lambda claim: claim[:3])
+            order = _ORDINARY
+            if condition.rewrite is not None:
+                if kind.verb is Verb.BLOCK and policy.override:
+                    condition = replace(condition, rewrite=None)  # a block like any other
+                else:
+                    rank = Rank.IMPORTANT_BLOCK
+                    order = (0 if kind.important else 2) + (0 if kind.verb is Verb.ALLOW else 1)
+            found.append(Claim(rank, order, source, condition.is_plain, number, action, kind.ttl, condition, target))
+    found.sort(key=lambda claim: claim[:5])
     return found
+
+
+def _denied(shape: Shape) -> set[tuple[int, Kind]]:
+    """The members that others take back: `$denyallow`."""
+    return {
+        (source, replace(kind, condition=kind.condition.removeprefix("denied,")))
+        for source, kind in shape
+        if kind.condition.startswith("denied,")
+    }
 
 
 def ranking(rules: PolicyRules, shape: Shape, group: GroupPolicy | None) -> list[Claim]:
@@ -209,8 +252,17 @@ def _every_list(rules: PolicyRules) -> _PolicyClass:
     return _PolicyClass((1 << len(rules.lists)) - 1, frozenset())
 
 
-def _class_of(rules: PolicyRules, group: GroupPolicy) -> _PolicyClass:
-    """A group's class; actions that change nothing do not make it another one."""
+def _asked_of_clients(shapes: Sequence[Shape]) -> frozenset[str]:
+    """The names and tags of clients that any condition asks for."""
+    texts = {member.kind.condition for shape in shapes for member in shape if member.kind.condition}
+    asked: set[str] = set()
+    for condition in map(conditions.parse, texts):
+        asked.update(condition.clients, condition.no_clients, condition.tags, condition.no_tags)
+    return frozenset(asked)
+
+
+def _class_of(rules: PolicyRules, group: GroupPolicy, asked: frozenset[str]) -> _PolicyClass:
+    """A group's class; actions that change nothing do not make it another one, nor do names that no rule asks for."""
     seen = [number for number, policy in enumerate(rules.lists) if group.sees(policy)]
     categories = {rules.lists[number].category for number in seen}
     actions = frozenset(
@@ -218,7 +270,8 @@ def _class_of(rules: PolicyRules, group: GroupPolicy) -> _PolicyClass:
         for category, action in group.actions.items()
         if category in categories and action != _category_action(rules, category)
     )
-    return _PolicyClass(sum(1 << number for number in seen), actions)
+    name = group.name if group.name in asked else ""
+    return _PolicyClass(sum(1 << number for number in seen), actions, name, group.tags & asked)
 
 
 def _category_action(rules: PolicyRules, category: str) -> Action:
@@ -229,8 +282,8 @@ def _category_action(rules: PolicyRules, category: str) -> Action:
 # -- cells ------------------------------------------------------------------------------------------------------------
 def _row(
     rules: PolicyRules, policy_class: _PolicyClass, ranked: Sequence[Sequence[Claim]], profiles: dict[Profile, int]
-) -> bytes:
-    """One class's cells. What two claims of a list have in common is worked out once."""
+) -> tuple[bytes, dict[int, Decision]]:
+    """One class's cells, and what is to be decided by shape. What two claims of a list have in common is worked out once."""
     visible = [bool(policy_class.visible >> number & 1) for number in range(len(rules.lists))]
     actions = dict(policy_class.actions)
     first_trigger = next(
@@ -243,22 +296,60 @@ def _row(
     )
     known: dict[tuple[Claim, bool], bytes] = {}
     row = []
-    for shape in ranked:
-        winner, conditional = None, False
-        for claim in shape:
-            if visible[claim.source]:
-                winner = winner or claim
-                conditional = conditional or claim.conditional
-                if not claim.conditional:
-                    break
-        if winner is None:
-            row.append(_NOBODY_SPEAKS)
-            continue
-        cell = known.get((winner, conditional))
+    decisions: dict[int, Decision] = {}
+
+    def cell_of(claim: Claim, conditional: bool) -> bytes:
+        cell = known.get((claim, conditional))
         if cell is None:
-            cell = known[winner, conditional] = _cell(rules, actions, first_trigger, winner, conditional, profiles)
-        row.append(cell)
-    return b"".join(row)
+            cell = known[claim, conditional] = _cell(rules, actions, first_trigger, claim, conditional, profiles)
+        return cell
+
+    for number, shape in enumerate(ranked):
+        tried = _tried(policy_class, visible, shape)
+        if len(tried) == 1 and tried[0][1] is NOTHING:
+            row.append(cell_of(tried[0][0], False))
+            continue
+        winners = conditions.choose(tried, _judged)
+        if any(condition.restricts for _, condition in tried):
+            first = next((claim for claim, condition in tried if not _takes_back(claim, condition)), None)
+        else:
+            tried = winners
+            first = winners[0][0] if winners else None
+        if first is None:
+            row.append(_NOBODY_SPEAKS)
+        elif len(tried) == 1 and not tried[0][1].restricts:
+            row.append(cell_of(first, False))
+        else:
+            row.append(cell_of(first, True))
+            decisions[number] = tuple((str(condition), cell_of(claim, False)) for claim, condition in tried)
+    return b"".join(row), decisions
+
+
+def _tried(
+    policy_class: _PolicyClass, visible: Sequence[bool], shape: Sequence[Claim]
+) -> list[tuple[Claim, Condition]]:
+    """The claims that a class sees, with what is left of their conditions, down to the first that decides for certain."""
+    tried = []
+    for claim in shape:
+        if visible[claim.source]:
+            condition: Condition | None = claim.condition
+            if claim.condition.restricts:
+                condition = claim.condition.for_class(policy_class.name, policy_class.tags)
+            if condition is not None:
+                tried.append((claim, condition))
+                if condition.rewrite is None and not condition.restricts:
+                    break
+    return tried
+
+
+def _judged(tried: tuple[Claim, Condition]) -> tuple[Condition, bool]:
+    claim, condition = tried
+    return condition, claim.action is Action.ALLOW
+
+
+def _takes_back(claim: Claim, condition: Condition) -> bool:
+    """Whether a claim is an exception for rewrites, which decides nothing by itself."""
+    return condition.rewrite is not None and claim.action is Action.ALLOW
 
 
 def _cell(

@@ -14,15 +14,17 @@ import time
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from resolver.engine.engine import BucketTable, KeyCollision, Merger
+from resolver.lists import conditions
+from resolver.lists.conditions import Condition
 from resolver.lists.container import Damaged, SectionReader, SectionWriter, replacing
 from resolver.lists.layout import INDEX, IndexSection
-from resolver.lists.rules import Outcome
-from resolver.lists.runs import Run
+from resolver.lists.rules import Outcome, TriggerKind
+from resolver.lists.runs import Run, RunHeader
 from resolver.vocabulary import Action, Scope, Verb
 
 _SELF, _BELOW = int(Scope.SELF), int(Scope.BELOW)  # an IntFlag's & costs a microsecond
@@ -76,6 +78,7 @@ class IndexHeader(NamedTuple):
     shapes: tuple[tuple[Member, ...], ...]
     entries: int
     names: int
+    patterns: tuple[tuple[str, int, tuple[str, ...]], ...] = ()  # text, listset, names left out: snapshot.Policy
 
 
 class IndexReport(NamedTuple):
@@ -94,8 +97,9 @@ class IndexReport(NamedTuple):
 class Combiner:
     """Decides what rules come to, and numbers listsets and pairs. A member is `list << 32 | outcome`."""
 
-    def __init__(self, replaces: Sequence[bool]) -> None:
+    def __init__(self, replaces: Sequence[bool], badfilters: Mapping[int, frozenset[int]] | None = None) -> None:
         self._replaces = replaces
+        self._badfilters = badfilters or {}
         self.listsets: list[tuple[int, ...]] = [()]
         self._ids: dict[tuple[int, ...], int] = {(): 0}
         self.pairs: dict[tuple[int, int], int] = {}
@@ -106,9 +110,29 @@ class Combiner:
         `inherited` is the listset that the parent gives to what is below it; a rule is
         `list << 32 | outcome << 2 | scope`.
         """
+        if self._badfilters and not self._badfilters.keys().isdisjoint(map(_member, rules)):
+            rules = self._without_cancelled(rules)
         own = self._apply(inherited, rules, _SELF)
         below = self._apply(inherited, rules, _BELOW)
         return own, below, self.pairs.setdefault((own, below), len(self.pairs))
+
+    def _without_cancelled(self, rules: Sequence[int]) -> list[int]:
+        """The rules of a name without badfilters and what they cancel: the same rule for the same names."""
+        cancelled = {
+            (member, rule & 3) for rule in rules for member in self._badfilters.get(_member(rule), frozenset())
+        }
+        return [
+            rule
+            for rule in rules
+            if _member(rule) not in self._badfilters and (_member(rule), rule & 3) not in cancelled
+        ]
+
+    def listset_of(self, member: int) -> int:
+        """The listset of one member alone."""
+        number = self._ids.setdefault((member,), len(self.listsets))
+        if number == len(self.listsets):
+            self.listsets.append((member,))
+        return number
 
     def _apply(self, inherited: int, rules: Sequence[int], scope: int) -> int:
         """Ordinary lists add up; in a list that replaces, what the name itself says takes the place of its parents'."""
@@ -122,6 +146,59 @@ class Combiner:
         if number == len(self.listsets):
             self.listsets.append(members)
         return number
+
+
+def _member(rule: int) -> int:
+    return (rule >> 32 << 32) | ((rule & 0xFFFFFFFF) >> 2)
+
+
+def badfilters_of(headers: Sequence[RunHeader]) -> dict[int, frozenset[int]]:
+    """The lists' badfilters, each with the members of all lists that it cancels where both stand at one name.
+
+    Lists without adblock rules have none to cancel.
+    """
+    found: dict[int, frozenset[int]] = {}
+    for number, header in enumerate(headers):
+        for place, outcome in enumerate(header.outcomes):
+            if "badfilter" in outcome.condition and (condition := conditions.parse(outcome.condition)).is_badfilter:
+                meant = replace(outcome, condition=str(replace(condition, is_badfilter=False)))
+                found[number << 32 | place] = frozenset(
+                    other << 32 | headers[other].outcomes.index(meant)
+                    for other in range(len(headers))
+                    if _has_rules(headers[other]) and meant in headers[other].outcomes
+                )
+    return found
+
+
+def _has_rules(header: RunHeader) -> bool:
+    formats = {file[2] for file in header.report.get("files", ())}
+    return not formats or not formats.isdisjoint(("adblock", "mixed"))
+
+
+def _patterns(runs: Sequence[Run], combiner: Combiner) -> list[tuple[str, int, tuple[str, ...]]]:
+    """The lists' patterns without those that a badfilter cancels, each with a listset of its own outcome alone."""
+    found: dict[tuple[str, int, Outcome], Condition] = {}
+    cancelled: set[tuple[str, Outcome]] = set()
+    for number, run in enumerate(runs):
+        if not run.header.triggers.get("pattern"):
+            continue
+        for trigger in run.triggers():
+            if trigger.kind is TriggerKind.PATTERN:
+                condition = conditions.parse(trigger.outcome.condition)
+                if condition.is_badfilter:
+                    meant = str(replace(condition, is_badfilter=False))
+                    cancelled.add((trigger.text, replace(trigger.outcome, condition=meant)))
+                else:
+                    found[trigger.text, number, trigger.outcome] = condition
+    return [
+        (
+            text,
+            combiner.listset_of(number << 32 | runs[number].header.outcomes.index(outcome)),
+            condition.denied,
+        )
+        for (text, number, outcome), condition in found.items()
+        if (text, outcome) not in cancelled
+    ]
 
 
 class _Tables:
@@ -199,7 +276,7 @@ def write_index(path: Path, lists: Sequence[ListRun], key: bytes | None = None) 
 
 def _write_index(path: Path, lists: Sequence[ListRun], runs: Sequence[Run], key: bytes) -> IndexReport:
     started = time.perf_counter()
-    combiner = Combiner([entry.replaces for entry in lists])
+    combiner = Combiner([entry.replaces for entry in lists], badfilters_of([run.header for run in runs]))
     table = BucketTable()
     merger = Merger(key, [run.reader() for run in runs], combiner, table)
     merger.run()
@@ -210,6 +287,7 @@ def _write_index(path: Path, lists: Sequence[ListRun], runs: Sequence[Run], key:
     for new, old in enumerate(order):
         ids[old] = new
     table.fill(ids)
+    patterns = _patterns(runs, combiner)
     filled = time.perf_counter()
     tables = _Tables([entry.name for entry in lists], [run.header.outcomes for run in runs], combiner.listsets)
     known = list(combiner.pairs)
@@ -222,6 +300,7 @@ def _write_index(path: Path, lists: Sequence[ListRun], runs: Sequence[Run], key:
         "shapes": list(tables.shapes),
         "entries": table.count,
         "names": merger.names,
+        "patterns": patterns,
     }
     with replacing(path) as file:
         writer = SectionWriter(file, INDEX)
@@ -265,4 +344,5 @@ def read_header(path: Path) -> IndexHeader:
         shapes=tuple(tuple(member(number, kind) for number, kind in shape) for shape in values["shapes"]),
         entries=values["entries"],
         names=values["names"],
+        patterns=tuple((text, listset, tuple(denied)) for text, listset, denied in values.get("patterns", ())),
     )

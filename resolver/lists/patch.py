@@ -93,6 +93,7 @@ class _Patch:
         self._changed = 0
         self._names = int(self._text["names"])
         self._facts = file.facts
+        self._cancelled = self._badfilters()
         changes = [self._changes(number) for number in range(len(lists)) if self._paths[number] != lists[number].run]
         self.seconds = {"diff": time.perf_counter() - self._started}
         self._buckets = IndexPatch(Index(old))
@@ -105,11 +106,21 @@ class _Patch:
             self._runs[path] = self._stack.enter_context(Run(path))
         return self._runs[path]
 
+    def _badfilters(self) -> frozenset[bytes]:
+        """The names at which a list, as it was or as it is, cancels rules of others: lists decide apart but there."""
+        paths = {*self._paths, *(entry.run for entry in self._lists)}
+        return frozenset(key_of(name) for path in paths for name in self._run(path).header.report.get("badfilters", ()))
+
     def _changes(self, number: int) -> tuple[int, Visits, list[bytes]]:
         """What changed in a list, and the uppermost of these names."""
         before, after = self._run(self._paths[number]), self._run(self._lists[number].run)
         if after.header.replaces != self._lists[number].replaces:
             raise _GiveUp
+        if before.header.trigger_digest != after.header.trigger_digest and "pattern" in {
+            *before.header.triggers,
+            *after.header.triggers,
+        }:
+            raise _GiveUp  # a pattern has a listset of its own
         ids = {outcome: place for place, outcome in enumerate(after.header.outcomes)}
         outcomes = [ids.get(outcome) for outcome in before.header.outcomes]
         kept = [place for place in outcomes if place is not None]
@@ -138,6 +149,8 @@ class _Patch:
                 start = bisect.bisect_left(self._left_behind, parent)
                 end = bisect.bisect_left(self._left_behind, parent[:-1] + b"\1")
                 self._visit(visits, self._left_behind[start:end])
+        if not self._cancelled.isdisjoint(visits):
+            raise _GiveUp
         run = self._run(self._lists[number].run)
         combine = _Combine(self._tables, number, self._lists[number], run.header.outcomes)
         ordered = [(key, *visits[key]) for key in sorted(visits)]
@@ -167,6 +180,7 @@ class _Patch:
             "shapes": list(tables.shapes),
             "entries": buckets.entries,
             "names": self._names,
+            "patterns": self._text.get("patterns", []),
             "patched": _Patched(self._before.patches + 1, self._before.names + self._changed, left_behind),
         }
         key, _, _, _, root_self, root_below = self._facts

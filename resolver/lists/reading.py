@@ -117,7 +117,7 @@ def check_list(listed: ListConfig, state_dir: Path) -> ListReport:
 
 def options_of(listed: ListConfig) -> Options:
     """What of a list's config shapes how its lines are read."""
-    return Options(format=listed.format, kind=listed.kind, subdomains=listed.subdomains)
+    return Options(format=listed.format, kind=listed.kind, subdomains=listed.subdomains, rewrite=listed.rewrite)
 
 
 def describe(fault: BaseException) -> str:

@@ -25,7 +25,7 @@ class Outcome:
 
     `action` None means "as the list's category says". `ttl` is in seconds, None means the profile's. `data` holds the
     rule's own records (Action.DATA: text form, one `TYPE RDATA` an item; Action.CNAME: one target name). `condition` is
-    the text of a restriction by type or client; an outcome with one is decided in Python.
+    the text of what restricts it by type, client or name, and of what rules do to each other (conditions.py).
     """
 
     verb: Verb = Verb.BLOCK

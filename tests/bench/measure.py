@@ -103,11 +103,11 @@ class Limits:
             self._looked = time.monotonic()
 
 
-def drive(server: Process, port: int, queries: Path, seconds: float, *options: str) -> Load:
-    """Drive 127.0.0.1:`port` with dnsperf and say what it cost the server's processes."""
+def drive(server: Process, port: int, queries: Path, seconds: float, *options: str, cores: str = CLIENT_CORE) -> Load:
+    """Drive 127.0.0.1:`port` with dnsperf on `cores` and say what it cost the server's processes."""
     others, began = core_busy_seconds(SERVER_CORE), time.monotonic()
     before = cpu_seconds(server.tree)
-    command = ["taskset", "-c", CLIENT_CORE, "dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(queries)]
+    command = ["taskset", "-c", cores, "dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(queries)]
     command += ["-l", f"{seconds:g}", "-t", f"{LOST:g}", "-c", str(CLIENTS), "-q", str(OUTSTANDING), *options]
     out = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False).stdout
     time.sleep(0.05)  # a child that served a connection is waited for

@@ -404,6 +404,12 @@ class Upstream:
         if self._process is not None:
             self._process.end()
 
+    @property
+    def process(self) -> Process:
+        """The running one."""
+        assert self._process is not None
+        return self._process
+
     def has_ended(self) -> bool:
         return self._process is None or self._process.has_ended()
 

@@ -76,7 +76,7 @@ def make_world(folder: Path) -> World:
         block("data.example", action=Action.DATA, data=("A 192.0.2.7", "MX 10 mail.example.", *texts), ttl=77),
         block("alias.example", action=Action.DATA, data=("CNAME target.example.",)),
         block("garden.example", action=Action.CNAME, data=("*.garden.test",)),
-        block("conditional.example", condition="type A", list="conditional"),
+        block("conditional.example", condition="dnstype=A", list="conditional"),
         block("needs.example", list="needs"),
         allow("allowed.zero.example"),
         allow_from=["127.0.0.0/8", "::1"],
@@ -188,7 +188,10 @@ class Harness:
                 answer = self.packets.answer(punt.packet[12 : 16 + len(punt.qname)])
                 answer = answer if is_sound else self.packets.damaged(answer)
                 self._learn(punt, answer, is_sound)
-            verdict, reply = self.engine.finish(punt, answer, EDE.NETWORK_ERROR, "no way", cell=cell)
+            if cell is not None:
+                verdict, reply = self.engine.decide(punt, cell)
+            else:
+                verdict, reply = self.engine.finish(punt, answer, EDE.NETWORK_ERROR, "no way")
             assert verdict in (REPLY, DROP, PUNT)
             if verdict == PUNT:
                 self.engine.take_punts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 from prometheus_client import generate_latest
@@ -11,7 +12,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from resolver import counters as layout
 from resolver import metrics
-from resolver.facts import Facts, ListFacts, Source
+from resolver.facts import Facts, ListFacts, Source, SourceFacts
 from resolver.vocabulary import Action, RRType, Transport
 
 FACTS = Facts(
@@ -126,6 +127,28 @@ def test_upstream_latency_is_a_histogram_in_seconds() -> None:
     assert (buckets["0.0005"], buckets["0.001"], buckets["5.0"], buckets["+Inf"]) == (4, 7, 7, 9)
     assert samples["tampah_upstream_latency_seconds_count"][(server,)] == 9
     assert samples["tampah_upstream_latency_seconds_sum"][(server,)] == pytest.approx(2.5)
+
+
+def test_how_fetching_goes_by_list() -> None:
+    sources = {
+        "ads": SourceFacts(copied=1e9, checked=time.time() - 60, octets=300, outcomes={"changed": 2, "unchanged": 5}),
+        "new": SourceFacts(failures=3, outcomes={"failed": 3}),
+    }
+    samples = _scrape(facts=Facts(sources=sources, fetcher=os.getpid()))
+    assert samples["tampah_source_fetches_total"] == {
+        ("ads", "changed"): 2,
+        ("ads", "unchanged"): 5,
+        ("ads", "failed"): 0,
+        ("new", "changed"): 0,
+        ("new", "unchanged"): 0,
+        ("new", "failed"): 3,
+    }
+    assert samples["tampah_source_failures"] == {("ads",): 0, ("new",): 3}
+    assert samples["tampah_source_received_bytes_total"] == {("ads",): 300, ("new",): 0}
+    assert samples["tampah_source_copy_timestamp_seconds"] == {("ads",): 1e9}  # what never came has no age
+    assert 60 <= samples["tampah_source_age_seconds"].pop(("ads",)) < 120
+    assert samples["tampah_source_age_seconds"] == {}
+    assert samples["tampah_process_resident_memory_bytes"][("anonymous", "fetcher")] > 1 << 20
 
 
 def test_what_the_supervisor_knows() -> None:

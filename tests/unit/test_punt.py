@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +33,7 @@ from resolver.engine.engine import (
     Snapshot,
 )
 from resolver.listeners.stream import StreamServer
-from resolver.punt import Alias, Punts, alias_reply, error_reply
+from resolver.punt import Alias, Decided, Punts, alias_reply, error_reply
 from resolver.snapshot import CELL, NO_SLOT, Clients, Policy
 from resolver.upstream.health import Server, Strategy
 from resolver.upstream.message import wire_name
@@ -93,7 +93,8 @@ class FakeEngine:
     up: list[FakePunt] = field(default_factory=list)
     answers: list[tuple[Any, bytes | None]] = field(default_factory=list)
     learned: list[tuple[FakePunt, bytes]] = field(default_factory=list)
-    finished: list[tuple[FakePunt, bytes | None, int, str, bytes | None]] = field(default_factory=list)
+    finished: list[tuple[FakePunt, bytes | None, int, str]] = field(default_factory=list)
+    decided: list[tuple[FakePunt, bytes | None, int]] = field(default_factory=list)
     sent: list[tuple[FakePunt, bytes]] = field(default_factory=list)
     unsound: bool = False
     stale: bool = False
@@ -115,16 +116,21 @@ class FakeEngine:
         self.learned.append((punt, answer))
         return True
 
-    def finish(
-        self, punt: FakePunt, answer: bytes | None, ede: int = -1, text: str = "", cell: bytes | None = None
-    ) -> tuple[int, bytes | None]:
+    def decide(self, punt: FakePunt, cell: bytes | None, listset: int = 0) -> tuple[int, bytes | None]:
+        self.decided.append((punt, cell, listset))
+        if cell is not None and cell[1] in (Action.FORWARD, Action.ALLOW):
+            self.up.append(replace(punt, reason=PUNT_FORWARD))
+            return PUNT, None
+        return REPLY, b"decided" if punt.token else None
+
+    def finish(self, punt: FakePunt, answer: bytes | None, ede: int = -1, text: str = "") -> tuple[int, bytes | None]:
         if self.broken:
             raise RuntimeError("broken")
         if self.again:
             self.again -= 1
             self.up.append(punt)
             return PUNT, None
-        self.finished.append((punt, answer, ede, text, cell))
+        self.finished.append((punt, answer, ede, text))
         return (REPLY, answer or b"servfail") if punt.token else (REPLY, None)
 
     def fail(self, punt: FakePunt, ede: int) -> None:
@@ -203,7 +209,7 @@ def test_when_upstreams_fail_every_waiter_is_told_why(run: Runner) -> None:
         punts = make(engine, pool)
         engine.up = [FakePunt("www.example.com"), FakePunt("www.example.com")]
         punts.run()
-        assert [(answer, ede) for _, answer, ede, _, _ in engine.finished] == [(None, 22), (None, 22)]
+        assert [(answer, ede) for _, answer, ede, _ in engine.finished] == [(None, 22), (None, 22)]
         assert punts.in_flight == 0 and not engine.learned
         pool.close()
 
@@ -219,7 +225,7 @@ def test_an_answer_that_the_engine_finds_unsound_is_nobodys(run: Runner) -> None
             engine.up = [FakePunt("www.example.com"), FakePunt("www.example.com")]
             punts.run()
             await punts.drain(5.0)
-            assert [(answer, ede) for _, answer, ede, _, _ in engine.finished] == [(None, 23), (None, 23)]
+            assert [(answer, ede) for _, answer, ede, _ in engine.finished] == [(None, 23), (None, 23)]
             pool.close()
 
         run(body())
@@ -298,33 +304,39 @@ def test_a_change_of_policy_takes_the_punt_up_again(run: Runner) -> None:
         run(body())
 
 
-@pytest.mark.parametrize(
-    ("action", "transport", "asks"),
-    [
-        (Action.FORWARD, Transport.UDP, 1),
-        (Action.ALLOW, Transport.UDP, 1),
-        (Action.NXDOMAIN, Transport.UDP, 0),
-        (Action.TCP_ONLY, Transport.UDP, 0),
-        (Action.TCP_ONLY, Transport.TCP, 1),
-    ],
-)
-def test_conditional_punts_are_finished_with_the_cell_that_was_decided(
-    run: Runner, action: Action, transport: Transport, asks: int
-) -> None:
+@pytest.mark.parametrize(("action", "asks"), [(Action.FORWARD, 1), (Action.ALLOW, 1), (Action.NXDOMAIN, 0)])
+def test_conditional_punts_go_on_with_the_cell_that_was_decided(run: Runner, action: Action, asks: int) -> None:
     cell = CELL.pack(Rank.BLOCK, action, 0, 0, 7, 0)
     with FakeUpstream() as upstream:
 
         async def body() -> None:
             engine, pool = FakeEngine(), pool_of(upstream)
-            punts = make(engine, pool, decide=lambda _: cell)
-            engine.up = [FakePunt("www.example.com", reason=PUNT_CONDITIONAL, transport=transport)]
+            got: list[bytes | None] = []
+            punts = make(engine, pool, decide=lambda _: Decided(cell, 3))
+            engine.up = [FakePunt("www.example.com", reason=PUNT_CONDITIONAL, token=got.append)]
             punts.run()
-            await punts.drain(5.0)
+            while not got:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
             assert upstream.count("www.example.com") == asks
-            assert engine.finished[0][4] == cell and (engine.finished[0][1] is not None) == bool(asks)
+            assert engine.decided[0][1:] == (cell, 3) and (got == [b"decided"]) is not bool(asks)
             pool.close()
 
         run(body())
+
+
+@pytest.mark.parametrize("decided", [None, b"reply"])
+def test_conditional_punts_may_be_asked_for_anew_or_answered_whole(run: Runner, decided: bytes | None) -> None:
+    async def body() -> None:
+        engine, pool = FakeEngine(), Pool(PoolConfig({0: []}))
+        got: list[bytes | None] = []
+        punts = make(engine, pool, decide=lambda _: decided)
+        engine.up = [FakePunt("www.example.com", reason=PUNT_CONDITIONAL, token=got.append)]
+        punts.run()
+        assert got == ([b"decided"] if decided is None else [b"reply"])
+        assert [call[1:] for call in engine.decided] == ([(None, 0)] if decided is None else [])
+        pool.close()
+
+    run(body())
 
 
 def test_local_replies_are_sent_as_they_stand(run: Runner) -> None:

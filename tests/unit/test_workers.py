@@ -222,3 +222,43 @@ def test_a_stop_does_not_wait_for_a_worker_that_is_about_to_be_tried_again(
         assert time.monotonic() - began < 5
 
     run(test, {"1": {"end": 3}})
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(workers, "HANG_PATIENCE", 0.5)
+
+    async def test(crew: Crew) -> None:
+        await crew.workers.start()
+        await crew.workers.swap(_swap(1))
+        hung = crew.workers.pids[1]
+        os.kill(hung, signal.SIGSTOP)
+
+        async def back() -> bool:
+            return crew.lives(1) == 2 and await crew.generations() == [1, 1]
+
+        await crew.until(back)
+        assert not is_alive(hung)
+        assert (crew.lives(0), crew.facts.worker_restarts) == (1, 1)
+
+    run(test)
+    assert "worker 1 ended (hung: no answer within 0.5 s, twice; killed)" in caplog.text
+
+
+def test_a_worker_that_hangs_for_a_moment_goes_on(run: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(workers, "HANG_PATIENCE", 1.0)
+
+    async def test(crew: Crew) -> None:
+        await crew.workers.start()
+        await crew.workers.swap(_swap(1))
+        pid = crew.workers.pids[1]
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(0.3)
+        os.kill(pid, signal.SIGCONT)
+        await asyncio.sleep(0.5)
+        assert crew.workers.pids[1] == pid and await crew.generations() == [1, 1]
+
+    run(test)

@@ -1,31 +1,38 @@
-"""Adblock syntax, as far as it speaks of names: `||name^` and its exception `@@||name^`, each with or without
-`$important`. Such lists may also hold hosts lines and bare names.
+"""Adblock syntax, as far as it speaks of names: `||name^` and its exception `@@||name^`, patterns (lists/patterns.py),
+and the modifiers of AdGuard Home (modifiers.py). Such lists may also hold hosts lines and bare names.
 
 Whatever else the syntax knows is refused with its own reason and never taken for a block: a rule with a page-level
 modifier says nothing about DNS, however much its first part looks like a name.
+
+A rule with `$denyallow` is taken back by rules of its own at the names that it leaves out, so that nothing has to be
+worked out when a name is asked for. Hosts and plain lines are marked `plain` (lists/conditions.py): no badfilter is meant
+for them, and the rules go before them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from resolver.lists.names import normalise
 from resolver.lists.parse.addresses import is_special, prefix_of
 from resolver.lists.parse.base import (
     ALLOW,
     BLOCK,
+    PLAIN,
     Dialect,
     Emit,
     ListReport,
     Options,
     is_address,
     is_network,
-    not_built,
     without_comment,
 )
 from resolver.lists.parse.domains import Domains
 from resolver.lists.parse.hosts import Hosts
+from resolver.lists.parse.modifiers import NO_MODIFIERS, Modifiers, read_modifiers, split_rule
+from resolver.lists.patterns import canonical
 from resolver.lists.rules import BadLine, Outcome, Template, TriggerKind, Unsupported
 from resolver.vocabulary import Scope, Verb
 
@@ -33,21 +40,12 @@ _IMPORTANT = {
     False: Outcome(verb=Verb.BLOCK, important=True),
     True: Outcome(verb=Verb.ALLOW, important=True),
 }
-_NAMES = re.compile(r"\|\|(\*\.)?([^/^*|:?=\s]+)\^\|?")
+_NAMES = re.compile(r"(\|\||\|)(\*\.)?([^/^*|:?=\s]+)(\^\|?|\|)")
+_BELOW = re.compile(r"\*?\.([^/^*|:?=\s]+)(\^\|?|\|)")
+_EVERY = re.compile(r"(?:\|\|)?\*?\^?")
 _COSMETIC = re.compile(r"[^\s#]*#@?(?:\$\??|%|\?)?##?[^\s#]|[^\s$]*\$@?\$[^\s$]")
-_MODIFIERS = re.compile(r"\$(?=[~a-z_])(?P<list>[^/]*|.*=.*)\Z", re.IGNORECASE)
 
 _MAX_RULE = 4096  # characters; longer than any real rule, short enough for every expression here
-
-_NOT_BUILT = frozenset({"client", "ctag", "dnstype", "denyallow", "dnsrewrite", "badfilter"})
-_PAGE_LEVEL = re.compile(
-    "1p|3p|all|app|cname|content|cookie|csp|css|doc|document|domain|elemhide|empty|extension|first-party|font"
-    "|frame|from|genericblock|generichide|header|hls|image|inline-font|inline-script|ipaddress|jsinject|jsonprune"
-    "|match-case|media|method|mp4|network|network-error|noop|object|object-subrequest|other|permissions|ping"
-    "|popunder|popup|redirect|redirect-rule|referrerpolicy|removeheader|removeparam|replace|rewrite|script"
-    "|specifichide|stealth|strict-first-party|strict-third-party|strict1p|strict3p|stylesheet|subdocument"
-    "|third-party|to|trusted-types|urlblock|urltransform|webrtc|websocket|xhr|xmlhttprequest|xmlprune"
-)
 
 
 class Adblock(Dialect):
@@ -57,8 +55,8 @@ class Adblock(Dialect):
 
     def __init__(self, options: Options, report: ListReport, emit: Emit) -> None:
         super().__init__(options, report, emit)
-        self._hosts = Hosts(options, report, emit)
-        self._domains = Domains(options, report, emit)
+        self._hosts = Hosts(options, report, emit, PLAIN)
+        self._domains = Domains(options, report, emit, PLAIN)
         self._templates = (
             Template(b"||", b"^", Scope.BOTH, BLOCK),
             Template(b"@@||", b"^", Scope.BOTH, ALLOW),
@@ -91,26 +89,53 @@ class Adblock(Dialect):
 
     def take(self, line: int, body: str) -> None:
         """Take a line that `is_rule()` and has no comment."""
-        pattern = body.removeprefix("@@")
-        is_exception = body.startswith("@@")
-        if len(pattern) > 1 and pattern.startswith("/") and re.search(r"/(?:\$[^/]*)?\Z", pattern[1:]):
-            raise not_built("a pattern")
-        is_important = False
-        if modifiers := _MODIFIERS.search(pattern):
-            pattern = pattern[: modifiers.start()]
-            is_important = _check_modifiers(modifiers["list"])
-        outcome = _IMPORTANT[is_exception] if is_important else ALLOW if is_exception else BLOCK
+        verb = Verb.ALLOW if body.startswith("@@") else Verb.BLOCK
+        pattern, text = split_rule(body.removeprefix("@@"))
+        modifiers = read_modifiers(text, verb) if text else NO_MODIFIERS
+        condition = modifiers.condition
+        if self.options.kind == "allow" and condition.rewrite is not None and verb is Verb.BLOCK:
+            raise Unsupported("a rewrite in a list of what is allowed")
+        outcome = _outcome(verb, modifiers)
         if (address := pattern.removeprefix("||").removesuffix("^")) and is_network(address):
-            prefix = prefix_of(address)
-            self.report.special += is_special(prefix)
-            self.emit_trigger(TriggerKind.ADDRESS, prefix, outcome, line)
-            return
-        if not (match := _NAMES.fullmatch(pattern)):
-            raise _reason(pattern)
-        wildcard, name = match.groups()
-        name = normalise(name, allow_tld=not wildcard)
-        scope = Scope.BELOW if wildcard else Scope.BOTH
+            self._address(line, address, modifiers, outcome)
+        elif match := _NAMES.fullmatch(pattern):
+            start, wildcard, name, _ = match.groups()
+            scope = Scope.BELOW if wildcard else Scope.BOTH if start == "||" else Scope.SELF
+            self._name(line, normalise(name, allow_tld=not wildcard), scope, modifiers, outcome)
+        elif match := _BELOW.fullmatch(pattern):
+            self._name(line, normalise(match[1]), Scope.BELOW, modifiers, outcome)
+        elif _EVERY.fullmatch(pattern):
+            if not (condition.restricts or condition.denied):
+                raise BadLine("a rule for every name")
+            self._name(line, "", Scope.BOTH, modifiers, outcome)
+        else:
+            self.emit_trigger(TriggerKind.PATTERN, canonical(pattern), outcome, line)
+
+    def _name(self, line: int, name: str, scope: Scope, modifiers: Modifiers, outcome: Outcome) -> None:
         self.emit(name, scope, outcome, line)
+        if modifiers.condition.is_badfilter:
+            self.report.badfilters.append(name)
+        elif modifiers.condition.denied:
+            denial = replace(outcome, condition=str(replace(modifiers.condition, is_denial=True)))
+            for denied in modifiers.condition.denied:
+                if not name or denied == name or denied.endswith(f".{name}"):
+                    self.emit(denied, Scope.BOTH, denial, line)
+
+    def _address(self, line: int, address: str, modifiers: Modifiers, outcome: Outcome) -> None:
+        if modifiers.condition.denied:
+            raise Unsupported("a rule with $denyallow never matches addresses")
+        if outcome.condition:
+            raise Unsupported("a rule for addresses in answers takes no modifier but $important")
+        prefix = prefix_of(address)
+        self.report.special += is_special(prefix)
+        self.emit_trigger(TriggerKind.ADDRESS, prefix, outcome, line)
+
+
+def _outcome(verb: Verb, modifiers: Modifiers) -> Outcome:
+    """What a rule says; the few that nearly all rules say are one object each."""
+    if modifiers is NO_MODIFIERS:
+        return ALLOW if verb is Verb.ALLOW else BLOCK
+    return modifiers.outcome(verb)
 
 
 def is_cosmetic(text: str) -> bool:
@@ -121,34 +146,3 @@ def is_cosmetic(text: str) -> bool:
 def is_rule(body: str) -> bool:
     """Whether a line has anything of adblock syntax about it."""
     return body.startswith(("|", "@@")) or "^" in body or "$" in body or "/" in body or "*" in body[1:]
-
-
-def _check_modifiers(text: str) -> bool:
-    """Whether `$important` is given; any other modifier makes the rule one that is not taken."""
-    is_important = False
-    for modifier in text.split(","):
-        word = modifier.strip().partition("=")[0].lower().removeprefix("~")
-        if word == "important":
-            is_important = True
-        elif word in _NOT_BUILT:
-            raise not_built(f"${word}")
-        elif _PAGE_LEVEL.fullmatch(word):
-            raise Unsupported(f"the page-level modifier ${word} says nothing about DNS")
-        elif re.fullmatch(r"[a-z0-9_-]+", word):
-            raise Unsupported(f"the modifier ${word} is unknown, so the rule is dropped")
-        else:
-            raise BadLine("what follows the $ is no list of modifiers")
-    return is_important
-
-
-def _reason(pattern: str) -> BadLine:
-    """Why a pattern is none that is taken."""
-    if re.search(r"[/?]", pattern):
-        return Unsupported("a path: it speaks of a page, DNS knows only names")
-    if re.search(r"\s", pattern):
-        return BadLine("a blank inside the rule")
-    if re.fullmatch(r"\|\|[^*^|]+:[0-9]+\^?", pattern):
-        return Unsupported("a port: DNS knows only names")
-    if re.fullmatch(r"\|\|[^*^|]+", pattern):
-        return not_built("a prefix pattern (no ^ at the end)")
-    return not_built("a pattern")

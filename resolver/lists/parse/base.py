@@ -22,11 +22,12 @@ from resolver.lists.names import shown
 from resolver.lists.rules import MAX_REFUSED_KEPT, BadLine, Outcome, Template, Trigger, TriggerKind, Unsupported
 from resolver.vocabulary import Action, Scope, Verb
 
-PARSER_VERSION = 2  # raised whenever the same octets and options would give other rules
+PARSER_VERSION = 3  # raised whenever the same octets and options would give other rules
 REFUSED_TEXT = 200  # characters kept of a refused line
 
 BLOCK = Outcome()
 ALLOW = Outcome(verb=Verb.ALLOW)
+PLAIN = Outcome(condition="plain")  # a hosts or plain line between adblock rules: see lists/conditions.py
 
 Emit = Callable[[str, Scope, Outcome, int], None]
 """Takes a rule: normal name, scope, outcome, line number."""
@@ -45,6 +46,7 @@ class Options:
     format: str = "auto"
     kind: str = "block"  # or allow: every block is read as an allow
     subdomains: str = "auto"  # yes widens hosts lines, no narrows plain lines
+    rewrite: bool = False  # a hosts line with a routable address gives that address
     origin: str = ""  # the name of an RPZ zone; empty: as its SOA or $ORIGIN says
     own_names: frozenset[str] = field(default_factory=own_names)
     allow_empty: bool = False
@@ -88,6 +90,7 @@ class ListReport:
     soa: str = ""  # an RPZ zone's SOA: MNAME RNAME SERIAL REFRESH RETRY EXPIRE MINIMUM
     soa_serial: int | None = None
     special: int = 0  # address rules for special-purpose addresses (RFC 6890): taken as written, but a slip perhaps
+    badfilters: list[str] = field(default_factory=list)  # the names at which rules of any list are cancelled
     triggers: list[Trigger] = field(default_factory=list)  # in the order of their lines, duplicates included
     outcomes: list[Outcome] = field(default_factory=list)
     files: list[FileLines] = field(default_factory=list)

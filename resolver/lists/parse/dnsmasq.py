@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from resolver.lists.names import normalise, shown
+from resolver.lists.names import normalise
 from resolver.lists.parse.addresses import is_special, prefix_of
 from resolver.lists.parse.base import (
     NXDOMAIN,
@@ -24,9 +24,9 @@ from resolver.lists.parse.base import (
     Options,
     Several,
     address_outcome,
-    not_built,
     without_comment,
 )
+from resolver.lists.patterns import canonical
 from resolver.lists.rules import BadLine, Outcome, Template, TriggerKind, Unsupported
 from resolver.vocabulary import Action, Scope
 
@@ -86,7 +86,10 @@ class Dnsmasq(Dialect):
         names = []
         for domain in domains:
             try:
-                names.append(_name(domain.strip()))
+                if pattern := _pattern(domain.strip()):
+                    self.emit_trigger(TriggerKind.PATTERN, pattern, outcome, line)
+                else:
+                    names.append(_name(domain.strip()))
             except BadLine as error:
                 refused.add(domain, error)
         if outcome.action is Action.DATA:
@@ -124,6 +127,12 @@ def _name(domain: str) -> str:
         raise BadLine("no name between two slashes")
     if domain == "#":
         raise Unsupported("# stands for every name")
-    if "*" in domain:
-        raise not_built(f"the pattern {shown(domain)}")
     return normalise(domain.removeprefix("."))
+
+
+def _pattern(domain: str) -> str:
+    """The pattern of a name that begins with `*`, which stands for any number of octets; "" for other names."""
+    if not domain.startswith("*"):
+        return ""
+    normalise(domain.lstrip("*."), allow_tld=True)
+    return canonical(f"{domain.lstrip('*')}|")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from resolver.lists.parse.adblock import Adblock
-from resolver.lists.parse.base import Dialect, Emit, ListReport, Options
+from resolver.lists.parse.base import PLAIN, Dialect, Emit, ListReport, Options
 from resolver.lists.parse.detect import UNKNOWN, shape_of
 from resolver.lists.parse.dnsmasq import Dnsmasq
 from resolver.lists.parse.domains import Domains
@@ -24,10 +24,10 @@ class Mixed(Dialect):
 
     def __init__(self, options: Options, report: ListReport, emit: Emit) -> None:
         super().__init__(options, report, emit)
-        self._plain = Domains(options, report, emit)
-        self._readers: dict[str, Dialect] = {
-            dialect.name: dialect(options, report, emit) for dialect in (Hosts, Adblock, Dnsmasq, Unbound)
-        }
+        self._plain = Domains(options, report, emit, PLAIN)
+        self._readers: dict[str, Dialect] = {Hosts.name: Hosts(options, report, emit, PLAIN)}
+        for dialect in (Adblock, Dnsmasq, Unbound):
+            self._readers[dialect.name] = dialect(options, report, emit)
         for shape in ("domains", "addresses", "rpz", UNKNOWN):  # addresses between names are the plain reader's too
             self._readers[shape] = self._plain
 

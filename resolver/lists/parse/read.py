@@ -100,7 +100,9 @@ class _Reader:
 
     def _said(self, outcome: Outcome) -> Outcome:
         """An outcome as a list of this kind means it."""
-        return Outcome(verb=Verb.ALLOW, important=outcome.important) if self._allows else outcome
+        if not self._allows:
+            return outcome
+        return Outcome(verb=Verb.ALLOW, important=outcome.important, condition=outcome.condition)
 
     def settle_triggers(self) -> None:
         """Let the triggers' outcomes be among the list's, and leave out those that say nothing new: the first is kept.

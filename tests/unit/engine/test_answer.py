@@ -666,7 +666,7 @@ def test_what_python_decides_for_a_conditional_cell_is_done(
 ) -> None:
     fresh.patch("default.example", flags=2)
     punt = fresh.punt(query("default.example"))
-    verdict, reply = fresh.engine.finish(punt, None, cell=fresh.cell("default.example", action=action))
+    verdict, reply = fresh.engine.decide(punt, fresh.cell("default.example", action=action))
     assert verdict == REPLY and reply is not None
     answer = dns.message.from_wire(reply)
     assert (answer.rcode(), len(answer.answer)) == (rcode, answers)
@@ -675,7 +675,7 @@ def test_what_python_decides_for_a_conditional_cell_is_done(
 def test_a_decided_cell_finds_its_data(fresh: World) -> None:
     fresh.patch("data.example", flags=2)
     punt = fresh.punt(query("data.example", "TXT"))
-    reply = fresh.engine.finish(punt, None, cell=fresh.cell("data.example"))[1]
+    reply = fresh.engine.decide(punt, fresh.cell("data.example"))[1]
     assert reply is not None and dns.message.from_wire(reply).answer[0][0].to_text() == '"hello"'
 
 
@@ -684,7 +684,10 @@ def test_a_decided_cell_may_forward(fresh: World) -> None:
     asked = query("default.example")
     punt = fresh.punt(asked)
     cell = fresh.cell("default.example", action=Action.ALLOW)
-    reply = fresh.engine.finish(punt, reply_to(asked, "default.example. 60 A 192.0.2.9"), cell=cell)[1]
+    assert fresh.engine.decide(punt, cell) == (PUNT, None)
+    [again] = fresh.engine.take_punts()
+    assert again.reason == PUNT_FORWARD
+    reply = fresh.engine.finish(again, reply_to(asked, "default.example. 60 A 192.0.2.9"))[1]
     assert reply is not None and dns.message.from_wire(reply).answer[0][0].address == "192.0.2.9"
 
 
@@ -694,7 +697,7 @@ def test_a_decided_cell_may_forward(fresh: World) -> None:
         (b"", "8 octets"),
         (bytes(9), "8 octets"),
         (CELL.pack(Rank.BLOCK, Action.ZERO, 0, 0, 0, 0xFFFF), "profile"),
-        (CELL.pack(Rank.BLOCK, 11, 0, 0, 0, 0), "action"),
+        (CELL.pack(Rank.BLOCK, 12, 0, 0, 0, 0), "action"),
         (CELL.pack(Rank.BLOCK, 255, 0, 0, 0, 0), "action"),
     ],
 )
@@ -702,7 +705,7 @@ def test_a_decided_cell_that_is_none_is_refused(fresh: World, cell: bytes, fault
     fresh.patch("default.example", flags=2)
     punt = fresh.punt(query("default.example"))
     with pytest.raises(ValueError, match=fault):
-        fresh.engine.finish(punt, None, cell=cell)
+        fresh.engine.decide(punt, cell)
 
 
 def test_needs_answer_waits_for_the_upstream_then_blocks(fresh: World) -> None:
@@ -717,7 +720,7 @@ def test_needs_answer_waits_for_the_upstream_then_blocks(fresh: World) -> None:
     assert fresh.ask("default.example").answer[0][0].address == "0.0.0.0"  # now that the answer is kept
 
 
-@pytest.mark.parametrize("action", [11, 15, 16, 255])
+@pytest.mark.parametrize("action", [12, 15, 16, 255])
 def test_a_policy_with_an_unknown_action_is_refused(fresh: World, action: int) -> None:
     with pytest.raises(ValueError, match="action"):
         fresh.patch("default.example", action=action)

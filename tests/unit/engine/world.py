@@ -24,7 +24,19 @@ import dns.rdatatype
 
 from resolver import counters as layout
 from resolver import ring
-from resolver.engine.engine import REPLY, Engine, Index, Punt, RunBuilder, Snapshot
+from resolver.decide import Decisions
+from resolver.engine.engine import (
+    PUNT,
+    PUNT_CONDITIONAL,
+    PUNT_LOCAL,
+    PUNT_PATTERN,
+    REPLY,
+    Engine,
+    Index,
+    Punt,
+    RunBuilder,
+    Snapshot,
+)
 from resolver.lists.clients import build_clients
 from resolver.lists.matrix import (
     CategoryPolicy,
@@ -35,8 +47,10 @@ from resolver.lists.matrix import (
     build_matrix,
 )
 from resolver.lists.merge import ListRun, read_header, write_index
-from resolver.lists.rules import Outcome
+from resolver.lists.rules import Outcome, Trigger, TriggerKind
 from resolver.lists.runs import RunHeader, write_run
+from resolver.local import Aliases
+from resolver.punt import alias_reply
 from resolver.ring import Reader
 from resolver.snapshot import CELL, Policy
 from resolver.vocabulary import Scope, Transport, Verb
@@ -53,6 +67,7 @@ class Rules:
     outcome: Outcome
     scope: Scope
     list: str
+    patterns: tuple[str, ...] = ()
 
 
 def block(*names: str, list: str = "blocks", scope: Scope = Scope.BOTH, **outcome: Any) -> Rules:
@@ -63,6 +78,11 @@ def block(*names: str, list: str = "blocks", scope: Scope = Scope.BOTH, **outcom
 def allow(*names: str, list: str = "allows", scope: Scope = Scope.BOTH, **outcome: Any) -> Rules:
     """Allowed names."""
     return Rules(names, Outcome(Verb.ALLOW, **outcome), scope, list)
+
+
+def fits(*patterns: str, verb: Verb = Verb.BLOCK, list: str = "blocks", **outcome: Any) -> Rules:
+    """Patterns with one outcome."""
+    return Rules((), Outcome(verb, **outcome), Scope.BOTH, list, patterns)
 
 
 def client(address: str) -> bytes:
@@ -109,7 +129,8 @@ class World:
             policies.append(ListPolicy(name, slot=slot, **given))
         path = self.folder / f"{number}.index"
         write_index(path, runs)
-        shapes = read_header(path).shapes
+        header = read_header(path)
+        shapes = header.shapes
         matrix = build_matrix(
             PolicyRules(policies, categories or {}, [group for group, _ in groups], sinkhole or Sinkhole()), shapes
         )
@@ -118,19 +139,24 @@ class World:
             [(prefixes, number) for (_, prefixes), number in zip(groups, matrix.group_classes, strict=True)],
         )
         self.index = Index(path)
-        self.policy = Policy(matrix.classes, matrix.shapes, matrix.cells, matrix.profiles, clients, routes or {})
+        self.policy = Policy(
+            matrix.classes, matrix.shapes, matrix.cells, matrix.profiles, clients, routes or {}, {}, matrix.decisions
+        )
+        self.policy = dataclasses.replace(self.policy, patterns=header.patterns)
         self._swap(number)
 
     def _run(self, stem: str, name: str, rules: list[Rules], replaces: bool) -> ListRun:
         builder = RunBuilder(replaces)
         outcomes: list[Outcome] = []
+        triggers: list[Trigger] = []
         for line, item in enumerate(rules, start=1):
             if item.outcome not in outcomes:
                 outcomes.append(item.outcome)
             for listed in item.names:
                 builder.add(listed.encode(), item.scope, outcomes.index(item.outcome), line)
+            triggers += [Trigger(TriggerKind.PATTERN, text, item.outcome, line) for text in item.patterns]
         path = self.folder / f"{stem}.run"
-        write_run(path, builder, RunHeader(tuple(outcomes), replaces))
+        write_run(path, builder, RunHeader(tuple(outcomes), replaces), triggers)
         return ListRun(name, path, replaces)
 
     def cell(self, name: str, **changes: int) -> bytes:
@@ -150,6 +176,37 @@ class World:
     def _swap(self, number: int) -> None:
         self.snapshot = Snapshot(self.index, self.policy, number)
         self.engine.swap(self.snapshot)
+
+    def comes_to(
+        self, name: str, rdtype: str = "A", client: bytes = CLIENT, answer: bytes | None = None
+    ) -> dns.message.Message | None:
+        """The reply to a query, decided in Python where need be; None if the upstream has to be asked.
+
+        `answer`: what the upstream says then.
+        """
+        asked = query(name, rdtype).to_wire()
+        verdict, reply = self.engine.answer(asked, client, Transport.TCP)
+        decisions = Decisions(self.index, self.policy, self.snapshot.number)
+        while verdict == PUNT:
+            [punt] = self.engine.take_punts()
+            if punt.reason == PUNT_CONDITIONAL:
+                decided = decisions.decide(punt)
+                if isinstance(decided, bytes):
+                    return dns.message.from_wire(decided)
+                verdict, reply = self.engine.decide(punt, *(decided or (None, 0)))
+            elif punt.reason == PUNT_PATTERN:
+                for each in punt.names:
+                    self.engine.remember(each, decisions.fits(each), punt.generation)
+                verdict, reply = self.engine.resume(punt)
+            elif punt.reason == PUNT_LOCAL:
+                alias = Aliases(self.index, self.policy).describe(punt)
+                return dns.message.from_wire(alias_reply(punt.packet, len(punt.qname), alias, None, None))
+            elif answer is None:
+                return None
+            else:
+                verdict, reply = self.engine.finish(punt, answer)
+        assert verdict == REPLY and reply is not None
+        return dns.message.from_wire(reply)
 
     def answer(
         self, packet: bytes, client: bytes = CLIENT, transport: Transport = Transport.UDP

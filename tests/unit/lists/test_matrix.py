@@ -50,7 +50,7 @@ kinds = st.builds(
     st.booleans(),
     st.sampled_from([None, None, Action.NXDOMAIN, Action.DATA, Action.ALLOW]),
     st.sampled_from([None, 60]),
-    st.sampled_from(["", "", "$dnstype=A"]),
+    st.sampled_from(["", "", "dnstype=A"]),
 )
 
 
@@ -254,7 +254,7 @@ def test_answer_triggers_of_a_list_that_a_group_does_not_see_do_not_matter() -> 
 
 def test_conditional_only_if_a_condition_can_change_the_outcome() -> None:
     rules = PolicyRules([ListPolicy("a"), ListPolicy("b")])
-    maybe = Kind(condition="$client=kids")
+    maybe = Kind(condition="dnstype=A")
     assert flags(rules, (0, maybe)) == CONDITIONAL
     assert flags(rules, (0, maybe), (1, BLOCK)) == CONDITIONAL
     assert flags(rules, (0, BLOCK), (1, maybe)) == 0
@@ -294,7 +294,7 @@ def test_a_group_sees_a_list_if_both_its_name_and_its_category_are_the_groups() 
 
 def test_a_rule_with_data_behind_255_others_is_refused_and_one_without_is_not() -> None:
     rules = PolicyRules([ListPolicy(f"list{number}") for number in range(300)])
-    crowd = tuple(Member(number, Kind(condition="$client=kids")) for number in range(300))
+    crowd = tuple(Member(number, Kind(condition="dnstype=A")) for number in range(300))
     assert read_cell(build_matrix(rules, [(), crowd]), 0, 1)[3] == 0
     last = (*crowd[:-1], Member(299, ALLOW))
     assert read_cell(build_matrix(rules, [(), last]), 0, 1)[:4] == (Rank.ALLOW, Action.ALLOW, 0, NO_MEMBER)

@@ -1,0 +1,99 @@
+# memo: which patterns a name fits, as Python found it.
+#
+# The patterns of a generation are one RE2 set in Python. A name that nothing of higher rank has decided is looked up here;
+# where it is not known the query is handed up (REASON_PATTERN), Python runs the set once, remembers what came of it, and the
+# query is answered again. Sets of eight entries under a keyed hash, the one not asked for longest goes. A query asks for
+# fewer names than a set has room for, so what was just remembered for it is there when it comes again.
+
+cdef enum:
+    MEMO_SETS = 2048
+    MEMO_WAYS = 8
+
+cdef struct MemoEntry:
+    uint64_t hash              # of the name
+    uint64_t used              # the memo's clock when it was asked for last; 0: empty
+    Inspection found           # listsets of the patterns that it fits, and the generation
+
+cdef struct Memo:
+    MemoEntry* entries         # NULL as long as no generation had patterns
+    uint64_t key0
+    uint64_t key1
+    uint64_t clock
+
+
+cdef inline uint64_t memo_hash(const Memo* memo, const uint8_t* name, const uint8_t* labels, int count) noexcept nogil:
+    cdef Sip state
+    sip_start(&state, memo.key0, memo.key1)
+    while count:
+        count -= 1
+        sip_label(&state, name + labels[count])
+    return sip_finish64(&state)
+
+
+cdef const Inspection* memo_find(Memo* memo, uint64_t generation, const uint8_t* name, const uint8_t* labels,
+                                 int count) noexcept nogil:
+    """What is known of a name by this generation; NULL if nothing is. Arguments as index_lookup."""
+    cdef uint64_t hash
+    cdef MemoEntry* entry
+    cdef int _i
+    if memo.entries == NULL:
+        return NULL
+    hash = memo_hash(memo, name, labels, count)
+    entry = memo.entries + (hash & (MEMO_SETS - 1)) * MEMO_WAYS
+    for _i in range(MEMO_WAYS):
+        if entry.hash == hash and entry.used and entry.found.generation == generation:
+            memo.clock += 1
+            entry.used = memo.clock
+            return &entry.found
+        entry += 1
+    return NULL
+
+
+cdef Inspection* memo_room(Memo* memo, const uint8_t* name, const uint8_t* labels, int count) noexcept nogil:
+    """A place for what is found of a name: its own, else that of the entry not asked for longest."""
+    cdef uint64_t hash = memo_hash(memo, name, labels, count)
+    cdef MemoEntry* entry = memo.entries + (hash & (MEMO_SETS - 1)) * MEMO_WAYS
+    cdef MemoEntry* oldest = entry
+    cdef int _i
+    for _i in range(MEMO_WAYS):
+        if entry.hash == hash and entry.used:
+            oldest = entry
+            break
+        if entry.used < oldest.used:
+            oldest = entry
+        entry += 1
+    memo.clock += 1
+    oldest.hash = hash
+    oldest.used = memo.clock
+    return &oldest.found
+
+
+cdef bint policy_compete(const SnapshotView* s, const Inspection* found, Query* q, uint32_t stage) noexcept nogil:
+    """Let listsets speak that were found beside the name's own: the cell of the lowest rank becomes the query's.
+
+    False: a conditional cell is among those that may win, so Python has to decide between all of them (a PUNT).
+    """
+    cdef const Cell* cell
+    cdef uint32_t i, listset = q.listset
+    for i in range(found.count):
+        cell = &s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, found.listsets[i])]
+        if cell.rank >= q.cell.rank and not (q.cell.flags & CELL_CONDITIONAL and cell.rank != RANK_NOBODY):
+            continue
+        if (cell.flags | q.cell.flags) & CELL_CONDITIONAL:
+            q.listset = listset
+            q.undecided = found
+            q.stage = stage
+            q.reason = REASON_CONDITIONAL
+            return False
+        q.cell = cell[0]
+        q.listset = found.listsets[i]
+    return True
+
+
+cdef bint policy_patterns(const SnapshotView* s, Memo* memo, Query* q) noexcept nogil:
+    """Let the patterns speak that the name fits; False: Python has to take the query (a PUNT)."""
+    cdef const Inspection* found = memo_find(memo, s.number, q.name, q.labels, q.labels_count)
+    if found == NULL:
+        q.reason = REASON_PATTERN
+        return False
+    return policy_compete(s, found, q, DECIDED_NAME)
