@@ -63,7 +63,10 @@ bench: $(VENV)/dev  ## Measure against the peers that are installed; the report 
 soak: $(VENV)/dev  ## Mixed load with reloads, kills and upstream flaps (ARGS="--minutes 10")
 	$(PY) -m tests.soak $(ARGS)
 
+oracle: $(VENV)/dev  ## Half a million (lists, query) pairs against the oracle of what lists say
+	TAMPAH_ORACLE_PAIRS=500000 $(PY) -m pytest -q --timeout=0 tests/unit/engine/test_modifiers_oracle.py $(ARGS)
+
 clean:  ## Remove everything that was built
 	rm -rf $(VENV) build *.egg-info resolver/engine/engine.c resolver/engine/*.so
 
-.PHONY: help build run test check debug fuzz bench soak clean
+.PHONY: help build run test check debug fuzz bench soak oracle clean

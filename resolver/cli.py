@@ -115,8 +115,9 @@ def _failures() -> tuple[type[Exception], ...]:
     from resolver.config.problem import ConfigError
     from resolver.control import ControlError
     from resolver.overlay import OverlayError
+    from resolver.pause import PauseError
 
-    return (ConfigError, ControlError, OverlayError, OSError, ValueError)
+    return (ConfigError, ControlError, OverlayError, PauseError, OSError, ValueError)
 
 
 def complain(error: Exception, as_json: bool = False) -> None:
@@ -252,12 +253,14 @@ def _print_reload(context: _Context, data: dict[str, Any]) -> None:
     """What a reload by the running server came to, for commands that end in one."""
     from resolver.lists.report import Report
 
-    restart, seconds, not_fetched = (data.pop(key) for key in ("needs_restart", "reload_seconds", "not_fetched"))
+    restart, seconds, alarms, not_fetched = (
+        data.pop(key) for key in ("needs_restart", "reload_seconds", "client_alarms", "not_fetched")
+    )
     report = Report.from_json(data)
     lines = [*report.lines(), f"in force on every worker after {seconds:.2f} s"]
     if restart:
         lines.append(f"changed, but read only at the start: {', '.join(restart)}; restart the server to apply")
-    faults = [*not_fetched, *(fault for fault in _faults(report.alarms) if fault not in not_fetched)]
+    faults = [*not_fetched, *(fault for fault in _faults(report.alarms) if fault not in not_fetched), *alarms]
     context.finish({**data, "needs_restart": restart, "reload_seconds": seconds}, lines, faults)
 
 
@@ -367,13 +370,47 @@ def flush(context: _Context, name: str | None, subtree: bool, everything: bool) 
 
 
 @_command
+@click.argument("target", required=False)
+@click.option("--for", "seconds", type=_Duration(), default=1800.0, help="How long  [default: 30m]")
+def pause(context: _Context, target: str | None, seconds: float) -> None:
+    """Switch filtering off at once for TARGET: a group, an address, a network, a MAC address, or all.
+
+    It ends by itself. Mandatory lists stay enforced. Without TARGET: what is paused.
+    """
+    from resolver import control
+    from resolver import pause as pauses
+
+    if target is None:
+        kept = pauses.read(context.config().state_path)
+        rows = ((each.target, *pauses.said(each)) for each in kept)
+        context.table([dataclasses.asdict(each) for each in kept], ("paused", "made", "until"), rows)
+        return
+    made = pauses.Pause(**_ask(context, control.Pause(target, seconds)))
+    context.print(
+        dataclasses.asdict(made),
+        [f"filtering is paused for {made.target} until {pauses.said(made)[1]}, on every worker; mandatory lists stay"],
+    )
+
+
+@_command
+@click.argument("target", required=False)
+def resume(context: _Context, target: str | None) -> None:
+    """End the pause of TARGET; without TARGET every pause."""
+    from resolver import control
+
+    data = _ask(context, control.Resume(target or ""))
+    names = ", ".join(each["target"] for each in data["ended"])
+    context.print(data, [f"filtering goes on for {names}, on every worker"])
+
+
+@_command
 def lists(context: _Context) -> None:
-    """The state of every list."""
+    """The state of every list, its hits, and those it would have had where it only counts."""
     from resolver.explain import list_states
 
     config = context.config()
     states = list_states(config, _ask_if_running(context))
-    columns = ["list", "state", "names", "refused", "quarantined", "format", "age", "hits"]
+    columns = ["list", "state", "names", "refused", "quarantined", "format", "age", "hits", "shadow"]
     if any(listed.is_remote for listed in config.lists):
         columns += ["next", "source"]
     if any(state.error for state in states):

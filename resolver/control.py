@@ -5,12 +5,13 @@ ends are this program, yet nothing is believed: a line that is too long, no JSON
 missing, unknown or of the wrong type is a `ControlError` that says which. `_KINDS` is the whole vocabulary; a class
 that is not in it cannot be received.
 
-    supervisor → worker   Configure once, then Overlay and Swap, each whenever it changes; Inspect; Flush; Drain
-    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay; Inspected; Flushed
+    supervisor → worker   Configure once, then Overlay, Swap and Clients, each whenever it changes; Inspect; Flush; Drain
+    worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay, Mapped for each
+                          Clients; Inspected; Flushed
     supervisor → fetcher  Follow whenever the config changes, Fetch
     fetcher → supervisor  Fetched for each list at a Follow and after each attempt; Changed; Done for each Fetch
-    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush, Decide, RollBack: answered by Report or
-                          Failed, then the connection is closed
+    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush, Pause, Resume, Decide, RollBack: answered
+                          by Report or Failed, then the connection is closed
 
 A command imports this as it starts: nothing here is slow to import. The supervisor's and workers' ends: channel.py.
 """
@@ -102,7 +103,8 @@ class Connections:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Serve by generation `number` from now on; `index` and `policy` are paths, `records` one of ring.WHAT."""
+    """Serve by generation `number` from now on; `index`, `policy` and `clients` are paths, the last of a client map to
+    use instead of the policy's, "" for none; `records` is one of ring.WHAT."""
 
     number: int
     index: str
@@ -112,6 +114,16 @@ class Swap:
     rate_limit: RateLimit
     records: str = "all"
     connections: Connections = Connections()
+    clients: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Let the client map at `path` take the place of the one that generation `number` came with; `serial` counts up."""
+
+    serial: int
+    number: int
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +189,13 @@ class Flushed:
     """So many answers are forgotten."""
 
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Every query from now on sees the client map `serial`."""
+
+    serial: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +319,21 @@ class TakeBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Switch filtering off at once for a group, a client, a network or "all", for `seconds`."""
+
+    target: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """End a pause; "" ends all."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The answer to a command: plain data, for --json and for tables."""
 
@@ -310,12 +344,14 @@ Message = (
     Configure
     | Overlay
     | Swap
+    | Clients
     | Inspect
     | Flush
     | Drain
     | Ready
     | Swapped
     | Overlaid
+    | Mapped
     | Inspected
     | Flushed
     | Failed
@@ -331,6 +367,8 @@ Message = (
     | TakeBack
     | Decide
     | RollBack
+    | Pause
+    | Resume
     | Report
 )
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Message)}

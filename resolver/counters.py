@@ -66,6 +66,7 @@ SECTIONS = dict(
             "durations": TRANSPORTS * len(WAYS) * DURATION_STRIDE,
             # query records (ring.py): written, dropped as there was no room, spare ×6
             "records": 8,
+            "shadow": LIST_SLOTS,  # [list slot]: what a list that only counts would have decided
         }
     )
 )

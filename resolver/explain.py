@@ -11,7 +11,7 @@ import dataclasses
 import ipaddress
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from resolver.lists.report import ListReport, Report, duration
 from resolver.lists.rules import TriggerKind
 from resolver.lists.runs import Run
 from resolver.local import Aliases
+from resolver.membership import membership_now
 from resolver.metrics import action_name
 from resolver.snapshot import CELL, Generation
 from resolver.vocabulary import Action, Rank, Scope, Transport, Verb
@@ -69,13 +70,16 @@ class Spoken:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What happens to a question and why. `group` "" and `policy_class` 0: every list applies."""
+    """What happens to a question and why. `group` "" : no group has the client, so every list applies; `entry`: which of
+    the group's client entries matched; `notes`: what schedules and pauses have to do with it."""
 
     name: str
     type: str
     client: str
     generation: int
     group: str
+    entry: str
+    notes: tuple[str, ...]
     policy_class: int
     listset: int
     action: str
@@ -91,8 +95,10 @@ class Explanation:
 
     def lines(self) -> Iterator[str]:
         """For a person."""
-        where = f"group {self.group}" if self.group else "no group: every list applies"
+        where = f"group {self.group} by {self.entry}" if self.group else "no group: every list applies"
         yield f"{self.name} {self.type} asked by {self.client} ({where}), generation {self.generation}"
+        for note in self.notes:
+            yield f"  {note}"
         for match in self.matches:
             line = f":{match.line}" if match.line else ""
             place = f"{match.file}{line}" if match.file else f"line {match.line}"
@@ -133,6 +139,9 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     generation = generation_of(state_dir)
     index = Index(generation.index_path(state_dir))
     policy = snapshot.read_policy(generation.policy_path(state_dir))
+    members, moment, pauses = membership_now(config, state_dir)
+    policy = replace(policy, clients=members.make(policy, moment))
+    found = members.find(client, moment, pauses, time.time())
     decided = Snapshot(index, policy, generation.number)
     decisions = Decisions(index, policy, generation.number)
     policy_class, listset, _, cell = decided.decide(asked, octets)
@@ -154,7 +163,9 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     since = Stands(state_dir, generation.number)
     spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action, since) for match in matches(paths, asked))
     spoken += tuple(
-        _spoken(_as_match(found), dict(paths)[found.list], winner, action, None)
+        dataclasses.replace(
+            _spoken(_as_match(found), dict(paths)[found.list], winner, action, None), covers="names that fit it"
+        )
         for found in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(asked))
     )
     return Explanation(
@@ -162,9 +173,9 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
         type=dns.rdatatype.to_text(rtype),
         client=str(address),
         generation=generation.number,
-        group=next((group for group, number in policy.groups.items() if number == policy_class), "")
-        if policy_class
-        else "",
+        group=found.group,
+        entry=found.entry,
+        notes=found.notes,
         policy_class=policy_class,
         listset=listset,
         action="refused" if refused else action_name(action),
@@ -298,7 +309,8 @@ def _answer(
 
 @dataclass(frozen=True, slots=True)
 class ListView:
-    """A list's state for `tampah lists`. None: not known; `hits` only where a server runs.
+    """A list's state for `tampah lists`. None: not known; `hits` and `shadow` only where a server runs: queries that
+    it decided, and that it would have decided where it only counts.
 
     `age`: how long ago the source was last found good; for a list from another machine, how long ago that one last said
     what its list is. `next`: in how long it is asked again, `failures`: how often in a row that came to nothing. `guard`:
@@ -312,6 +324,7 @@ class ListView:
     format: str
     age: str
     hits: int | None
+    shadow: int | None
     error: str
     source: str = ""
     next: str = ""
@@ -336,7 +349,7 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
         state, report = states.get(listed.name), reports.get(listed.name)
         if listed.enabled == "no" or state is None or report is None:
             word = "off" if listed.enabled == "no" else "new"
-            view = ListView(listed.name, word, None, None, "", "", None, "", listed.shown)
+            view = ListView(listed.name, word, None, None, "", "", None, None, "", listed.shown)
         else:
             view = ListView(
                 list=listed.name,
@@ -346,6 +359,7 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
                 format=report.format,
                 age=duration(max(0.0, time.time() - state.seen)),
                 hits=hits.get(listed.name, 0) if hits is not None else None,
+                shadow=server["shadow_hits"].get(listed.name, 0) if server is not None else None,
                 error=report.error,
                 source=listed.shown,
                 quarantined=state.quarantined,

@@ -40,12 +40,22 @@ class SourceFacts:
     outcomes: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class GroupFacts:
+    """A group's state: whether its schedule lets it apply, and whether filtering is paused for it."""
+
+    name: str
+    applies: bool
+    paused: bool
+
+
 @dataclass(slots=True)
 class Facts:
     """What the supervisor knows beside the counters. Times in seconds, `last_success` since the epoch (0: none yet).
 
     `servers`: names of the upstream servers by slot. `processes`: name → pid; `fetcher`: its pid, 0
     while there is none. `sources`: list → how fetching it goes, of lists from other machines.
+    `pauses`: target → end, since the epoch. `client_files`: file → (lines that name clients, lines that do not).
     """
 
     generation: int = 0
@@ -59,6 +69,10 @@ class Facts:
     last_success: float = 0.0
     fetcher: int = 0
     sources: Mapping[str, SourceFacts] = field(default_factory=dict)
+    groups: Sequence[GroupFacts] = ()
+    pauses: Mapping[str, float] = field(default_factory=dict)
+    client_files: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    client_maps: int = 0
 
 
 class Source:

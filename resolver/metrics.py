@@ -103,6 +103,7 @@ class TampahCollector(Collector):
         yield from _upstream(totals["upstream"], facts.servers)
         yield from _lists(facts)
         yield from _sources(facts)
+        yield from _groups(facts)
         yield from _server(facts)
 
 
@@ -130,6 +131,12 @@ def _traffic(totals: Mapping[str, Sequence[int]], facts: Facts) -> Iterator[Metr
         if count:
             responses.add_metric((rcode_name(rcode),), count)
     yield responses
+    shadow = CounterMetricFamily(
+        "tampah_shadow_answers", "Queries that a list would have decided that only counts.", labels=("list",)
+    )
+    for name, count in _shadow_hits(totals, facts.lists).items():
+        shadow.add_metric((name,), count)
+    yield shadow
     for (name, text), count in zip(_ENGINE, totals["engine"], strict=False):
         yield _counter(name, text, count)
     for (name, text), count in zip(_RECORDS, totals["records"], strict=False):
@@ -232,6 +239,22 @@ def _sources(facts: Facts) -> Iterator[Metric]:
     yield from (fetches, octets, failures, checked, copied, age)
 
 
+def _groups(facts: Facts) -> Iterator[Metric]:
+    applies = GaugeMetricFamily("tampah_group_applies", "Whether a group's schedule lets it apply.", labels=("group",))
+    paused = GaugeMetricFamily("tampah_group_paused", "Whether filtering is paused for a group.", labels=("group",))
+    for group in facts.groups:
+        applies.add_metric((group.name,), group.applies)
+        paused.add_metric((group.name,), group.paused)
+    lines = GaugeMetricFamily("tampah_client_file_lines", "Lines that name clients.", labels=("file",))
+    refused = GaugeMetricFamily("tampah_client_file_refused_lines", "Lines that name no client.", labels=("file",))
+    for file, (good, bad) in facts.client_files.items():
+        lines.add_metric((file,), good)
+        refused.add_metric((file,), bad)
+    yield from (applies, paused, lines, refused)
+    yield _gauge("pauses", "Pauses of filtering that last.", len(facts.pauses))
+    yield _counter("client_maps", "Client maps put in force between reloads.", facts.client_maps)
+
+
 def _server(facts: Facts) -> Iterator[Metric]:
     yield _gauge("generation", "Number of the generation in force.", facts.generation)
     yield _counter("reloads", "Generations put in force.", facts.reloads)
@@ -305,6 +328,15 @@ def summary(source: Source) -> dict[str, Any]:
             {"action": action, "category": category, "list": name, "count": count}
             for action, category, name, count in answers(totals, facts.lists)
         ],
+        "shadow_answers": _shadow_hits(totals, facts.lists),
+        "groups": {
+            group.name: "paused" if group.paused else "applies" if group.applies else "not now"
+            for group in facts.groups
+        },
+        "pauses": {
+            target: time.strftime("until %Y-%m-%d %H:%M:%S", time.localtime(until))
+            for target, until in facts.pauses.items()
+        },
         "responses": {rcode_name(rcode): count for rcode, count in enumerate(totals["responses"]) if count},
         "cache": {
             **{name: cache[at] for at, name in _CACHE_COUNTERS},
@@ -326,3 +358,13 @@ def hits(source: Source) -> dict[str, int]:
     for _, _, name, count in answers(source.totals(), source.facts.lists):
         found[name] = found.get(name, 0) + count
     return found
+
+
+def _shadow_hits(totals: Mapping[str, Sequence[int]], lists: Iterable[ListFacts]) -> dict[str, int]:
+    counts = totals["shadow"]
+    return {facts.name: count for facts in lists if facts.slot < layout.OVERLAY_SLOT and (count := counts[facts.slot])}
+
+
+def shadow_hits(source: Source) -> dict[str, int]:
+    """List name → queries that it would have decided where it only counts."""
+    return _shadow_hits(source.totals(), source.facts.lists)

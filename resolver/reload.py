@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import json
 import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from resolver.config.problem import ConfigError
 from resolver.facts import Facts, ListFacts
 from resolver.lists.report import Report
 from resolver.lists.standing import config_digest, standing
+from resolver.switch import Switch
 from resolver.watch import State, Watch, state_of
 from resolver.workers import Workers, WorkersError
 
@@ -62,15 +64,22 @@ class ReloadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A reload that worked. `needs_restart`: changed keys that are read only at the start."""
+    """A reload that worked. `needs_restart`: changed keys that are read only at the start. `client_alarms`: files of clients
+    that serve by older content."""
 
     report: Report
     needs_restart: tuple[str, ...]
     seconds: float
+    client_alarms: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return {**self.report.to_json(), "needs_restart": list(self.needs_restart), "reload_seconds": self.seconds}
+        return {
+            **self.report.to_json(),
+            "needs_restart": list(self.needs_restart),
+            "reload_seconds": self.seconds,
+            "client_alarms": list(self.client_alarms),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +171,7 @@ class Reloader:
         self._tidying: asyncio.Task[None] | None = None
         self._patches = 0  # of the index in force, since it was merged
         self.on_config: Callable[[Config], None] | None = None  # told of each config that was read
+        self.switch = Switch(self._state_dir, workers, facts)
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
 
@@ -205,8 +215,9 @@ class Reloader:
             if self.generation:  # at the start the caller ends with this error
                 _log.error("reload failed, nothing has changed: %s", error)
             raise
-        self.last_error = "; ".join(f"lists.{alarm.name}: {alarm.fault}" for alarm in outcome.report.alarms)
-        if outcome.report.alarms:
+        faults = [f"lists.{alarm.name}: {alarm.fault}" for alarm in outcome.report.alarms]
+        self.last_error = "; ".join([*faults, *outcome.client_alarms])
+        if self.last_error:
             self._facts.reload_failures += 1
         self._facts.reloads += 1
         self._facts.reload_duration = outcome.seconds
@@ -217,6 +228,8 @@ class Reloader:
             _log.error("%s", alarm.line())
         for listed in outcome.report.quarantines:
             _log.warning("%s", listed.line())
+        for text in outcome.client_alarms:
+            _log.error("%s", text)
         if outcome.needs_restart:
             _log.warning("changed, but read only at the start: %s; restart to apply", ", ".join(outcome.needs_restart))
         return outcome
@@ -231,22 +244,27 @@ class Reloader:
                 _log.warning("%s", problem)
         config = read.config
         sources = [str(self._path), *(str(item.path) for item in config.lists if item.scheme == "file")]
+        sources += [glob.escape(str(path)) for group in config.groups for path in group.files]
         self._watch.follow(sources, {**state_of(sources), **read.state})
         digest = config.digest if isinstance(config, kept.Kept) else config_digest(self._here(config))
         force, self._force_next = self._force_next, False
         generation = None if force else await asyncio.to_thread(standing, config, digest, self._state_dir)
         report = Report.from_json(generation.report) if generation else None
+        before = self.generation
         if generation:
             try:
-                await self._workers.swap(self._order(config, generation))
-            except WorkersError as error:
+                if before and before.number == generation.number:
+                    await self.switch.read_again(config)
+                else:
+                    await self._put_in_force(config, generation)
+            except (WorkersError, OSError) as error:
                 _log.warning("building anew, as generation %d is unfit: %s", generation.number, error)
                 report = None
         if self.on_config:
             self.on_config(self._here(config) if any(listed.is_remote for listed in config.lists) else config)
         if generation is None or report is None:
             generation, report = await self._build(config, force=force)
-        return await self._put_in_force(read, digest, generation, report, began)
+        return await self._finish(read, digest, generation, report, before, began)
 
     async def _roll_back(self, began: float, target: int, reason: str, who: decisions.Who) -> Outcome:
         try:
@@ -254,31 +272,36 @@ class Reloader:
             target = target or snapshot.previous(self._state_dir)
         except (ConfigError, ValueError) as error:
             raise ReloadError(str(error)) from None
+        before = self.generation
         generation, report = await self._build(read.config, rollback=target)
-        outcome = await self._put_in_force(read, generation.config, generation, report, began)
         decisions.roll_back(self._state_dir, generation, target, reason, who)
         _log.warning("rolled back to generation %d by %s: %s", target, who.user or who.uid, reason or "no reason given")
-        return outcome
+        return await self._finish(read, generation.config, generation, report, before, began)
 
     async def _build(
         self, config: Config, *, force: bool = False, rollback: int = 0
     ) -> tuple[snapshot.Generation, Report]:
-        """The next generation, served by every worker."""
+        """The next generation, in force on every worker."""
         report = await self.builder.build(self._here(config), force=force, rollback=rollback)
         generation = snapshot.read_generation(self._state_dir, report.generation)
         try:
-            await self._workers.swap(self._order(config, generation))
-        except WorkersError as error:
+            await self._put_in_force(config, generation)
+        except (WorkersError, OSError) as error:
             raise ReloadError(str(error)) from None
         return generation, report
 
-    async def _put_in_force(
-        self, read: Reading, digest: str, generation: snapshot.Generation, report: Report, began: float
+    async def _finish(
+        self,
+        read: Reading,
+        digest: str,
+        generation: snapshot.Generation,
+        report: Report,
+        before: snapshot.Generation | None,
+        began: float,
     ) -> Outcome:
-        """Record that every worker serves by a generation."""
+        """What is to be done and said once a generation is in force; `before`: the one before it."""
         config = read.config
-        snapshot.put_in_force(self._state_dir, report.generation)
-        before, self.generation = self.generation, generation
+        report = replace(report, warnings=(*report.warnings, *self.switch.warnings))
         self._tell_facts(config, generation, report)
         changed: tuple[str, ...] = ()
         if config is not self._started:
@@ -291,7 +314,15 @@ class Reloader:
             self._patches += 1
         if self._patches:
             self._tidying = asyncio.create_task(self._tidy(config))
-        return Outcome(report, changed, time.monotonic() - began)
+        return Outcome(report, changed, time.monotonic() - began, tuple(self.switch.alarms))
+
+    async def _put_in_force(self, config: Config, generation: snapshot.Generation) -> None:
+        """Swap every worker to a generation, together with the client map that fits it."""
+        async with self.switch.lock:
+            await self._workers.swap(await self.switch.fit(config, generation, self._order(config, generation)))
+            self.switch.accept()
+            snapshot.put_in_force(self._state_dir, generation.number)
+            self.generation = generation
 
     async def _tidy(self, config: Config) -> None:
         """Merge the index in force anew, once there has been no change for a while; a change ends this."""
@@ -305,12 +336,10 @@ class Reloader:
             self._tidying = None
             generation = snapshot.read_generation(self._state_dir, report.generation)
             try:
-                await self._workers.swap(self._order(config, generation))
-            except WorkersError as error:
+                await self._put_in_force(config, generation)
+            except (WorkersError, OSError) as error:
                 _log.warning("the index stays as it is, patched: %s", error)
                 return
-            snapshot.put_in_force(self._state_dir, generation.number)
-            self.generation = generation
             self._tell_facts(config, generation, report)
             self._patches = 0
         _log.info("generation %d: index merged anew after patches, %.2f s", report.generation, report.seconds)

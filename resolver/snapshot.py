@@ -7,7 +7,8 @@ lists, as a worker holds neither.
     policy file, little-endian
     ┌────────┬─────────┬───────────────┬───────────┬──────────┬───────────────┬────────────────────────────────────┐
     │ magic  │ version │ length of the │ length of │ checksum │ header (JSON) │ cells, starts4, classes4, starts6, │
-    │ 8      │ u32     │ header, u32   │ file, u64 │ 16       │               │ classes6, each on a multiple of 8  │
+    │ 8      │ u32     │ header, u32   │ file, u64 │ 16       │               │ classes6, shadows, shadow_claims,  │
+    │        │         │               │           │          │               │ each on a multiple of 8            │
     └────────┴─────────┴───────────────┴───────────┴──────────┴───────────────┴────────────────────────────────────┘
 
 The checksum (BLAKE2b, 128 bits) covers everything after itself. A file that is cut, altered or of another version is a
@@ -51,7 +52,9 @@ _PREAMBLE = struct.Struct("<8sIIQ16s")  # magic, version, header's length, file'
 assert _PREAMBLE.size == 40
 CELL = struct.Struct("<BBBBHH")  # rank, action, flags, member, list slot, profile; see lists/matrix.py
 assert CELL.size == 8
-_SECTIONS = ("cells", "starts4", "classes4", "starts6", "classes6")
+SHADOW_CLAIM = struct.Struct("<BBH")  # rank, whether it is the cell's last, list slot
+_SECTIONS = ("cells", "starts4", "classes4", "starts6", "classes6", "shadows", "shadow_claims")
+_CLIENT_SECTIONS = _SECTIONS[1:5]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +95,13 @@ class Policy:
     """What the engine decides by, next to an index with the same `shapes`.
 
     `cells`: row after row, one a class, CELL.size octets a shape. `routes`: zone (lower-case, no trailing dot) → route,
-    0 being the default one. `groups`: name → class, in the config's order, for `explain`. `decisions`: for each
+    0 being the default one. `groups`: name → class, in the config's order. `paused`: name → the class of its clients while
+    filtering is off for them, "" for clients in no group; one that is not there has its usual class. `decisions`: for each
     conditional (class, shape) the claims to try, the strongest first, as (condition, cell): see resolver/decide.py.
     `patterns`: (text as lists/patterns.py has it, listset, names below which it does not hold).
+
+    `shadows`: where some list only counts, a u16 a cell: where the cell's claims begin in `shadow_claims` (SHADOW_CLAIM
+    each, the first is nobody's), 0 for none.
     """
 
     classes: int
@@ -106,6 +113,9 @@ class Policy:
     groups: Mapping[str, int] = field(default_factory=dict)
     decisions: Mapping[tuple[int, int], tuple[tuple[str, bytes], ...]] = field(default_factory=dict)
     patterns: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
+    paused: Mapping[str, int] = field(default_factory=dict)
+    shadows: bytes = b""
+    shadow_claims: bytes = b""
 
     def cell(self, policy_class: int, shape: int) -> tuple[int, int, int, int, int, int]:
         """(rank, action, flags, member, list slot, profile) for a class and a shape."""
@@ -126,9 +136,11 @@ def write_policy(path: Path, policy: Policy) -> None:
         "groups": dict(policy.groups),
         "decisions": _decisions_to_json(policy),
         "patterns": policy.patterns,
+        "paused": dict(policy.paused),
         "sections": {},
     }
-    sections = (policy.cells, *(getattr(policy.clients, name) for name in _SECTIONS[1:]))
+    client_sections = (getattr(policy.clients, name) for name in _CLIENT_SECTIONS)
+    sections = (policy.cells, *client_sections, policy.shadows, policy.shadow_claims)
     offset, body = 0, []
     for name, section in zip(_SECTIONS, sections, strict=True):
         header["sections"][name] = [offset, len(section)]
@@ -177,11 +189,14 @@ def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
         shapes=header["shapes"],
         cells=section("cells"),
         profiles=tuple(_profile_from_json(item) for item in header["profiles"]),
-        clients=Clients(*(section(name) for name in _SECTIONS[1:])),
+        clients=Clients(*(section(name) for name in _CLIENT_SECTIONS)),
         routes=header["routes"],
         groups=header["groups"],
         decisions=_decisions_from_json(header["decisions"]),
         patterns=tuple((str(text), int(listset), tuple(denied)) for text, listset, denied in header["patterns"]),
+        paused=header["paused"],
+        shadows=section("shadows"),
+        shadow_claims=section("shadow_claims"),
     )
 
 
@@ -189,6 +204,10 @@ def _check(policy: Policy) -> None:
     """That the sections fit each other; ValueError says which do not. What cells and ranges name the engine checks."""
     if len(policy.cells) != policy.classes * policy.shapes * CELL.size:
         raise ValueError("the matrix has another size than classes and shapes say")
+    if policy.shadows and len(policy.shadows) != 2 * policy.classes * policy.shapes:
+        raise ValueError("the shadow cells are not as many as classes and shapes say")
+    if not all(number < policy.classes for number in (*policy.groups.values(), *policy.paused.values())):
+        raise ValueError("a group has a class that is not there")
     if not policy.profiles or any(len(profile.ipv4) != 4 or len(profile.ipv6) != 16 for profile in policy.profiles):
         raise ValueError("a profile without its addresses")
     for (policy_class, shape), claims in policy.decisions.items():
@@ -198,7 +217,10 @@ def _check(policy: Policy) -> None:
             conditions.parse(condition)
             if len(cell) != CELL.size or CELL.unpack(cell)[5] >= len(policy.profiles):
                 raise ValueError("a decision whose cell is none")
-    clients = policy.clients
+    _check_clients(policy.clients)
+
+
+def _check_clients(clients: Clients) -> None:
     for starts, classes, width in (
         (clients.starts4, clients.classes4, 4),
         (clients.starts6, clients.classes6, 16),
@@ -241,6 +263,42 @@ def _decisions_from_json(item: dict[str, Any]) -> dict[tuple[int, int], tuple[tu
 
 def _checksum(octets: bytes | memoryview) -> bytes:
     return hashlib.blake2b(octets, digest_size=16).digest()
+
+
+# -- client maps ------------------------------------------------------------------------------------------------------
+_MAP_MAGIC, _MAP_VERSION = b"TAMPAHCM", 1
+_MAP = struct.Struct("<8sI4QI16s")  # magic, version, lengths of the sections, a spare word, checksum
+
+
+def write_clients(path: Path, clients: Clients) -> None:
+    """Write a client map of its own beside `path` and rename it into place. It outlives no server, so it is not synced."""
+    sections = [getattr(clients, name) for name in _CLIENT_SECTIONS]
+    body = b"".join(sections)
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}{TEMPORARY}")
+    beside.write_bytes(_MAP.pack(_MAP_MAGIC, _MAP_VERSION, *map(len, sections), 0, _checksum(body)) + body)
+    beside.replace(path)
+
+
+def read_clients(path: Path) -> Clients:
+    """What write_clients wrote, verified; ValueError names the file where it is not that."""
+    octets = memoryview(path.read_bytes())
+    if len(octets) < _MAP.size:
+        raise ValueError(f"{path}: cut off after {len(octets)} octets")
+    magic, version, *lengths, _, checksum = _MAP.unpack_from(octets)
+    body = octets[_MAP.size :]
+    if magic != _MAP_MAGIC or version != _MAP_VERSION or sum(lengths) != len(body) or _checksum(body) != checksum:
+        raise ValueError(f"{path}: not a whole client map")
+    at, sections = 0, []
+    for length in lengths:
+        sections.append(bytes(body[at : at + length]))
+        at += length
+    clients = Clients(*sections)
+    try:
+        _check_clients(clients)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return clients
 
 
 # -- routes -----------------------------------------------------------------------------------------------------------

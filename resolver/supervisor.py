@@ -39,6 +39,7 @@ from resolver.decisions import DecisionError
 from resolver.facts import Facts, Source
 from resolver.fetch.link import Sources
 from resolver.overlay import Entry, Overlay, OverlayError
+from resolver.pause import PauseError
 from resolver.privilege import PrivilegeError, drop_capabilities, drop_to
 from resolver.reload import Reading, Reloader, ReloadError, read_config
 from resolver.sockets import SocketError, Sockets
@@ -157,6 +158,7 @@ class Supervisor:
                 task.cancel()
             await self._remote.stop()
             await self._reloader.stop()
+            self._reloader.switch.close()
             commands.close()
             (self._config.state_path / control.SOCKET).unlink(missing_ok=True)
             if self._admin:
@@ -181,6 +183,7 @@ class Supervisor:
         up.set()
         self._spawn(self._follow_files())
         self._spawn(self._remote.run())
+        self._spawn(self._reloader.switch.follow())
         self._spawn(self._reloader.builder.prepare())
         _log.info(
             "ready after %.2f s: generation %d, %d workers, DNS on %s, admin on %s",
@@ -285,6 +288,10 @@ class Supervisor:
                 return await self._change_overlay(lambda: self._overlay.take_back(name))
             case control.Flush():
                 return await self._flush(message)
+            case control.Pause(target, seconds):
+                return await self._change_pauses(self._pause(target, seconds))
+            case control.Resume(target):
+                return await self._change_pauses(self._resume(target))
             case control.Statistics():
                 from resolver import metrics  # not at the start: it takes time to load
 
@@ -330,6 +337,19 @@ class Supervisor:
         _log.info("cache flushed: %s, %d answers", order.name or "everything", count)
         return control.Report({"flushed": count})
 
+    async def _pause(self, target: str, seconds: float) -> dict[str, Any]:
+        return dataclasses.asdict(await self._reloader.switch.pause(target, seconds))
+
+    async def _resume(self, target: str) -> dict[str, Any]:
+        return {"ended": [dataclasses.asdict(each) for each in await self._reloader.switch.resume(target)]}
+
+    async def _change_pauses(self, change: Awaitable[dict[str, Any]]) -> control.Message:
+        """A pause or its end: kept first, then enforced on every worker, then answered."""
+        try:
+            return control.Report(await change)
+        except (PauseError, WorkersError, OSError) as error:
+            return control.Failed(str(error))
+
     async def _status(self) -> dict[str, Any]:
         from resolver import metrics  # as above
 
@@ -340,6 +360,8 @@ class Supervisor:
             "generation": self._facts.generation,
             "last_error": self._reloader.last_error,
             "hits": metrics.hits(self._source),
+            "shadow_hits": metrics.shadow_hits(self._source),
+            "pauses": [dataclasses.asdict(each) for each in self._reloader.switch.pauses],
             "workers": [
                 {
                     "worker": number,
@@ -417,7 +439,7 @@ def run(path: Path) -> None:
             asyncio.set_child_watcher(watcher)
         try:
             supervisor = Supervisor(path.absolute(), read)
-        except (SocketError, AdminError, PrivilegeError, OverlayError) as error:
+        except (SocketError, AdminError, PrivilegeError, OverlayError, PauseError) as error:
             raise StartError(str(error)) from None
         await supervisor.run()
 

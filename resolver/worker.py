@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -36,7 +37,7 @@ from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
 from resolver.listeners.stream import Limits, StreamServer
 from resolver.local import Aliases
 from resolver.punt import Alias, Decided, Punts
-from resolver.snapshot import read_policy
+from resolver.snapshot import read_clients, read_policy
 from resolver.upstream.health import Server, Strategy
 from resolver.upstream.native import Native
 from resolver.upstream.pool import Pool, PoolConfig
@@ -64,6 +65,8 @@ class Worker:
         self.native = Native(self.engine, self.pool, words, on_punts=lambda: self.punts.run())
         self._buckets = memoryview(mmap.mmap(configure.buckets_fd, 0))
         self._buckets_key = bytes.fromhex(configure.buckets_key)
+        self._index: Index | None = None
+        self._policy = Path()
         self._overlay: list[overlay.Entry] = []
         self._overlay_timer: asyncio.TimerHandle | None = None
         self._cache_file = Path(configure.cache_file) if configure.cache_file else None
@@ -87,7 +90,7 @@ class Worker:
 
     async def swap(self, order: control.Swap) -> None:
         """Load a generation and enforce it; ValueError or OSError says why not, and then nothing has changed."""
-        snapshot, aliases, decisions, self._zones = await asyncio.to_thread(_load, order)
+        snapshot, aliases, decisions, self._zones = await asyncio.to_thread(_load, order, self._index)
         limits, self._upstream = order.cache, order.upstream
         self.pool.reconfigure(_pool_config(order.upstream))
         self.native.reconfigure()
@@ -110,6 +113,7 @@ class Worker:
         self.streams.limits = _limits(order.connections)
         self.engine.swap(snapshot)
         self._aliases, self._decisions = aliases, decisions
+        self._index, self._policy = snapshot.index, Path(order.policy)
         is_first, self.generation = self.generation == 0, order.number
         if is_first:
             await self._open()
@@ -117,6 +121,14 @@ class Worker:
                 self._keeping = asyncio.ensure_future(cachefile.load(self._cache_file, self.engine, self._asked_whom()))
             gc.collect()
             gc.freeze()  # what is here now stays: the collector need not look at it again
+
+    async def map_clients(self, order: control.Clients) -> None:
+        """Enforce another client map with the generation in force; ValueError or OSError says why not.
+
+        A map for another generation is passed over: that one came, or comes, with its own.
+        """
+        if order.number == self.generation and self._index is not None:
+            self.engine.swap(await asyncio.to_thread(_remap, self._index, self._policy, order))
 
     def lay_over(self, order: control.Overlay) -> None:
         """Let the operators' words speak, and end those with a time limit when their time comes."""
@@ -192,8 +204,12 @@ class Worker:
         self.engine.close()
 
 
-def _load(order: control.Swap) -> tuple[Snapshot, Aliases, Decisions, dict[str, int]]:
-    index, policy = Index(order.index), read_policy(Path(order.policy))
+def _load(order: control.Swap, known: Index | None) -> tuple[Snapshot, Aliases, Decisions, dict[str, int]]:
+    # An index file is never written again, so one that is mapped and verified need not be so twice.
+    index = known if known is not None and known.path == order.index else Index(order.index)
+    policy = read_policy(Path(order.policy))
+    if order.clients:
+        policy = replace(policy, clients=read_clients(Path(order.clients)))
     decisions = Decisions(index, policy, order.number)
     return Snapshot(index, policy, order.number), Aliases(index, policy), decisions, dict(policy.routes)
 
@@ -205,6 +221,10 @@ def _limits(wanted: control.Connections) -> Limits:
     if wanted.per_worker > most:
         _log.info("connections.per_worker: %d at most, as %d files may be open (ulimit -n)", most, files)
     return Limits(min(wanted.per_worker, most), wanted.per_client, idle=wanted.idle)
+
+
+def _remap(index: Index, policy: Path, order: control.Clients) -> Snapshot:
+    return Snapshot(index, replace(read_policy(policy), clients=read_clients(Path(order.path))), order.number)
 
 
 def _pool_config(upstream: control.Upstream) -> PoolConfig:
@@ -230,6 +250,9 @@ async def _obey(worker: Worker, channel: Channel, ended: asyncio.Event, seconds:
                         raise WorkerError(_said(error)) from None
                 else:
                     channel.send(control.Swapped(message.number))
+            case control.Clients():
+                await worker.map_clients(message)
+                channel.send(control.Mapped(message.serial))
             case control.Overlay():
                 worker.lay_over(message)
                 channel.send(control.Overlaid(message.serial))

@@ -24,6 +24,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from resolver import control, counters, overlay, ring, spawn
@@ -56,6 +57,7 @@ class _Keeper:
         self.settled = asyncio.Event()  # it came up, or its first life ended
         self.enforced = 0  # the generation that it has confirmed
         self.overlaid = 0  # the overlay that it has confirmed
+        self.mapped = 0  # the client map that it has confirmed
         self.first_end = ""  # how its first life ended, if it did before it came up
         self._last_words = ""
         self._workers = workers
@@ -90,7 +92,7 @@ class _Keeper:
 
     async def _live(self) -> str:
         """One life of the worker; returns how it ended."""
-        self._last_words, self.enforced, self.overlaid = "", 0, 0
+        self._last_words, self.enforced, self.overlaid, self.mapped = "", 0, 0, 0
         ours, process = await self._begin()
         self.process = process
         self._workers.tell_processes()
@@ -168,6 +170,8 @@ class _Keeper:
                     self.enforced = number
                 case control.Overlaid(serial):
                     self.overlaid = serial
+                case control.Mapped(serial):
+                    self.mapped = serial
                 case control.Failed(text):
                     self._refused = message
                     self._last_words = "" if self.enforced else text  # it ends after refusing its first generation
@@ -209,6 +213,19 @@ class _Keeper:
                     await self._heard.wait_for(lambda: self.channel is None or self.overlaid >= order.serial)
             except TimeoutError:
                 return f"worker {self.number} did not take the change within {SWAP_PATIENCE:g} s"
+            return ""
+
+    async def map_clients(self, order: control.Clients) -> str:
+        """Order a client map; returns "" once it is enforced, else why not. A worker that is down gets it later."""
+        async with self._heard:
+            if self.channel is None:
+                return ""
+            self.channel.send(order)
+            try:
+                async with asyncio.timeout(SWAP_PATIENCE):
+                    await self._heard.wait_for(lambda: self.channel is None or self.mapped >= order.serial)
+            except TimeoutError:
+                return f"worker {self.number} did not take the client map within {SWAP_PATIENCE:g} s"
             return ""
 
     async def inspect(self, patience: float) -> control.Inspected | None:
@@ -272,6 +289,7 @@ class Workers:
         self._unwanted = asyncio.Event()
         self.desired: control.Swap | None = None
         self.overlay = control.Overlay(0, ())
+        self._maps = 0
         self.facts = facts
         self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -357,6 +375,17 @@ class Workers:
         if None in counts:
             raise WorkersError(f"worker {counts.index(None)} did not flush its cache within {SWAP_PATIENCE:g} s")
         return sum(count for count in counts if count is not None)
+
+    async def map_clients(self, path: str) -> None:
+        """Have every worker enforce the client map at `path` with the generation it has; WorkersError if one does not."""
+        if self.desired is None:
+            return
+        self._maps += 1
+        self.desired = replace(self.desired, clients=path)
+        order = control.Clients(self._maps, self.desired.number, path)
+        faults = [fault for fault in await asyncio.gather(*(k.map_clients(order) for k in self._keepers)) if fault]
+        if faults:
+            raise WorkersError("; ".join(faults))
 
     async def inspect(self, patience: float = 2.0) -> dict[int, control.Inspected | None]:
         """Worker number → its state, None where a worker does not answer within `patience` seconds."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from resolver.lists.matrix import GroupPolicy, ListPolicy, PolicyRules, Shape
+from resolver.lists.matrix import GroupPolicy, ListPolicy, Override, PolicyRules, Shape
 from resolver.lists.merge import Member
 from resolver.vocabulary import Action, Rank, Verb
 
@@ -36,8 +36,54 @@ def sees(group: GroupPolicy | None, source: ListPolicy) -> bool:
     return by_name and by_category
 
 
+def as_group_has_it(rules: PolicyRules, group: GroupPolicy | None) -> PolicyRules:
+    """The rules with a group's overrides in place of the lists', and what only counts for it as shadow lists."""
+    if group is None:
+        return rules
+    lists = []
+    for policy in rules.lists:
+        if policy.name in group.overrides:
+            policy = replace(policy, override=group.overrides[policy.name])
+        if group.shadow and not policy.mandatory:
+            policy = replace(policy, shadow=True)
+        lists.append(policy)
+    return replace(rules, lists=lists)
+
+
+def paused(rules: PolicyRules, group: GroupPolicy | None) -> PolicyRules:
+    """The rules while filtering is off: others than mandatory lists are as if they were not."""
+    lists = [
+        policy if policy.mandatory else replace(policy, override=Override(disabled=True)) for policy in rules.lists
+    ]
+    own = {} if group is None else group.overrides
+    lists = [
+        replace(policy, override=own[policy.name]) if policy.mandatory and policy.name in own else policy
+        for policy in lists
+    ]
+    return replace(rules, lists=lists, groups=[])
+
+
+def would_win(rules: PolicyRules, group: GroupPolicy | None, shape: Shape) -> set[tuple[int, int]]:
+    """(rank, slot) of each list that only counts and would win were it live: a shadow list beside the live ones alone,
+    the lists of a shadow group all together. Rules with conditions do not count."""
+    found = set()
+    here = as_group_has_it(rules, group)
+    members = tuple(member for member in shape if not (here.lists[member.list].shadow and member.kind.condition))
+    for source, policy in enumerate(rules.lists):
+        if here.lists[source].shadow:
+            lists = [
+                replace(each, shadow=rules.lists[number].shadow and number != source)
+                for number, each in enumerate(here.lists)
+            ]
+            verdict = decide(replace(here, lists=lists), group and replace(group, shadow=False), members)
+            if verdict.member is not None and members[verdict.member].list == source:
+                found.add((int(verdict.rank), policy.slot))
+    return found
+
+
 def decide(rules: PolicyRules, group: GroupPolicy | None, shape: Shape) -> Verdict:
     """The winner among a shape's members for a group."""
+    rules = as_group_has_it(rules, group)
     ranked = list(_in_order(rules, group, shape))
     if not ranked:
         return Verdict(Rank.NOBODY, Action.FORWARD, None, None, False, False)

@@ -89,7 +89,17 @@ class Mac:
         return self.text
 
 
-Client = IPv4Network | IPv6Network | Mac
+@dataclass(frozen=True, slots=True)
+class ClientFile:
+    """A file of clients, a line each; `path` as written."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"file:{self.path}"
+
+
+Client = IPv4Network | IPv6Network | Mac | ClientFile
 
 
 def as_address(text: str) -> Address | None:
@@ -149,10 +159,15 @@ def parse_network(value: object) -> Network:
 
 
 def parse_client(value: object) -> Client:
-    """A client of a group: an address, a network or a hardware address."""
-    if isinstance(value, Mac):
+    """A client of a group: an address, a network, a hardware address, or `file:` and the path of a file of them."""
+    if isinstance(value, Mac | ClientFile):
         return value
     if isinstance(value, str):
+        if value.strip().startswith("file:"):
+            path = value.strip().removeprefix("file:").strip()
+            if not path or "\0" in path:
+                raise ValueError("expected the path of a file after file:")
+            return ClientFile(path)
         text = value.strip().lower()
         if _MAC.fullmatch(text):
             return Mac(text.replace("-", ":"))
@@ -161,7 +176,9 @@ def parse_client(value: object) -> Client:
     except ValueError as error:
         if isinstance(value, str) and ("/" in value or as_address(value.strip())):
             raise
-        raise ValueError("expected an address, a network such as 192.168.1.64/26, or a MAC address") from error
+        raise ValueError(
+            "expected an address, a network such as 192.168.1.64/26, file:PATH or a MAC address"
+        ) from error
 
 
 def _port(text: str) -> int:

@@ -27,6 +27,12 @@ def check(data: dict[str, Any]) -> Iterator[Fault]:
         at: Location = ("groups", index)
         yield from _known((*at, "categories"), group.get("categories"), categories, "category")
         yield from _known((*at, "lists"), group.get("lists"), names, "list")
+        overrides = group.get("overrides")
+        for name in overrides if isinstance(overrides, dict) else ():
+            if name not in names:
+                yield Fault(
+                    (*at, "overrides", name), "expected the name of a list that is in use", nearest(name, names)
+                )
         actions = group.get("actions")
         for category in actions if isinstance(actions, dict) else ():
             if category not in categories:

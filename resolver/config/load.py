@@ -137,7 +137,7 @@ def _known_keys(at: Location) -> list[str]:
         elif isinstance(step, str) and step in section.model_fields:
             annotation = section.model_fields[step].annotation
             section = next(_sections(annotation), section)
-    return list(section.model_fields)
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -9,15 +9,16 @@ from one part of the file to another is checked by `checks.py`.
 import os
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 from pydantic_core import from_json, to_json
 
 from resolver import counters
+from resolver import schedule as calendar
 from resolver.config import addresses, types
 from resolver.config.problem import Problem
 from resolver.config.types import Once
@@ -374,12 +375,40 @@ class Category(_Section):
     law: types.Text = Field(default="", description="The law or order it is blocked by.")
 
 
+class Window(_Section):
+    """A part of the week, by the clock on the wall."""
+
+    days: types.Days = Field(
+        default=calendar.EVERY_DAY,
+        description="Days on which the window begins: mon to sun, and ranges such as mon-fri.",
+    )
+    start: types.Time = Field(default=0, alias="from", description="When it begins, such as 22:00.")
+    end: types.Time = Field(
+        default=calendar.MIDNIGHT, alias="to", description="When it ends; if not after `from`, on the next day."
+    )
+    timezone: types.Zone = Field(
+        default="", description="Whose clock: a name such as Asia/Jakarta; empty: this machine's."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Self:
+        if self.start == self.end or self.start == calendar.MIDNIGHT:
+            raise ValueError('expected `to` at another time than `from`; a whole day is from "00:00" to "24:00"')
+        return self
+
+    @property
+    def window(self) -> calendar.Window:
+        """The same for `schedule.active`."""
+        return calendar.Window(self.days, self.start, self.end, calendar.zone_of(self.timezone))
+
+
 class Group(_Section):
     """Clients that are filtered in their own way."""
 
     name: types.Word = Field(description="A word that names the group; unique.")
     clients: Annotated[tuple[types.Client, ...], Once] = Field(
-        min_length=1, description="Who is in the group: addresses, networks and MAC addresses."
+        min_length=1,
+        description="Who is in the group: addresses, networks, MAC addresses, and file:PATH, a file of them.",
     )
     categories: types.AllOrWords = Field(default="all", description="Lists of which categories apply to the group.")
     lists: types.AllOrWords = Field(default="all", description="Which of those lists apply to the group.")
@@ -389,12 +418,33 @@ class Group(_Section):
     tags: Annotated[tuple[types.Tag, ...], Once] = Field(
         default=(), description="What $ctag of adblock rules calls the group's clients: user_child, os_ios and so on."
     )
-    schedule: tuple[Any, ...] = Field(default=(), description="When the group applies; empty: always.")
+    overrides: dict[types.Word, types.OverrideRule] = Field(
+        default_factory=dict, description="What lists do for this group instead of their own `override`, by list."
+    )
+    shadow: types.YesNo = Field(
+        default=False, description="Only count what would be blocked; mandatory lists are enforced all the same."
+    )
+    schedule: tuple[Window, ...] = Field(
+        default=(), description="When the group applies; empty: always. At other times its clients are not in it."
+    )
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
 
     @property
     def networks(self) -> tuple[addresses.Network, ...]:
         """The clients that are known by address."""
-        return tuple(client for client in self.clients if not isinstance(client, addresses.Mac))
+        return tuple(client for client in self.clients if isinstance(client, IPv4Network | IPv6Network))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of clients as absolute paths."""
+        return tuple(
+            _expand(self._base, client.path) for client in self.clients if isinstance(client, addresses.ClientFile)
+        )
+
+    @property
+    def windows(self) -> tuple[calendar.Window, ...]:
+        """When the group applies, for `schedule.active`."""
+        return tuple(window.window for window in self.schedule)
 
     @property
     def macs(self) -> tuple[addresses.Mac, ...]:
@@ -600,6 +650,8 @@ class Config(_Section):
         self._base = Path.cwd() if self._file is None else self._file.parent
         for listed in self.lists:
             listed._base = self._base
+        for group in self.groups:
+            group._base = self._base
         return self
 
     @property
@@ -668,7 +720,7 @@ class Config(_Section):
     def to_json(self) -> str:
         """The configuration as text for another process; `from_json` reads it back, warnings apart."""
         file = str(self._file) if self._file else None
-        return to_json({"file": file, "config": self.model_dump(mode="json")}).decode()
+        return to_json({"file": file, "config": self.model_dump(mode="json", by_alias=True)}).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Self:

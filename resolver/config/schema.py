@@ -30,11 +30,12 @@ from resolver.config.model import (
     Route,
     Sinkhole,
     Upstream,
+    Window,
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
     *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Guard, Listen, ListConfig, QueryLog),
-    *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, Upstream),
+    *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, Upstream, Window),
 )
 
 
@@ -51,18 +52,20 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     for section in SECTIONS:
         properties = (schema if section is Config else definitions[section.__name__])["properties"]
-        given = {name: field for name, field in section.model_fields.items() if not field.is_required()}
+        fields = {field.alias or name: (name, field) for name, field in section.model_fields.items()}
+        given = {key: field for key, (_, field) in fields.items() if not field.is_required()}
         written = section.model_construct(
-            **{name: field.get_default(call_default_factory=True) for name, field in given.items()}
+            **{key: field.get_default(call_default_factory=True) for key, field in given.items()}
         )
-        texts = written.model_dump(mode="json", warnings=False, include=set(given))
+        names = {fields[key][0] for key in given}
+        texts = written.model_dump(mode="json", warnings=False, by_alias=True, include=names)
         for name in given:
             if texts[name] is None:
                 properties[name].pop("default", None)
             else:
                 properties[name]["default"] = texts[name]
         for name, described in properties.items():
-            described.setdefault("description", section.model_fields[name].description)
+            described.setdefault("description", fields[name][1].description)
             if "patternProperties" in described:
                 described["additionalProperties"] = False
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema}

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, Strict, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from resolver import schedule
 from resolver.config import addresses, units
 from resolver.lists.conditions import TAGS
 from resolver.vocabulary import EDE, Action
@@ -151,6 +152,73 @@ def _parse_tag(value: object) -> str:
     return value
 
 
+_TIME = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9])")
+TIME_PATTERN = r"^([01]?[0-9]|2[0-3]):[0-5][0-9]$|^24:00$"
+
+
+def _parse_time(value: object) -> int:
+    """Minutes from midnight of `HH:MM`, up to 24:00."""
+    match = _TIME.fullmatch(value.strip()) if isinstance(value, str) else None
+    minutes = int(match[1]) * 60 + int(match[2]) if match else -1
+    if not 0 <= minutes <= schedule.MIDNIGHT:
+        raise ValueError('expected a time such as "22:00", from "00:00" to "24:00"')
+    return minutes
+
+
+def _format_time(minutes: int) -> str:
+    return f"{minutes // 60:02}:{minutes % 60:02}"
+
+
+def _parse_days(value: object) -> frozenset[int]:
+    """Days of the week: words and ranges of them, in a list or as one text."""
+    if isinstance(value, frozenset):
+        return value
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not words:
+        raise ValueError("expected days in brackets, such as [mon-fri, sun]")
+    found: set[int] = set()
+    for word in words:
+        if not isinstance(word, str):
+            raise ValueError(f"expected days such as mon or mon-fri, not {word!r}")
+        first, dash, last = (part.strip().lower() for part in word.partition("-"))
+        begin = _day(first)
+        end = _day(last) if dash else begin
+        found.update((begin + step) % 7 for step in range((end - begin) % 7 + 1))
+    return frozenset(found)
+
+
+def _day(word: str) -> int:
+    """A day's number, 0 for Monday, by its first three letters or its whole name."""
+    for number, day in enumerate(_DAY_NAMES):
+        if word in (day, day[:3]):
+            return number
+    near = nearest(word, [*schedule.DAYS, *_DAY_NAMES])
+    raise ValueError(
+        f"expected days such as mon or mon-fri, not {word!r}" + (f"; did you mean {near[:3]}?" if near else "")
+    )
+
+
+_DAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+
+def _format_days(days: frozenset[int]) -> list[str]:
+    return [schedule.DAYS[day] for day in sorted(days)]
+
+
+def _parse_zone(value: object) -> str:
+    """The name of a time zone that this machine knows, "" for its own."""
+    if not isinstance(value, str):
+        raise ValueError("expected a time zone such as Asia/Jakarta")
+    try:
+        schedule.zone_of(value)
+    except ValueError as error:
+        import zoneinfo
+
+        near = nearest(value, zoneinfo.available_timezones())
+        raise ValueError(f"{error}" + (f"; did you mean {near}?" if near else "")) from None
+    return value
+
+
 def _parse_workers(value: object) -> int | Literal["auto"]:
     if value == "auto":
         return "auto"
@@ -259,7 +327,7 @@ Client = Annotated[
     addresses.Client,
     PlainValidator(addresses.parse_client),
     PlainSerializer(str, return_type=str),
-    _text("an address, a network or a MAC address", "192.168.1.64/26", "02:00:00:aa:bb:cc"),
+    _text("an address, a network, a MAC address or file:PATH", "192.168.1.64/26", "02:00:00:aa:bb:cc", "file:kids.txt"),
 ]
 Server = Annotated[
     addresses.Server,
@@ -324,6 +392,25 @@ AllOrWords = Annotated[
         {"anyOf": [{"const": "all"}, {"type": "array", "items": {"type": "string", "pattern": WORD_PATTERN}}]}
     ),
 ]
+Time = Annotated[
+    int,
+    PlainValidator(_parse_time),
+    PlainSerializer(_format_time, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": TIME_PATTERN, "examples": ["22:00", "24:00"]}),
+]
+Days = Annotated[
+    frozenset[int],
+    PlainValidator(_parse_days),
+    PlainSerializer(_format_days, return_type=list[str]),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}],
+            "description": "days of the week and ranges of them",
+            "examples": [["mon-fri"], ["sat", "sun"]],
+        }
+    ),
+]
+Zone = Annotated[str, PlainValidator(_parse_zone), _text("a time zone's name", "Asia/Jakarta", "Europe/Berlin")]
 Subdomains = Annotated[Literal["auto", "yes", "no"], PlainValidator(_flag("auto")), _flags("auto")]
 Enabled = Annotated[Literal["yes", "no", "shadow"], PlainValidator(_flag("shadow")), _flags("shadow")]
 Once = AfterValidator(without_repeats)

@@ -52,13 +52,6 @@ def _all_encrypted(servers: Any) -> bool:
     return isinstance(servers, list) and bool(servers) and all(map(_encrypted, servers))
 
 
-def _mac(client: Any) -> bool:
-    try:
-        return isinstance(addresses.parse_client(client), addresses.Mac)
-    except ValueError:
-        return False
-
-
 # The first row that matches speaks for a key and all beneath it.
 ROWS = (
     _Row(("listen", "tls"), _given, "DNS over TLS"),
@@ -72,9 +65,6 @@ ROWS = (
     _Row(("upstream", "routes", EACH, "servers", EACH), _encrypted, "encrypted upstream"),
     _Row(("lists", EACH, "source"), _transferred, "lists by zone transfer", weakens=True),
     _Row(("lists", EACH, "format"), _is("addresses"), "lists of addresses", weakens=True),
-    # A client that is not recognised falls to a later group, which may have fewer lists.
-    _Row(("groups", EACH, "clients", EACH), _mac, "clients by MAC address", weakens=True),
-    _Row(("groups", EACH, "schedule"), _given, "schedules", weakens=True),
     _Row(("rebinding", "protect"), lambda value: value is True, "protection against DNS rebinding", weakens=True),
     _Row(("rewrites",), _given, "rewrites"),
     _Row(("query_log", "what"), _not("all"), "the query log"),

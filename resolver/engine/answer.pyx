@@ -63,8 +63,10 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
         if q.cell.flags & CELL_CONDITIONAL:
             q.reason = REASON_CONDITIONAL
             return VERDICT_PUNT
-    elif q.chosen:
-        q.listset = q.chosen
+    else:
+        policy_shadow(s, q)
+        if q.chosen:
+            q.listset = q.chosen
 
     # Blocked: answered here, unless an earlier RPZ list has to see the upstream's answer first. TCP_ONLY lets streams pass.
     if is_blocked(q) and not q.cell.flags & CELL_NEEDS_ANSWER:
@@ -120,6 +122,7 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.edns_version = 0
     q.limit = UDP_PLAIN
     q.listset = 0
+    q.shadow = 0
     q.route = 0
     q.policy_class = CLASS_REFUSED
     q.cell.rank = RANK_NOBODY
@@ -164,6 +167,8 @@ cdef void query_count(Core* core, const Query* q, int verdict) noexcept nogil:
         return  # not a query
     core.counters[COUNT_QUERIES + q.transport * TYPE_SLOTS + type_slot(q.qtype)] += 1
     core.counters[COUNT_ANSWERS + q.cell.action * LIST_SLOTS + slot] += 1
+    if q.shadow:
+        shadow_count(core.snapshot, q, core.counters)
     if verdict == VERDICT_DROP:
         core.counters[ENGINE_DROPPED] += 1
     else:

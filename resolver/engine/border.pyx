@@ -74,6 +74,7 @@ cdef class Snapshot:
             for i in range(s.class_count):
                 s.pattern_rank = min(s.pattern_rank,
                                      <uint32_t> s.cells[i * s.shape_count + index_shape(s.index, listset)].rank)
+        self._shadows(bytes(policy.shadows), bytes(policy.shadow_claims))
         self._clients(policy.clients)
 
     cdef int _profile(self, Profile* p, profile) except -1:
@@ -96,6 +97,20 @@ cdef class Snapshot:
         memcpy(p.ipv6, PyBytes_AS_STRING(ipv6), 16)
         memcpy(p.text, PyBytes_AS_STRING(text), len(text))
         memcpy(p.soa, PyBytes_AS_STRING(soa), len(soa))
+        return 0
+
+    cdef int _shadows(self, bytes shadows, bytes claims) except -1:
+        cdef SnapshotView* s = &self.view
+        cdef Py_ssize_t i, cells = <Py_ssize_t> s.class_count * s.shape_count
+        if shadows:
+            s.shadow_count = len(claims) // sizeof(ShadowClaim)
+            s.shadows = <const uint16_t*> copied(shadows, 2 * cells, "shadow cells")
+            s.shadow_claims = <const ShadowClaim*> copied(claims, s.shadow_count * sizeof(ShadowClaim), "shadow claims")
+            if s.shadow_count == 0 or not s.shadow_claims[s.shadow_count - 1].is_last:
+                raise ValueError("the claims of shadow lists have no end")
+        for i in range(cells):
+            if s.cells[i].flags & CELL_SHADOW and (s.shadows == NULL or not 0 < s.shadows[i] < s.shadow_count):
+                raise ValueError("a cell's shadow claims are outside of their table")
         return 0
 
     cdef int _clients(self, clients) except -1:
@@ -125,6 +140,8 @@ cdef class Snapshot:
 
     def __dealloc__(self):
         free(<void*> self.view.cells)
+        free(<void*> self.view.shadows)
+        free(<void*> self.view.shadow_claims)
         free(<void*> self.view.profiles)
         free(<void*> self.view.clients.starts4)
         free(<void*> self.view.clients.starts6)
@@ -135,6 +152,15 @@ cdef class Snapshot:
     @property
     def number(self):
         return self.view.number
+
+    def count_class(self, bytes clients not None, uint32_t policy_class):
+        """How many of some clients, 16 octets each, are of a class. Without the GIL."""
+        cdef const uint8_t* at = <const uint8_t*> PyBytes_AS_STRING(clients)
+        cdef size_t i, count = 0, size = <size_t> len(clients) // 16
+        with nogil:
+            for i in range(size):
+                count += client_class(&self.view.clients, at + 16 * i) == policy_class
+        return count
 
     def decide(self, str name, bytes client):
         """(class, listset, data reference, the cell's 8 octets) for a name and a client's 16 octets."""
@@ -598,6 +624,8 @@ cdef class Engine:
         punt.fd = -1
         punt.upstream = -1
         if queue:
+            if q.reason == REASON_LOCAL and q.shadow:  # decided here: Python only writes the answer
+                shadow_count(self.core.snapshot, q, self.core.counters)
             self.core.counters[ENGINE_PUNTS] += 1
             self.punts.append(punt)
         return punt

@@ -213,7 +213,11 @@ class Snapshot:
 
     def __init__(self, index: Index, policy: Policy, number: int) -> None: ...
     @property
+    def index(self) -> Index: ...
+    @property
     def number(self) -> int: ...
+    def count_class(self, clients: bytes, policy_class: int) -> int:
+        """How many of some clients, 16 octets each, are of a class. Without the GIL."""
     def decide(self, name: str, client: bytes) -> tuple[int, int, int, bytes]:
         """(class, listset, data reference, the cell's 8 octets) for a name and a client's 16 octets: explain and tests."""
 
@@ -366,3 +370,26 @@ class Engine:
         """Take back what kept() gave; `age` in seconds by now. False where it is unsound, too old, or known better."""
     def close(self) -> None:
         """Let go of all sockets."""
+
+# -- who is in which group: see lists/clients.py ------------------------------------------------------------------------
+def flatten_clients(
+    doors: tuple[bytes, bytes],
+    pauses: tuple[bytes, bytes],
+    groups: Sequence[tuple[bytes, bytes]],
+    normal: bytes,
+    halted: bytes,
+) -> tuple[bytes, bytes, bytes, bytes]:
+    """(starts4, classes4, starts6, classes6) as snapshot.Clients has them.
+
+    Each of `doors` (who is served), `pauses` (for whom filtering is off) and `groups` (in config order) is a pair of
+    intervals: of IPv4, first and last address as two u32 in native order; of IPv6, as 16 octets each in network order.
+    `normal`, `halted`: u16 in native order, the class of each group and then of clients in none; for those paused the
+    latter. ValueError where lengths do not fit.
+    """
+
+def read_clients(text: bytes) -> tuple[bytes, bytes, int, int, list[tuple[int, bytes]]]:
+    """A file of clients: (IPv4 intervals, IPv6 intervals, lines taken, lines left, the first 10,000 of those left).
+
+    One address or prefix a line; `#` and `;` begin a comment. A line that is not plainly an address or a prefix in its
+    one form is left to Python: its number from 1 and its text.
+    """

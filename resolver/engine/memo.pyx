@@ -77,6 +77,8 @@ cdef bint policy_compete(const SnapshotView* s, const Inspection* found, Query* 
     cdef uint32_t i, listset = q.listset
     for i in range(found.count):
         cell = &s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, found.listsets[i])]
+        if cell.flags & CELL_SHADOW and not q.shadow:
+            q.shadow = found.listsets[i]
         if cell.rank >= q.cell.rank and not (q.cell.flags & CELL_CONDITIONAL and cell.rank != RANK_NOBODY):
             continue
         if (cell.flags | q.cell.flags) & CELL_CONDITIONAL:

@@ -3,6 +3,9 @@
 cdef struct SnapshotView:      # one generation as the stages see it; Snapshot owns what it points at
     const IndexView* index
     const Cell* cells          # [class][shape]
+    const uint16_t* shadows    # [class][shape]: the first of a cell's claims, 0 for none; NULL where no list is a shadow
+    const ShadowClaim* shadow_claims  # the first is nobody's
+    uint32_t shadow_count
     uint32_t class_count
     uint32_t shape_count
     const Profile* profiles
@@ -36,3 +39,23 @@ cdef void policy_cell(const SnapshotView* s, const SuffixView* overlay, Query* q
         q.cell.slot = NO_LIST
     else:
         q.cell = s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, q.listset)]
+        if q.cell.flags & CELL_SHADOW:
+            q.shadow = q.listset
+
+
+cdef void policy_shadow(const SnapshotView* s, Query* q) noexcept nogil:
+    """Notice that shadow lists speak of a name whose cell was decided elsewhere."""
+    if q.listset and s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, q.listset)].flags & CELL_SHADOW:
+        q.shadow = q.listset
+
+
+cdef void shadow_count(const SnapshotView* s, const Query* q, uint64_t* counters) noexcept nogil:
+    """Count the shadow lists that would have decided `q` had they been live: those that outrank what did."""
+    cdef const ShadowClaim* claim
+    claim = s.shadow_claims + s.shadows[<size_t> q.policy_class * s.shape_count + index_shape(s.index, q.shadow)]
+    while True:
+        if claim.rank <= q.cell.rank and claim.slot < NO_LIST:
+            counters[COUNT_SHADOW + claim.slot] += 1
+        if claim.is_last:
+            return
+        claim += 1

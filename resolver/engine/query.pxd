@@ -102,6 +102,7 @@ cdef enum:
     DECIDED_NOTHING = 0
     DECIDED_NAME = 1           # for the name: what the answer points at may still outrank it
     DECIDED_ALL = 2            # for the answer too
+    CELL_SHADOW = 0x80         # a shadow list would have decided: see SnapshotView.shadows
     CLASS_REFUSED = 0xFFFF
     TRANSPORT_UDP = 0
 
@@ -122,7 +123,8 @@ cdef enum:
     COUNT_UPSTREAM = 16784
     COUNT_DURATIONS = 18192                                # [transport][way]: sum in microseconds, buckets
     COUNT_RECORDS = 18492
-    COUNT_ALL = 18500
+    COUNT_SHADOW = 18500                                   # [list slot]
+    COUNT_ALL = 19524
     CACHE_HITS = COUNT_CACHE
     CACHE_MISSES = COUNT_CACHE + 1
     CACHE_STORES = COUNT_CACHE + 2
@@ -164,6 +166,12 @@ cdef packed struct Cell:
     uint8_t member             # which member of the shape won: finds its data
     uint16_t slot              # counters' slot of the list that won, 0xFFFF for none
     uint16_t profile           # how a block is answered
+
+# A shadow list that would have decided; those of a cell follow each other.
+cdef packed struct ShadowClaim:
+    uint8_t rank               # with which it would have spoken
+    uint8_t is_last            # of its cell
+    uint16_t slot              # counters' slot of the list
 
 # How a block is answered.
 cdef struct Profile:
@@ -252,6 +260,7 @@ cdef struct Query:
     const uint8_t* inspected   # the answer whose targets are not known yet; NULL: the name is not
     uint32_t inspected_size
     uint32_t word              # the operators' on the name, as the overlay's table has it; 0: none
+    uint32_t shadow            # the listset of which shadow lists speak, 0 for none
     Cell cell
     # out
     uint16_t rcode             # with the extended bits

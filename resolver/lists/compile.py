@@ -55,6 +55,8 @@ from resolver.lists.patterns import fitting
 from resolver.lists.reading import Reading, as_read, check_list, describe, fault_of, mend_list, take_list
 from resolver.lists.report import ListOutcome, ListReport, Report
 from resolver.lists.standing import config_digest
+from resolver.membership import membership_now
+from resolver.pause import PauseError
 from resolver.snapshot import (
     NO_EDE,
     NO_SLOT,
@@ -115,7 +117,7 @@ def build_generation(
             return _build(config, state_dir, force, session, started)
     except BuildError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, PauseError) as error:
         raise BuildError(describe(error)) from error
 
 
@@ -193,7 +195,9 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
     readings = history.write_changes(state_dir, number, before, readings)
     states = tuple(reading.state for reading in readings)
 
+    members, moment, _ = membership_now(config, state_dir)
     policy = make_policy(config, state_dir / index, states)
+    policy = replace(policy, clients=members.make(policy, moment))
     name = f"policy/{number}.policy"
     write_policy(state_dir / name, policy)
     warnings = (*_warnings(config, states), *_left_out(state_dir / index, policy), *guard.warnings)
@@ -383,7 +387,10 @@ def _runs(state_dir: Path, states: Sequence[ListState]) -> list[ListRun]:
 
 # -- the policy -------------------------------------------------------------------------------------------------------
 def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Policy:
-    """What decides, from the config and the shapes of an index that was made of these lists."""
+    """What decides, from the config and the shapes of an index that was made of these lists.
+
+    Its client map knows the groups' networks alone: membership.py has the whole of it.
+    """
     header = read_header(index)
     matrix = build_matrix(policy_rules(config, states), header.shapes)
     groups = zip(config.groups, matrix.group_classes, strict=True)
@@ -398,6 +405,9 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         groups=classes,
         decisions=matrix.decisions,
         patterns=fitting(header.patterns),
+        paused=dict(zip([*classes, ""], matrix.paused_classes, strict=True)),
+        shadows=matrix.shadows,
+        shadow_claims=matrix.shadow_claims,
     )
 
 
@@ -440,6 +450,7 @@ def _list_policy(listed: ListConfig, state: ListState) -> ListPolicy:
         category=listed.category,
         slot=state.slot,
         shadow=listed.enabled == "shadow",
+        mandatory=listed.mandatory,
         rpz=state.rpz,
         answer_triggers=state.answer_triggers,
         override=_override(listed.override),
@@ -462,6 +473,8 @@ def group_policy(group: Group) -> GroupPolicy:
         lists=None if group.lists == "all" else frozenset(group.lists),
         actions=group.actions,
         tags=frozenset(group.tags),
+        overrides={name: _override(rule) for name, rule in group.overrides.items()},
+        shadow=group.shadow,
     )
 
 

@@ -9,7 +9,12 @@ members), and the first that a class sees wins:
     1 important allow   2 important block   3 allow   4 RPZ   5 block          255 nobody speaks
 
 - A member whose list a class does not see is not there. A shadow list, and one with `override: disabled`, never wins
-  (rpz.md, 21: it does not consume the match); what it would have done is counted elsewhere.
+  (rpz.md, 21: it does not consume the match). A cell whose shadow lists would have won, each beside the live ones alone,
+  is marked *shadow*, and a second table says which lists those are and with what rank, for the engine to count. Rules
+  with conditions are not counted so.
+- A group that is a shadow has only its mandatory lists live; the list that would have won had all been is counted.
+- Every class has a *paused* one beside it, for clients whose filtering is off: it sees mandatory lists alone.
+- A group's own overrides take the place of the lists'.
 - Rank 4: the first RPZ list in config order that has a match speaks for all of them, passthru being its allow (rpz.md,
   4 and 11). There, an `override` replaces every action, passthru too; elsewhere it says how blocks are answered and
   leaves the list's own exceptions alone, and with passthru its blocks become allows.
@@ -31,6 +36,7 @@ classes by five thousand shapes take a third of a second. Pure functions through
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -38,11 +44,12 @@ from typing import NamedTuple
 from resolver.lists import conditions
 from resolver.lists.conditions import NOTHING, Condition
 from resolver.lists.merge import Kind, Member
-from resolver.snapshot import CELL, MAX_PROFILES, MAX_TEXT, NO_EDE, NO_SLOT, Profile
+from resolver.snapshot import CELL, MAX_PROFILES, MAX_TEXT, NO_EDE, NO_SLOT, SHADOW_CLAIM, Profile
 from resolver.vocabulary import EDE, Action, Rank, Verb
 
 NEEDS_ANSWER = 1  # flags of a cell
 CONDITIONAL = 2
+SHADOW = 0x80
 OVERLAY_PROFILE = 2  # PROFILE_OVERLAY in engine/query.pxd
 NO_MEMBER = 0xFF  # nobody won, or the winner stands too far back to be named, which is well as long as it has no data
 
@@ -68,14 +75,15 @@ class Override:
 class ListPolicy:
     """What of a list's config bears on policy.
 
-    `slot` counts it; `shadow`: it only counts; `rpz`: it decides at rank 4; `answer_triggers`: it speaks about
-    addresses or name servers in answers too.
+    `slot` counts it; `shadow`: it only counts; `mandatory`: neither a pause nor a shadow group touches it;
+    `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too.
     """
 
     name: str
     category: str = ""
     slot: int = NO_SLOT
     shadow: bool = False
+    mandatory: bool = False
     rpz: bool = False
     answer_triggers: bool = False
     override: Override | None = None
@@ -103,13 +111,19 @@ class CategoryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class GroupPolicy:
-    """What a group of clients has filtered: of these categories, these lists (None: all), answered like this."""
+    """What a group of clients has filtered: of these categories, these lists (None: all), answered like this.
+
+    `overrides`: list → what it does for this group instead of what its own override says, None: what its rules say.
+    `shadow`: nothing of it is enforced but mandatory lists, the rest is counted.
+    """
 
     name: str
     categories: frozenset[str] | None = None
     lists: frozenset[str] | None = None
     actions: Mapping[str, Action] = field(default_factory=dict)
     tags: frozenset[str] = frozenset()
+    overrides: Mapping[str, Override | None] = field(default_factory=dict)
+    shadow: bool = False
 
     def sees(self, source: ListPolicy) -> bool:
         """Whether a list is there for this group: both its name and its category must be among the group's."""
@@ -156,6 +170,8 @@ class Matrix:
     """Cells for every class and shape, the profiles they name, and which class each group has.
 
     `decisions`: for each conditional (class, shape) the claims to try, the strongest first, as (condition, cell).
+    `paused_classes`: for each group, and behind them for clients in none, the class while filtering is off for them.
+    `shadows` and `shadow_claims` are those of snapshot.Policy.
     """
 
     classes: int
@@ -164,16 +180,22 @@ class Matrix:
     profiles: tuple[Profile, ...]
     group_classes: tuple[int, ...]  # parallel to PolicyRules.groups
     decisions: Mapping[tuple[int, int], Decision] = field(default_factory=dict)
+    paused_classes: tuple[int, ...] = ()
+    shadows: bytes = b""
+    shadow_claims: bytes = b""
 
 
 class _PolicyClass(NamedTuple):
-    """What tells classes apart: `visible` lists as bits, the actions that differ for their categories, and the name and
-    tags as far as a condition asks for them."""
+    """What tells classes apart: `visible` lists as bits, the actions that differ for their categories, the name and tags
+    as far as a condition asks for them, overrides that differ from the lists' own, and whether all but mandatory lists
+    only count."""
 
     visible: int
     actions: frozenset[tuple[str, Action]]
     name: str = ""
     tags: frozenset[str] = frozenset()
+    overrides: frozenset[tuple[int, Override | None]] = frozenset()
+    shadow: bool = False
 
 
 def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
@@ -183,25 +205,53 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
     """
     classes: dict[_PolicyClass, int] = {_every_list(rules): 0}
     asked = _asked_of_clients(shapes)
-    group_classes = tuple(classes.setdefault(_class_of(rules, group, asked), len(classes)) for group in rules.groups)
-    ranked = [claims(rules, shape) for shape in shapes]
+    own = [_class_of(rules, group, asked) for group in rules.groups]
+    group_classes = tuple(classes.setdefault(policy_class, len(classes)) for policy_class in own)
+    paused_classes = tuple(
+        classes.setdefault(_paused(rules, policy_class), len(classes)) for policy_class in (*own, _every_list(rules))
+    )
     profiles: dict[Profile, int] = {_FORWARD: 0, _ALLOW: 1, _overlay_profile(rules): OVERLAY_PROFILE}
+    ranked: dict[frozenset[tuple[int, Override | None]], list[list[Claim]]] = {}
     decisions: dict[tuple[int, int], Decision] = {}
+    shadow = _ShadowTable()
     rows = []
     for policy_class, number in classes.items():
-        row, conditional = _row(rules, policy_class, ranked, profiles)
-        rows.append(row)
+        overridden = _overridden(rules, policy_class.overrides)
+        live, waiting = _split(overridden, policy_class)
+        if policy_class.overrides not in ranked:
+            ranked[policy_class.overrides] = [claims(overridden, shape, shadows=True) for shape in shapes]
+        claimed = ranked[policy_class.overrides]
+        row, winners, conditional = _row(overridden, policy_class, live, claimed, profiles)
         decisions |= {(number, shape): decision for shape, decision in conditional.items()}
-    return Matrix(len(classes), len(shapes), b"".join(rows), tuple(profiles), group_classes, decisions)
+        if waiting:
+            row = shadow.mark(overridden, row, claimed, winners, waiting)
+        else:
+            shadow.skip(len(shapes))
+        rows.append(b"".join(row))
+    return Matrix(
+        classes=len(classes),
+        shapes=len(shapes),
+        cells=b"".join(rows),
+        profiles=tuple(profiles),
+        group_classes=group_classes,
+        decisions=decisions,
+        paused_classes=paused_classes,
+        shadows=shadow.cells,
+        shadow_claims=shadow.claims,
+    )
 
 
-def claims(rules: PolicyRules, shape: Shape) -> list[Claim]:
-    """All that a shape's members claim, the strongest first, for a class that sees every list."""
+def claims(rules: PolicyRules, shape: Shape, *, shadows: bool = False) -> list[Claim]:
+    """All that a shape's members claim, the strongest first, for a class that sees every list.
+
+    `shadows`: what lists claim that only count too.
+    """
     found = []
     denied = _denied(shape)
     for number, (source, kind) in enumerate(shape):
         policy = rules.lists[source]
-        if policy.speaks() and (source, kind) not in denied:
+        counts = shadows and policy.shadow and not (policy.override and policy.override.disabled)
+        if (policy.speaks() or counts) and (source, kind) not in denied:
             condition = conditions.parse(kind.condition)
             if condition.is_denial or condition.is_badfilter:
                 continue
@@ -232,7 +282,11 @@ def ranking(rules: PolicyRules, shape: Shape, group: GroupPolicy | None) -> list
 
     For explain, and for Python's choice between conditional members.
     """
-    return [claim for claim in claims(rules, shape) if group is None or group.sees(rules.lists[claim.source])]
+    if group is None:
+        return claims(rules, shape)
+    policy_class = _class_of(rules, group, frozenset())
+    live, _ = _split(overridden := _overridden(rules, policy_class.overrides), policy_class)
+    return [claim for claim in claims(overridden, shape) if live[claim.source]]
 
 
 def _judge(policy: ListPolicy, kind: Kind) -> tuple[Rank, Action | None, str]:
@@ -270,8 +324,53 @@ def _class_of(rules: PolicyRules, group: GroupPolicy, asked: frozenset[str]) -> 
         for category, action in group.actions.items()
         if category in categories and action != _category_action(rules, category)
     )
+    overrides = frozenset(
+        (number, group.overrides[policy.name])
+        for number, policy in enumerate(rules.lists)
+        if number in set(seen) and policy.name in group.overrides and group.overrides[policy.name] != policy.override
+    )
     name = group.name if group.name in asked else ""
-    return _PolicyClass(sum(1 << number for number in seen), actions, name, group.tags & asked)
+    return _PolicyClass(
+        sum(1 << number for number in seen), actions, name, group.tags & asked, overrides, shadow=group.shadow
+    )
+
+
+def _paused(rules: PolicyRules, policy_class: _PolicyClass) -> _PolicyClass:
+    """The class of a class's clients while filtering is off for them."""
+    kept = {number for number, policy in enumerate(rules.lists) if policy.mandatory and not policy.shadow}
+    kept = {number for number in kept if policy_class.visible >> number & 1}
+    categories = {rules.lists[number].category for number in kept}
+    return _PolicyClass(
+        sum(1 << number for number in kept),
+        frozenset(pair for pair in policy_class.actions if pair[0] in categories),
+        policy_class.name,
+        policy_class.tags,
+        frozenset(pair for pair in policy_class.overrides if pair[0] in kept),
+    )
+
+
+def _overridden(rules: PolicyRules, overrides: frozenset[tuple[int, Override | None]]) -> PolicyRules:
+    """The rules with a group's overrides in place of the lists' own."""
+    if not overrides:
+        return rules
+    own = dict(overrides)
+    lists = [
+        replace(policy, override=own[number]) if number in own else policy for number, policy in enumerate(rules.lists)
+    ]
+    return replace(rules, lists=lists)
+
+
+def _split(rules: PolicyRules, policy_class: _PolicyClass) -> tuple[list[bool], set[int]]:
+    """(whether each list can win for a class, the numbers of those that only count for it)."""
+    live: list[bool] = []
+    waiting: set[int] = set()
+    for number, policy in enumerate(rules.lists):
+        is_visible = bool(policy_class.visible >> number & 1)
+        counts = is_visible and (policy.shadow or (policy_class.shadow and not policy.mandatory))
+        live.append(is_visible and policy.speaks() and not counts)
+        if counts and not (policy.override and policy.override.disabled):
+            waiting.add(number)
+    return live, waiting
 
 
 def _category_action(rules: PolicyRules, category: str) -> Action:
@@ -281,21 +380,22 @@ def _category_action(rules: PolicyRules, category: str) -> Action:
 
 # -- cells ------------------------------------------------------------------------------------------------------------
 def _row(
-    rules: PolicyRules, policy_class: _PolicyClass, ranked: Sequence[Sequence[Claim]], profiles: dict[Profile, int]
-) -> tuple[bytes, dict[int, Decision]]:
-    """One class's cells, and what is to be decided by shape. What two claims of a list have in common is worked out once."""
-    visible = [bool(policy_class.visible >> number & 1) for number in range(len(rules.lists))]
+    rules: PolicyRules,
+    policy_class: _PolicyClass,
+    live: Sequence[bool],
+    ranked: Sequence[Sequence[Claim]],
+    profiles: dict[Profile, int],
+) -> tuple[list[bytes], list[Claim | None], dict[int, Decision]]:
+    """One class's cells, who won each, and what is to be decided by shape. What two claims of a list have in common is
+    worked out once."""
     actions = dict(policy_class.actions)
     first_trigger = next(
-        (
-            number
-            for number, policy in enumerate(rules.lists)
-            if visible[number] and policy.rpz and policy.answer_triggers and policy.speaks()
-        ),
+        (number for number, policy in enumerate(rules.lists) if live[number] and policy.rpz and policy.answer_triggers),
         len(rules.lists),
     )
     known: dict[tuple[Claim, bool], bytes] = {}
-    row = []
+    row: list[bytes] = []
+    won: list[Claim | None] = []
     decisions: dict[int, Decision] = {}
 
     def cell_of(claim: Claim, conditional: bool) -> bytes:
@@ -305,9 +405,10 @@ def _row(
         return cell
 
     for number, shape in enumerate(ranked):
-        tried = _tried(policy_class, visible, shape)
+        tried = _tried(policy_class, live, shape)
         if len(tried) == 1 and tried[0][1] is NOTHING:
             row.append(cell_of(tried[0][0], False))
+            won.append(tried[0][0])
             continue
         winners = conditions.choose(tried, _judged)
         if any(condition.restricts for _, condition in tried):
@@ -315,6 +416,7 @@ def _row(
         else:
             tried = winners
             first = winners[0][0] if winners else None
+        won.append(first)
         if first is None:
             row.append(_NOBODY_SPEAKS)
         elif len(tried) == 1 and not tried[0][1].restricts:
@@ -322,16 +424,14 @@ def _row(
         else:
             row.append(cell_of(first, True))
             decisions[number] = tuple((str(condition), cell_of(claim, False)) for claim, condition in tried)
-    return b"".join(row), decisions
+    return row, won, decisions
 
 
-def _tried(
-    policy_class: _PolicyClass, visible: Sequence[bool], shape: Sequence[Claim]
-) -> list[tuple[Claim, Condition]]:
-    """The claims that a class sees, with what is left of their conditions, down to the first that decides for certain."""
+def _tried(policy_class: _PolicyClass, live: Sequence[bool], shape: Sequence[Claim]) -> list[tuple[Claim, Condition]]:
+    """The claims that can win for a class, with what is left of their conditions, down to the first that is certain."""
     tried = []
     for claim in shape:
-        if visible[claim.source]:
+        if live[claim.source]:
             condition: Condition | None = claim.condition
             if claim.condition.restricts:
                 condition = claim.condition.for_class(policy_class.name, policy_class.tags)
@@ -379,6 +479,82 @@ def _cell(
             f"list {policy.name}: more than {MAX_PROFILES} different TTLs and actions in all lists together"
         )
     return CELL.pack(winner.rank, action, flags, min(winner.member, NO_MEMBER), policy.slot, number)
+
+
+# -- what only counts -------------------------------------------------------------------------------------------------
+class _ShadowTable:
+    """Grows class by class, each with `mark` or `skip`: where each cell's claims begin, and the claims."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._claims = [SHADOW_CLAIM.pack(Rank.NOBODY, 1, NO_SLOT)]
+        self._known: dict[tuple[bytes, ...], int] = {}
+
+    def skip(self, shapes: int) -> None:
+        """A class for which every list is live."""
+        self._starts += [0] * shapes
+
+    def mark(
+        self,
+        rules: PolicyRules,
+        row: Sequence[bytes],
+        ranked: Sequence[Sequence[Claim]],
+        winners: Sequence[Claim | None],
+        waiting: set[int],
+    ) -> list[bytes]:
+        """The cells of a class, those marked in which a list of `waiting` would have won."""
+        marked = []
+        for cell, shape, winner in zip(row, ranked, winners, strict=True):
+            found = self._found(rules, shape, winner, waiting)
+            self._starts.append(self._place(found) if found else 0)
+            rank, action, flags, *rest = CELL.unpack(cell)
+            marked.append(CELL.pack(rank, action, flags | SHADOW, *rest) if found else cell)
+        return marked
+
+    @staticmethod
+    def _found(
+        rules: PolicyRules, shape: Sequence[Claim], winner: Claim | None, waiting: set[int]
+    ) -> tuple[bytes, ...]:
+        """The claims that outrank the winner: each shadow list's first; of lists that a shadow group would enforce
+        together only the first."""
+        found: list[tuple[Rank, int]] = []
+        seen: set[int] = set()
+        is_taken = False
+        for claim in shape:
+            if claim.source in seen or claim.source not in waiting:
+                continue
+            if claim.condition.restricts or claim.condition.rewrite is not None:
+                continue
+            if winner is not None and claim[:5] > winner[:5]:
+                break
+            seen.add(claim.source)
+            if not rules.lists[claim.source].shadow:
+                if is_taken:
+                    continue
+                is_taken = True
+            elif is_taken:
+                continue  # behind a list that the group would enforce
+            found.append((claim.rank, rules.lists[claim.source].slot))
+        return tuple(SHADOW_CLAIM.pack(rank, at == len(found) - 1, slot) for at, (rank, slot) in enumerate(found))
+
+    def _place(self, found: tuple[bytes, ...]) -> int:
+        at = self._known.get(found)
+        if at is None:
+            at = self._known[found] = len(self._claims)
+            if at + len(found) > 0xFFFF:
+                raise ValueError("too many different sets of shadow lists speak of names together")
+            self._claims += found
+        return at
+
+    @property
+    def cells(self) -> bytes:
+        """snapshot.Policy.shadows."""
+        return struct.pack(f"<{len(self._starts)}H", *self._starts) if any(self._starts) else b""
+
+    @property
+    def claims(self) -> bytes:
+        """snapshot.Policy.shadow_claims."""
+        return b"".join(self._claims) if any(self._starts) else b""
 
 
 # -- profiles ---------------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ class Server:
         self.port = free_port()
         self.admin_port = free_port()
         self.host = "127.0.0.1"
+        self.environment: dict[str, str] = {}  # of the server, beside this process's
         self.process: subprocess.Popen[bytes] | None = None
         self.exit_status: int | None = None
         self._given: dict[str, Any] = {
@@ -107,6 +108,7 @@ class Server:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "resolver", "run", "-c", str(self.config_path)],
                 cwd=ROOT,
+                env={**os.environ, **self.environment},
                 stdout=log,
                 stderr=log,
             )

@@ -23,6 +23,7 @@ from resolver.engine.engine import (
     PUNT_CONDITIONAL,
     PUNT_FORWARD,
     PUNT_LOCAL,
+    PUNT_PATTERN,
     REPLY,
     WAIT,
     Engine,
@@ -31,7 +32,7 @@ from resolver.engine.engine import (
 )
 from resolver.vocabulary import EDE, Action, Transport
 from tests.fuzz.packets import Packets
-from tests.unit.engine.world import CLIENT, World, allow, block, client, wire_query
+from tests.unit.engine.world import CLIENT, World, allow, block, client, fits, wire_query
 
 BLOCKED = {
     "address.example": Action.ADDRESS,
@@ -39,6 +40,7 @@ BLOCKED = {
     "nxdomain.example": Action.NXDOMAIN,
     "nodata.example": Action.NODATA,
     "refused.example": Action.REFUSED,
+    "servfail.example": Action.SERVFAIL,
     "drop.example": Action.DROP,
     "tcp.example": Action.TCP_ONLY,
 }
@@ -59,8 +61,8 @@ NAMES = (
 STRANGER = client("192.0.2.1")
 EVERY = frozenset(
     (
-        "drop", "punt forward", "punt conditional", "punt local", "wait", "formerr", "notimp", "badvers", "refused",
-        "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger", "learned",
+        "drop", "punt forward", "punt conditional", "punt local", "punt pattern", "wait", "formerr", "notimp", "badvers",
+        "refused", "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger", "learned",
         "not learned", "no answer", "answered later", "handed over", "overlay",
         *(f"action {action.name}" for action in Action if action is not Action.CNAME),
     )
@@ -78,6 +80,7 @@ def make_world(folder: Path) -> World:
         block("garden.example", action=Action.CNAME, data=("*.garden.test",)),
         block("conditional.example", condition="dnstype=A", list="conditional"),
         block("needs.example", list="needs"),
+        fits("/fits/", "/zzz/"),
         allow("allowed.zero.example"),
         allow_from=["127.0.0.0/8", "::1"],
         routes={"corp.example": 1},
@@ -177,7 +180,12 @@ class Harness:
         return answer
 
     def _punts(self) -> None:
-        reasons = {PUNT_FORWARD: "forward", PUNT_CONDITIONAL: "conditional", PUNT_LOCAL: "local"}
+        reasons = {
+            PUNT_FORWARD: "forward",
+            PUNT_CONDITIONAL: "conditional",
+            PUNT_LOCAL: "local",
+            PUNT_PATTERN: "pattern",
+        }
         for punt in self.engine.take_punts():
             self.reached[f"punt {reasons[punt.reason]}"] += 1
             cell = None
@@ -188,7 +196,13 @@ class Harness:
                 answer = self.packets.answer(punt.packet[12 : 16 + len(punt.qname)])
                 answer = answer if is_sound else self.packets.damaged(answer)
                 self._learn(punt, answer, is_sound)
-            if cell is not None:
+            if punt.reason == PUNT_PATTERN:
+                listsets = [listset for _, listset, _ in self.world.policy.patterns]
+                for name in punt.names:
+                    if self.packets.chance.random() < 0.9:
+                        self.engine.remember(name, [x for x in listsets if b"fits" in name], punt.generation)
+                verdict, reply = self.engine.resume(punt)
+            elif cell is not None:
                 verdict, reply = self.engine.decide(punt, cell)
             else:
                 verdict, reply = self.engine.finish(punt, answer, EDE.NETWORK_ERROR, "no way")

@@ -235,6 +235,7 @@ class Events:
         """Stop or kill one upstream for a while, or both: then questions may fail, and must fail soon."""
         victims = self._upstreams if self._rng.random() < 0.3 else [self._rng.choice(self._upstreams)]
         is_outage, kills = len(victims) == len(self._upstreams), self._rng.random() < 0.5
+        self._truth.begin_trouble(time.monotonic())
         if is_outage:
             self._truth.begin_outage(time.monotonic())
         for upstream in victims:
@@ -250,6 +251,7 @@ class Events:
                 upstream.send(signal.SIGCONT)
         for upstream in victims:
             await upstream.ready()
+        self._truth.end_trouble(time.monotonic())
         if is_outage:
             self._truth.end_outage(time.monotonic())
         what = "both upstreams" if is_outage else "an upstream"

@@ -1,8 +1,9 @@
 """The server under soak: the real command on a config of its own, its commands, and what it holds.
 
-Memory is the PSS of supervisor and workers without libraries and program text: how much of those falls on a process
-depends on who else on the machine maps them. What is left is anonymous memory, shared memory, and the mapped files
-of state_dir. Descriptors are those of /proc/PID/fd.
+Memory is what is resident of supervisor and workers without libraries and program text: anonymous memory, shared memory,
+and the mapped files of state_dir. A page that several map counts for each: workers are forks, and PSS would take for growth
+that one of them writes to a page that was shared, which ends when all have been written to. Descriptors are those of
+/proc/PID/fd.
 """
 
 from __future__ import annotations
@@ -167,11 +168,11 @@ admin: {{listen: "127.0.0.1:{self._admin}"}}
 
 
 def _own_memory(pid: int, state_dir: Path) -> Iterator[int]:
-    """Octets of PSS of each mapping that is the process's own: no file outside state_dir."""
+    """Resident octets of each mapping that is the process's own: no file outside state_dir."""
     counts = False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if found := _MAPPING.match(line):
             path = found[2]
             counts = found[1] == "0" or path.startswith((str(state_dir), "/memfd:"))
-        elif counts and line.startswith("Pss:"):
+        elif counts and line.startswith("Rss:"):
             yield int(line.split()[1]) * 1024

@@ -17,6 +17,7 @@ from tests.soak.wire import NOERROR, SERVFAIL, TTL, Answer, address_of
 PATIENCE = 5.0  # seconds for which a client waits for an answer
 KEPT = 4 * PATIENCE  # seconds that a past state is remembered
 AFTER_KILL = 0.5  # seconds in which a worker's death may still take queries with it
+STALE_TTL = 30  # seconds, of an expired answer that serves while upstream fails (RFC 8767 section 4)
 AFTER_OUTAGE = 3.0  # seconds in which questions from an outage may still fail
 
 
@@ -53,6 +54,7 @@ class Truth:
     state: State
     _states: list[tuple[State, _Span]] = field(default_factory=list)
     _outages: list[_Span] = field(default_factory=list)
+    _troubles: list[_Span] = field(default_factory=list)  # of one upstream at least
     _kills: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -78,6 +80,15 @@ class Truth:
         """An upstream answers again; what it was asked for meanwhile may fail a little longer."""
         self._outages[-1].end = now + AFTER_OUTAGE
 
+    def begin_trouble(self, now: float) -> None:
+        """An upstream, or all, fail from now on."""
+        self._troubles = [span for span in self._troubles if span.end > now - 2 * KEPT]
+        self._troubles.append(_Span(now, math.inf))
+
+    def end_trouble(self, now: float) -> None:
+        """All upstreams answer again."""
+        self._troubles[-1].end = now
+
     def kill(self, now: float) -> None:
         """A worker was killed."""
         self._kills = [moment for moment in self._kills if moment > now - KEPT]
@@ -98,15 +109,21 @@ class Truth:
             count = len(answer.addresses)
             return f"answer without one address: {name}: rcode {answer.rcode}, TC {answer.is_cut}, {count} addresses"
         ((address, ttl),) = answer.addresses
-        right = set()
+        right: set[str] = set()
+        blocked_by: set[str] = set()
         for state in self._possible(sent, now):
             blocked = kind is Kind.BLOCKED or (kind is Kind.TOGGLED and name in state.blocked)
             right.add(state.sinkhole if blocked else address_of(name))
+            blocked_by.update({state.sinkhole} if blocked else ())
         if address not in right:
             return f"wrong address of a {kind.value} name: {name}: {address} instead of {' or '.join(sorted(right))}"
-        if ttl > TTL:
+        if ttl > TTL and (right == blocked_by or ttl != STALE_TTL or not self._may_be_stale(sent, now)):
             return f"TTL longer than the upstream's: {name}: {ttl}"
         return ""
+
+    def _may_be_stale(self, sent: float, now: float) -> bool:
+        """Whether asking upstream may have failed, so that an expired answer serves."""
+        return any(_Span(span.begin, span.end + KEPT).touches(sent, now) for span in self._troubles)
 
     def may_be_lost(self, sent: float) -> bool:
         """Whether a query that got no answer was in flight when a worker was killed."""

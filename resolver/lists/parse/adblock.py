@@ -120,6 +120,8 @@ class Adblock(Dialect):
             for denied in modifiers.condition.denied:
                 if not name or denied == name or denied.endswith(f".{name}"):
                     self.emit(denied, Scope.BOTH, denial, line)
+                elif name.endswith(f".{denied}"):  # the rule can never hold
+                    self.emit(name, Scope.BOTH, denial, line)
 
     def _address(self, line: int, address: str, modifiers: Modifiers, outcome: Outcome) -> None:
         if modifiers.condition.denied:

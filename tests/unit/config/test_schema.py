@@ -55,6 +55,11 @@ categories:
   gambling: {action: address, ttl: 10s, ede: censored, organisation: "", justification: "", contact: "", law: ""}
 groups:
   - {name: kids, clients: [192.168.1.64/26], categories: all, lists: all, actions: {gambling: nxdomain}, schedule: []}
+  - name: grown-ups
+    clients: ["02:00:00:aa:bb:cc", "file:subscribers.txt"]
+    overrides: {gambling: passthru}
+    shadow: no
+    schedule: [{days: [mon-fri], from: "22:00", to: "06:00", timezone: Asia/Jakarta}]
 sinkhole: {action: zero, ipv4: 192.0.2.53, ipv6: "2001:db8::53", ttl: 10s}
 rebinding:
   protect: no
@@ -123,7 +128,7 @@ def test_the_contract_names_every_key() -> None:
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         return (set(value) if isinstance(value, dict) else set()).union(*map(keys, inner))
 
-    known = {name for section in SECTIONS for name in section.model_fields}
+    known = {field.alias or name for section in SECTIONS for name, field in section.model_fields.items()}
     assert keys(yaml.safe_load(CONTRACT)) - {"gambling"} == known - ADDED
 
 
@@ -137,7 +142,7 @@ def test_the_shipped_file_works_and_holds_the_defaults() -> None:
 def test_the_shipped_file_explains_every_key() -> None:
     text = (ROOT / "config.yaml").read_text()
     for section in SECTIONS:
-        for name in section.model_fields:
+        for name in (field.alias or name for name, field in section.model_fields.items()):
             assert re.search(rf"^[ #-]*{name}:", text, re.MULTILINE), f"{section.__name__}.{name}"
 
 

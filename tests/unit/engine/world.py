@@ -140,9 +140,17 @@ class World:
         )
         self.index = Index(path)
         self.policy = Policy(
-            matrix.classes, matrix.shapes, matrix.cells, matrix.profiles, clients, routes or {}, {}, matrix.decisions
+            matrix.classes,
+            matrix.shapes,
+            matrix.cells,
+            matrix.profiles,
+            clients,
+            routes or {},
+            decisions=matrix.decisions,
+            patterns=header.patterns,
+            shadows=matrix.shadows,
+            shadow_claims=matrix.shadow_claims,
         )
-        self.policy = dataclasses.replace(self.policy, patterns=header.patterns)
         self._swap(number)
 
     def _run(self, stem: str, name: str, rules: list[Rules], replaces: bool) -> ListRun:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resolver.lists.clients import build_clients, intervals, lookup, outside
+from resolver.engine.engine import flatten_clients
+from resolver.lists.clients import Layer, Packed, build_clients, flatten, intervals, lookup, outside, pack, read_file
 from resolver.snapshot import REFUSED_CLASS, Clients
 from tests import reference_policy as reference
 
@@ -124,3 +125,79 @@ def test_a_hundred_thousand_subscribers_fit_and_are_found() -> None:
     assert len(clients.starts4) + len(clients.classes4) <= (2 * len(hosts) + 3) * 6
     for number in range(0, len(hosts), 997):
         assert lookup(clients, str(ipaddress.IPv4Address(hosts[number]))) == number % 50 + 1
+
+
+# -- files of clients -------------------------------------------------------------------------------------------------
+pieces = st.lists(
+    st.sampled_from(
+        ["10.0.0.1", "10.0.0.0", "/24", "/8", "/032", "/33", "::1", "fd00::", "/16", "::ffff:10.0.0.1", "1"]
+    )
+    | st.sampled_from([".", ":", "/", "%eth0", " ", "\t", "#", ";", "x", "\0", "255.255.255.255", "/0", "\r", "é"]),
+    max_size=4,
+).map("".join)
+
+
+def read_slowly(text: str) -> tuple[list[object], list[int]]:
+    """(networks, numbers of broken lines) of a file of clients."""
+    networks: list[object] = []
+    broken = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.partition("#")[0].partition(";")[0].strip("".join(map(chr, range(33))))
+        if not line:
+            continue
+        try:
+            network = ipaddress.ip_network(line)
+            _, slash, length = line.partition("/")
+            if slash and not (length.isascii() and length.isdigit()):
+                raise ValueError(line)
+            if isinstance(network, ipaddress.IPv6Network) and ("%" in line or is_mapped(network)):
+                raise ValueError(line)
+        except ValueError:
+            broken.append(number)
+        else:
+            networks.append(network)
+    return networks, broken
+
+
+def is_mapped(network: ipaddress.IPv6Network) -> bool:
+    return network.prefixlen >= 96 and network.network_address.ipv4_mapped is not None
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(pieces, max_size=6).map("\n".join))
+def test_a_file_says_what_ipaddress_reads_in_its_lines(text: str) -> None:
+    networks, broken = read_slowly(text)
+    found = read_file(text.encode())
+    assert [each.line for each in found.broken] == broken
+    assert (found.lines, found.refused) == (len(networks), len(broken))
+    again = flatten(pack(["0.0.0.0/0", "::/0"]), [Layer(found.packed, 7, 7)])
+    assert again == build_clients(["0.0.0.0/0", "::/0"], [(networks, 7)])  # type: ignore[list-item]
+
+
+def test_ends_of_the_address_space_and_a_pause() -> None:
+    everything = pack(["0.0.0.0/0", "::/0"])
+    clients = flatten(everything, [Layer(pack(["255.255.255.255", "ff00::/8"]), 1, 5)], (0, 4), pack(["128.0.0.0/1"]))
+    assert [lookup(clients, a) for a in ("127.255.255.255", "128.0.0.0", "255.255.255.255")] == [0, 4, 5]
+    assert [lookup(clients, a) for a in ("::", "feff::", "ff00::", "ffff:" * 7 + "ffff")] == [0, 0, 1, 1]
+    check_form(clients)
+
+
+def test_a_hundred_groups_keep_their_order() -> None:
+    layers = [Layer(pack([f"10.0.0.0/{8 + number // 8}"]), number + 1, number + 1) for number in reversed(range(130))]
+    assert lookup(flatten(pack(["10.0.0.0/8"]), layers), "10.0.0.1") == 130
+    assert lookup(flatten(pack(["10.0.0.0/8"]), layers), "10.255.0.1") == 8
+
+
+@pytest.mark.parametrize(
+    ("layer", "classes"),
+    [
+        ((b"1234567", b""), b"\0\0\0\0"),
+        ((b"\2\0\0\0\1\0\0\0", b""), b"\0\0\0\0"),
+        ((b"", b"\2" + bytes(31)), b"\0\0\0\0"),
+        ((b"", b""), b"\0\0"),
+    ],
+)
+def test_intervals_that_are_none_are_refused(layer: tuple[bytes, bytes], classes: bytes) -> None:
+    with pytest.raises(ValueError):
+        flatten_clients((b"", b""), (b"", b""), [layer], classes, classes)
+    assert Packed() + Packed(b"12345678") == Packed(b"12345678")

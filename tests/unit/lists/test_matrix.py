@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from resolver.lists.matrix import (
     CONDITIONAL,
     NEEDS_ANSWER,
     NO_MEMBER,
+    SHADOW,
     CategoryPolicy,
     GroupPolicy,
     ListPolicy,
@@ -63,6 +65,7 @@ def rules_and_shapes(draw: st.DrawFn) -> tuple[PolicyRules, list[tuple[Member, .
             category=draw(st.sampled_from(CATEGORIES)),
             slot=number,
             shadow=draw(st.sampled_from([False, False, False, True])),
+            mandatory=draw(st.sampled_from([False, False, True])),
             rpz=draw(st.booleans()),
             answer_triggers=draw(st.booleans()),
             override=draw(overrides),
@@ -79,6 +82,8 @@ def rules_and_shapes(draw: st.DrawFn) -> tuple[PolicyRules, list[tuple[Member, .
                 categories=st.one_of(st.none(), some_categories),
                 lists=st.one_of(st.none(), some_lists),
                 actions=st.dictionaries(st.sampled_from(CATEGORIES), st.sampled_from(ACTIONS)),
+                overrides=st.dictionaries(st.sampled_from([source.name for source in lists]), overrides, max_size=2),
+                shadow=st.sampled_from([False, False, True]),
             ),
             max_size=4,
         )
@@ -117,6 +122,37 @@ def test_every_cell_is_what_the_oracle_says(case: tuple[PolicyRules, list[tuple[
             assert matrix.profiles[profile].action == action
             if wanted.ttl is not None:
                 assert matrix.profiles[profile].ttl == wanted.ttl
+
+
+@settings(max_examples=150, deadline=None)
+@given(rules_and_shapes())
+def test_what_only_counts_and_what_a_pause_leaves(case: tuple[PolicyRules, list[tuple[Member, ...]]]) -> None:
+    rules, shapes = case
+    matrix = build_matrix(rules, shapes)
+    for group, policy_class, paused_class in zip(
+        [*rules.groups, None], [*matrix.group_classes, 0], matrix.paused_classes, strict=True
+    ):
+        for number, shape in enumerate(shapes):
+            assert shadow_claims(matrix, policy_class, number) == reference.would_win(rules, group, shape)
+            wanted = reference.decide(
+                reference.paused(rules, group), group and replace(group, shadow=False, overrides={}), shape
+            )
+            assert read_cell(matrix, paused_class, number)[:2] == (wanted.rank, wanted.action)
+            assert not shadow_claims(matrix, paused_class, number)
+
+
+def shadow_claims(matrix: Matrix, policy_class: int, shape: int) -> set[tuple[int, int]]:
+    """(rank, slot) of the lists that would have won a cell."""
+    at = policy_class * matrix.shapes + shape
+    is_marked = bool(read_cell(matrix, policy_class, shape)[2] & SHADOW)
+    start = struct.unpack_from("<H", matrix.shadows, 2 * at)[0] if matrix.shadows else 0
+    assert is_marked is bool(start)
+    found, is_last = set(), not start
+    while not is_last:
+        rank, is_last, slot = struct.unpack_from("<BBH", matrix.shadow_claims, 4 * start)
+        found.add((rank, slot))
+        start += 1
+    return found
 
 
 def read_cell(matrix: Matrix, policy_class: int, shape: int) -> tuple[int, ...]:
@@ -281,7 +317,8 @@ def test_groups_that_agree_share_a_class() -> None:
     )
     matrix = build_matrix(rules, [()])
     assert matrix.group_classes == (0, 1, 1, 2)
-    assert matrix.classes == 3
+    assert matrix.paused_classes == (3,) * 5  # without mandatory lists a pause is the same for all
+    assert matrix.classes == 4
 
 
 def test_a_group_sees_a_list_if_both_its_name_and_its_category_are_the_groups() -> None:

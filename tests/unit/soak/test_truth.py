@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.soak.truth import AFTER_OUTAGE, PATIENCE, Kind, State, Truth
+from tests.soak.truth import AFTER_OUTAGE, PATIENCE, STALE_TTL, Kind, State, Truth
 from tests.soak.wire import NOERROR, SERVFAIL, TTL, Answer, address_of
 
 SINK, OTHER = "192.0.2.53", "192.0.2.99"
@@ -68,6 +68,17 @@ def test_another_names_answer_and_a_stretched_ttl_are_wrong(truth: Truth) -> Non
     assert "another question" in truth.fault(Kind.MISS, "b.example", _answer(address_of("b.example")), 1, 2)
     assert "wrong address" in truth.fault(Kind.MISS, NAME, _answer(address_of("b.example")), 1, 2)
     assert "TTL" in truth.fault(Kind.MISS, NAME, _answer(address_of(NAME), ttl=TTL + 1), 1, 2)
+
+
+def test_an_expired_answer_serves_while_an_upstream_fails_and_no_blocked_one_does(truth: Truth) -> None:
+    stale = _answer(address_of(NAME), ttl=STALE_TTL)
+    assert "TTL" in truth.fault(Kind.POPULAR, NAME, stale, 1, 2)
+    truth.begin_trouble(3)
+    truth.end_trouble(4)
+    assert not truth.fault(Kind.POPULAR, NAME, stale, 5, 6)
+    assert "TTL" in truth.fault(Kind.POPULAR, NAME, _answer(address_of(NAME), ttl=TTL + 1), 5, 6)
+    assert "TTL" in truth.fault(Kind.BLOCKED, NAME, _answer(SINK, ttl=STALE_TTL), 5, 6)
+    assert "TTL" in truth.fault(Kind.POPULAR, NAME, stale, 400, 401)
 
 
 def test_only_a_kill_excuses_what_was_lost(truth: Truth) -> None:
