@@ -273,11 +273,17 @@ def _faults(reports: Iterable[ListReport]) -> list[str]:
 @click.argument("name")
 @click.option("--client", default="127.0.0.1", show_default=True, help="Address of the client that asks.")
 @click.option("--type", "qtype", default="A", show_default=True, help="Record type that is asked for.")
-def explain(context: _Context, name: str, client: str, qtype: str) -> None:
-    """Say what happens to NAME and why: every list and line that speaks of it, and the answer."""
+@click.option(
+    "--answer",
+    "leads_to",
+    multiple=True,
+    help="An alias or address that the upstream is taken to answer; may be repeated.",
+)
+def explain(context: _Context, name: str, client: str, qtype: str, leads_to: tuple[str, ...]) -> None:
+    """Say what happens to NAME and why: every list and line that speaks of it, and the answer. NAME may be an address."""
     from resolver.explain import explain_name
 
-    found = explain_name(context.config(), name, client, qtype)
+    found = explain_name(context.config(), name, client, qtype, leads_to)
     context.print(found.to_json(), found.lines())
 
 
@@ -413,6 +419,8 @@ def lists(context: _Context) -> None:
     columns = ["list", "state", "names", "refused", "quarantined", "format", "age", "hits", "shadow"]
     if any(listed.is_remote for listed in config.lists):
         columns += ["next", "source"]
+    if any(listed.scheme == "axfr" for listed in config.lists):
+        columns += ["zone"]
     if any(state.error for state in states):
         columns += ["error"]
     context.table(

@@ -7,7 +7,7 @@ that is not in it cannot be received.
 
     supervisor → worker   Configure once, then Overlay, Swap and Clients, each whenever it changes; Inspect; Flush; Drain
     worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay, Mapped for each
-                          Clients; Inspected; Flushed
+                          Clients; Inspected; Flushed; Notified
     supervisor → fetcher  Follow whenever the config changes, Fetch
     fetcher → supervisor  Fetched for each list at a Follow and after each attempt; Changed; Done for each Fetch
     command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush, Pause, Resume, Decide, RollBack: answered
@@ -93,6 +93,15 @@ class RateLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class Zone:
+    """A list that comes by zone transfer: its zone, and the networks that NOTIFY is taken from."""
+
+    list: str
+    zone: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Connections:
     """How many connections a worker and a client may keep, and for how many seconds one may be idle."""
 
@@ -115,6 +124,7 @@ class Swap:
     records: str = "all"
     connections: Connections = Connections()
     clients: str = ""
+    zones: tuple[Zone, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +218,13 @@ class Inspected:
 
 
 @dataclass(frozen=True, slots=True)
+class Notified:
+    """A primary said that the zones of these lists have changed."""
+
+    lists: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """What was asked was not done; nothing has changed. `number` is the generation that a Swap failed for."""
 
@@ -235,7 +252,8 @@ class Fetch:
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """How fetching a list goes. `outcome`: "changed", "unchanged", "failed", or "" where nothing was tried now; `octets`
-    that came; `copied`: when the copy in force came (0: there is none); the rest as in fetch.store.State."""
+    that came; `copied`: when the copy in force came (0: there is none); the rest as in fetch.store.State. Of a zone: its
+    `serial` (-1: none), and of a transfer just done the `kind`, "axfr" or "ixfr", and the `seconds`."""
 
     list: str
     outcome: str
@@ -245,6 +263,9 @@ class Fetched:
     failures: int
     error: str
     next_try: float
+    serial: int = -1
+    kind: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +374,7 @@ Message = (
     | Overlaid
     | Mapped
     | Inspected
+    | Notified
     | Flushed
     | Failed
     | Follow

@@ -19,6 +19,7 @@ ACTIONS = 16  # vocabulary.Action
 LIST_SLOTS = 1024  # the supervisor gives each list name a slot for its lifetime; the last counts "no list"
 NO_LIST = LIST_SLOTS - 1
 OVERLAY_SLOT = LIST_SLOTS - 2  # what operators blocked and allowed at once
+REBINDING_SLOT = LIST_SLOTS - 3  # answers with addresses inside for names outside
 SERVERS = 64
 LATENCY_BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds
 LATENCY_BUCKETS = len(LATENCY_BOUNDS) + 1

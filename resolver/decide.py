@@ -49,12 +49,13 @@ class Decisions:
     def decide(self, punt: Punt) -> Decided | bytes | None:
         """What is decided for a PUNT_CONDITIONAL: a cell, or a whole reply; None if it is of another generation.
 
-        The name's own listset and those of what its answer points at speak; the lowest rank wins, then this order.
+        The name's own listset and those of what its answer leads to speak; the lowest rank wins, then the config's order of
+        lists, then this order.
         """
         if punt.generation != self._number:
             return None
         listsets = (punt.listset, *punt.targets)
-        best, chosen = self.best(punt.policy_class, listsets, punt.qtype, punt.client)
+        best, chosen = self.best(punt.row, listsets, punt.qtype, punt.client)
         if len(best) > 1:
             return self._added_up(punt, best, chosen)
         return Decided(best[0].cell, chosen)
@@ -64,9 +65,15 @@ class Decisions:
         best, chosen = [_Claim(NOTHING, _NOBODY)], listsets[0]
         for listset in listsets:
             winners = self._winners(policy_class, listset, qtype, client)
-            if winners and winners[0].cell[0] < best[0].cell[0]:
+            if winners and self._place(winners[0].cell) < self._place(best[0].cell):
                 best, chosen = winners, listset
         return best, chosen
+
+    def _place(self, cell: bytes) -> tuple[int, int]:
+        """Where a cell stands in the total order: its rank, and its list's place in the config."""
+        rank, _, _, _, slot, _ = CELL.unpack(cell)
+        known = self._policy.order[2 * slot : 2 * slot + 2]
+        return rank, int.from_bytes(known, "little") if known else 0xFFFF
 
     def fits(self, name: bytes) -> list[int]:
         """The listsets of the patterns that a name in wire form fits, at most MAX_FOUND, those of the lowest ranks."""

@@ -19,6 +19,7 @@ import dns.message
 import dns.name
 import dns.rcode
 import dns.rdatatype
+import dns.rrset
 
 from resolver import counters, overlay, snapshot
 from resolver.config.model import Config, ListConfig
@@ -27,20 +28,22 @@ from resolver.engine.engine import (
     DROP,
     PUNT,
     PUNT_CONDITIONAL,
+    PUNT_FORWARD,
     PUNT_LOCAL,
     PUNT_PATTERN,
     REPLY,
     Engine,
     Index,
+    Punt,
     Snapshot,
     SuffixTable,
 )
 from resolver.fetch.store import Place
 from resolver.lists import history, names
-from resolver.lists.explain import Match, TriggerMatch, covers_pattern, matches, trigger_matches
+from resolver.lists.explain import Match, TriggerMatch, covers_address, covers_pattern, matches, trigger_matches
 from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.report import ListReport, Report, duration
-from resolver.lists.rules import TriggerKind
+from resolver.lists.rules import Outcome, TriggerKind
 from resolver.lists.runs import Run
 from resolver.local import Aliases
 from resolver.membership import membership_now
@@ -49,6 +52,9 @@ from resolver.snapshot import CELL, Generation
 from resolver.vocabulary import Action, Rank, Scope, Transport, Verb
 
 _SCOPES = {Scope.SELF: "itself", Scope.BELOW: "what is below it", Scope.BOTH: "itself and what is below it"}
+_NOBODYS_NAME = "address.invalid"  # asked for where an address is to be explained (RFC 6761 section 6.4)
+_FOUND_NAME = 1  # FindingKind in engine/query.pxd
+_FINDINGS = {TriggerKind.CLIENT: 0, TriggerKind.ADDRESS: 2}
 _EXPLAINED_CACHE = 1 << 20  # octets: the engine wants one, nothing is kept in it
 
 
@@ -129,8 +135,16 @@ def generation_of(state_dir: Path) -> Generation:
     return generation
 
 
-def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanation:
-    """Explain a question. ValueError says what of name, client or type is none."""
+def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: Sequence[str] = ()) -> Explanation:
+    """Explain a question, or what an address means in an answer. ValueError says what of name, client or type is none.
+
+    `leads_to`: what the upstream is taken to say, aliases in their order and then addresses. An address for a name is the
+    answer of a name that no list speaks of.
+    """
+    shown = ""
+    if (wanted := _address(name)) is not None:
+        shown, leads_to, qtype = str(wanted), [name], "AAAA" if wanted.version == 6 else "A"
+        name = _NOBODYS_NAME
     asked = _name(name)
     address = ipaddress.ip_address(client)
     octets = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
@@ -145,31 +159,50 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
     decided = Snapshot(index, policy, generation.number)
     decisions = Decisions(index, policy, generation.number)
     policy_class, listset, _, cell = decided.decide(asked, octets)
-    if policy_class != snapshot.REFUSED_CLASS:
+    entries = overlay.read(state_dir)
+    said, last = _answer(decided, index, policy, decisions, entries, asked, rtype, octets, leads_to)
+    finding = last[1]
+    if leads_to:
+        listset, finding, _, cell = last
+    elif policy_class != snapshot.REFUSED_CLASS:
         fitting = decisions.fits(dns.name.from_text(f"{asked}.").canonicalize().to_wire() or b"")
         winners, listset = decisions.best(policy_class, (listset, *fitting), rtype, octets)
         cell = winners[0].cell
     rank, action, _, _, slot, _ = CELL.unpack(cell)
-    refused = policy_class == snapshot.REFUSED_CLASS
+    refused = policy_class in (snapshot.REFUSED_CLASS, snapshot.WITHHELD_CLASS)
     winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
     paths = [(state.name, state_dir / "runs" / state.run) for state in generation.lists if state.run]
-    entries = overlay.read(state_dir)
+    if slot == counters.REBINDING_SLOT and not refused:
+        winner = "rebinding"
     words = overlay.covering(entries, asked)
-    if words and not refused:
+    if words and not refused and not leads_to:
         rank, action, winner = Rank.OVERLAY, Action.ALLOW, ""
         if words[0].word == overlay.BLOCK:
             action = Action(policy.profiles[OVERLAY_PROFILE].action)
     spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
+    by_name = winner if finding == _FOUND_NAME else ""
     since = Stands(state_dir, generation.number)
-    spoken += tuple(_spoken(match, dict(paths)[match.list], winner, action, since) for match in matches(paths, asked))
-    spoken += tuple(
-        dataclasses.replace(
-            _spoken(_as_match(found), dict(paths)[found.list], winner, action, None), covers="names that fit it"
+    leading = [(_address(step), step) for step in leads_to]
+    for step in (asked, *(_name(step) for found, step in leading if found is None)):
+        spoken += tuple(
+            _spoken(match, dict(paths)[match.list], by_name, action, since) for match in matches(paths, step)
         )
-        for found in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(asked))
-    )
+        spoken += tuple(
+            _spoken(_as_match(match), dict(paths)[match.list], by_name, action, None)
+            for match in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(step))
+        )
+    speaking = [
+        (TriggerKind.CLIENT, address),
+        *((TriggerKind.ADDRESS, found) for found, _ in leading if found is not None),
+    ]
+    for kind, about in speaking:
+        found_by = winner if finding == _FINDINGS[kind] else ""
+        spoken += tuple(
+            _triggered(match, about, dict(paths)[match.list], found_by, action)
+            for match in trigger_matches(paths, frozenset({kind}), covers_address(about))
+        )
     return Explanation(
-        name=asked or ".",
+        name=shown or asked or ".",
         type=dns.rdatatype.to_text(rtype),
         client=str(address),
         generation=generation.number,
@@ -180,11 +213,18 @@ def explain_name(config: Config, name: str, client: str, qtype: str) -> Explanat
         listset=listset,
         action="refused" if refused else action_name(action),
         rank="allow_from" if refused else Rank(rank).name.lower().replace("_", "-"),
-        list="overlay" if rank == Rank.OVERLAY and words else winner,
+        list="overlay" if rank == Rank.OVERLAY and not refused and not winner else winner,
         category=next((listed.category for listed in config.lists if listed.name == winner), ""),
         matches=spoken,
-        answer=tuple(_answer(decided, index, policy, decisions, entries, asked, rtype, octets)),
+        answer=said,
     )
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
 
 
 def _name(text: str) -> str:
@@ -234,10 +274,50 @@ def _as_match(found: TriggerMatch) -> Match:
 
 
 def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stands | None) -> Spoken:
+    file, line = _place(run_path, match.line)
+    if file and not line:
+        file = f"*.{match.name}.{file}" if match.scope is Scope.BELOW else f"{match.name}.{file}"
+    decides = match.list == winner and (match.outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
+    return Spoken(
+        match.list,
+        file,
+        line,
+        match.name,
+        _SCOPES[match.scope],
+        _says(match.outcome),
+        decides and not match.left_out,
+        since=stands.since(match) if stands and not match.left_out else "",
+        quarantined=match.left_out,
+    )
+
+
+def _triggered(
+    match: TriggerMatch,
+    about: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    run_path: Path,
+    winner: str,
+    action: int,
+) -> Spoken:
+    """A rule about an address: of the client, or in the answer."""
+    _, text, outcome, line = match.trigger
+    file, line = _place(run_path, line)
+    covers = f"{'the client' if match.trigger.kind is TriggerKind.CLIENT else 'answers with'} {about}"
+    decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
+    return Spoken(match.list, file, line, text, covers, _says(outcome), decides)
+
+
+def _place(run_path: Path, line: int) -> tuple[str, int]:
+    """The file that a line of a list is in, and its number there."""
     with Run(run_path) as run:
         files = run.header.report.get("files", ())
-    file, first = next(((part[0], part[1]) for part in reversed(files) if match.line >= part[1]), ("", 1))
-    outcome = match.outcome
+        zone = str(run.header.source.get("zone", ""))
+    if zone:  # a transfer has no lines: the owner of the record names it
+        return zone, 0
+    file, first = next(((part[0], part[1]) for part in reversed(files) if line >= part[1]), ("", 1))
+    return str(file), line - first + 1
+
+
+def _says(outcome: Outcome) -> str:
     says = outcome.verb.name.lower()
     if outcome.important:
         says += ", important"
@@ -247,18 +327,7 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stan
         says += f" ({outcome.condition})"
     if outcome.data:
         says += f" {'; '.join(outcome.data)}"
-    decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
-    return Spoken(
-        match.list,
-        str(file),
-        match.line - first + 1,
-        match.name,
-        _SCOPES[match.scope],
-        says,
-        decides and not match.left_out,
-        since=stands.since(match) if stands and not match.left_out else "",
-        quarantined=match.left_out,
-    )
+    return says
 
 
 def _answer(
@@ -270,41 +339,74 @@ def _answer(
     name: str,
     rtype: dns.rdatatype.RdataType,
     client: bytes,
-) -> Iterator[str]:
-    """What an engine of its own says to the question: the answer's records, or where it would ask."""
+    leads_to: Sequence[str],
+) -> tuple[tuple[str, ...], tuple[int, int, int, bytes]]:
+    """What an engine of its own says to the question, and what it decided by (Engine.decided)."""
     engine = Engine(counters=memoryview(bytearray(counters.SIZE)), cache_bytes=_EXPLAINED_CACHE)
     engine.swap(decided)
     engine.set_overlay(SuffixTable(overlay.words(entries, time.time())))
     query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
+    verdict, reply, punts = _decided(engine, decisions, decided.number, verdict, reply)
+    if leads_to and verdict == PUNT and punts[0].reason == PUNT_FORWARD:
+        verdict, reply = engine.finish(punts[0], _upstream(query, leads_to))
+        verdict, reply, punts = _decided(engine, decisions, decided.number, verdict, reply)
+    last = engine.decided
+    return tuple(_shown(verdict, reply, punts, name, Aliases(index, policy))), last
+
+
+def _decided(
+    engine: Engine, decisions: Decisions, generation: int, verdict: int, reply: bytes | None
+) -> tuple[int, bytes | None, list[Punt]]:
+    """What comes of a verdict once Python has decided what the engine left to it."""
     punts = engine.take_punts()
     while verdict == PUNT and punts[0].reason in (PUNT_CONDITIONAL, PUNT_PATTERN):
         if punts[0].reason == PUNT_PATTERN:
             for each in punts[0].names:
-                engine.remember(each, decisions.fits(each), decided.number)
+                engine.remember(each, decisions.fits(each), generation)
             verdict, reply = engine.resume(punts[0])
         elif isinstance(choice := decisions.decide(punts[0]), bytes):
             verdict, reply = REPLY, choice
         else:
             verdict, reply = engine.decide(punts[0], *(choice or (None, 0)))
         punts = engine.take_punts()
+    return verdict, reply, punts
+
+
+def _upstream(query: dns.message.Message, leads_to: Sequence[str]) -> bytes:
+    """An upstream's answer: one alias after the other, and all addresses for the last."""
+    made = dns.message.make_response(query, recursion_available=True)
+    owner = query.question[0].name
+    for step in leads_to:
+        if (address := _address(step)) is not None:
+            kind, text = "AAAA" if address.version == 6 else "A", str(address)
+        else:
+            kind, text = "CNAME", f"{_name(step)}."
+        made.answer.append(dns.rrset.from_text(owner, 60, "IN", kind, text))
+        if kind == "CNAME":
+            owner = dns.name.from_text(text)
+    return made.to_wire()
+
+
+def _shown(verdict: int, reply: bytes | None, punts: Sequence[Punt], name: str, aliases: Aliases) -> Iterator[str]:
+    """The answer's records, or where the engine would ask."""
     if verdict == REPLY and reply is not None:
         message = dns.message.from_wire(reply)
         yield f"rcode {dns.rcode.to_text(message.rcode())}"
         for option in message.options:
             yield option.to_text()
-        for section in (message.answer, message.authority):
+        for section in (message.answer, message.authority, message.additional):
             for rrset in section:
                 yield from rrset.to_text().splitlines()
     elif verdict == DROP:
         yield "none: the query is dropped"
     else:
-        [punt] = punts
-        if punt.reason == PUNT_LOCAL:
-            alias = Aliases(index, policy).describe(punt)
-            yield f"{name}. {alias.ttl} IN CNAME {dns.name.from_wire(alias.target, 0)[0]} and what that resolves to"
-        else:
-            yield f"asked upstream{f' along route {punt.route}' if punt.route else ''}, or from the cache"
+        for punt in punts:
+            if punt.reason == PUNT_LOCAL:
+                alias = aliases.describe(punt)
+                yield f"{name}. {alias.ttl} IN CNAME {dns.name.from_wire(alias.target, 0)[0]} and what that resolves to"
+            else:
+                yield f"asked upstream{f' along route {punt.route}' if punt.route else ''}, or from the cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +431,7 @@ class ListView:
     source: str = ""
     next: str = ""
     failures: int = 0
+    zone: str = ""
     quarantined: int = 0
     pending_names: int | None = None
     guard: tuple[str, ...] = ()
@@ -362,6 +465,7 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
                 shadow=server["shadow_hits"].get(listed.name, 0) if server is not None else None,
                 error=report.error,
                 source=listed.shown,
+                zone=_zone_of(listed, config.state_path),
                 quarantined=state.quarantined,
                 pending_names=report.pending_names if state.pending else None,
                 guard=tuple(_guarded(state, report)),
@@ -381,6 +485,19 @@ def _guarded(state: snapshot.ListState, report: ListReport) -> Iterator[str]:
         yield from (f"  {rule}" for rule in report.quarantined_rules)
     if report.advice:
         yield report.advice
+
+
+def _zone_of(listed: ListConfig, state_dir: Path) -> str:
+    """How the copy of a zone stands: serial, how and from where it came, and when it expires."""
+    if listed.scheme != "axfr":
+        return ""
+    from resolver.transfer.zone import ZonePlace
+
+    record, now = ZonePlace(state_dir, listed.name).read(), time.time()
+    if record is None:
+        return "no copy yet"
+    ends = "expired" if record.expired else f"expires in {duration(max(0.0, record.expires - now))}"
+    return f"serial {record.soa.serial} by {record.kind} from {record.primary}, {ends}"
 
 
 def _with_source(view: ListView, listed: ListConfig, state_dir: Path) -> ListView:

@@ -31,13 +31,17 @@ class ListFacts:
 class SourceFacts:
     """How fetching a list from another machine goes. `copied`: when the copy in force came, `checked`: when the source
     last said what its list is (since the epoch; 0: never); `failures` in a row; `octets` that came over the network;
-    `outcomes`: "changed", "unchanged" or "failed" → attempts."""
+    `outcomes`: "changed", "unchanged" or "failed" → attempts. Of a zone: its `serial` (-1: none yet), (kind, outcome) →
+    `transfers`, a refresh without one being of kind "probe", and the seconds that they took."""
 
     copied: float = 0.0
     checked: float = 0.0
     failures: int = 0
     octets: int = 0
     outcomes: Mapping[str, int] = field(default_factory=dict)
+    serial: int = -1
+    transfers: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    transfer_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

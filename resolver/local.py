@@ -33,7 +33,7 @@ class Aliases:
         target, ttl = _wire(profile.target), profile.ttl
         if not profile.target:
             target, own = self._target_of_rule(punt)
-            ttl = ttl if own is None else own
+            ttl = ttl if own is None else min(ttl, own)  # the profile's is the rule's, but for what the list caps
         route = self._routes.find(_text(target))
         return Alias(target, ttl, profile.ede, profile.text, route)
 

@@ -227,7 +227,7 @@ class Membership:
         paused = policy.paused.get("", 0)
         by_mac = [address for mac in state.paused_macs for address in addresses.get(mac, ())]
         halted = pack(state.networks) + pack_addresses(by_mac)
-        return flatten(self._doors, layers, (paused if all_paused else 0, paused), halted)
+        return policy.withhold(flatten(self._doors, layers, (paused if all_paused else 0, paused), halted))
 
     # -- for a person -------------------------------------------------------------------------------------------------
     def find(self, address: str, state: State, pauses: Iterable[Pause], now: float) -> Found:

@@ -76,6 +76,7 @@ def queries(totals: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str, int
 def answers(totals: Mapping[str, Sequence[int]], lists: Iterable[ListFacts]) -> Iterator[tuple[str, str, str, int]]:
     """(action, category, list, count); the list is "" where none decided or it has left the config."""
     by_slot = {facts.slot: facts for facts in lists}
+    by_slot[layout.REBINDING_SLOT] = ListFacts("rebinding", "", layout.REBINDING_SLOT, 0, 0)
     by_slot[layout.OVERLAY_SLOT] = ListFacts("overlay", "", layout.OVERLAY_SLOT, 0, 0)
     merged: dict[tuple[str, str, str], int] = {}
     for at, count in enumerate(totals["answers"]):
@@ -104,6 +105,7 @@ class TampahCollector(Collector):
         yield from _lists(facts)
         yield from _sources(facts)
         yield from _groups(facts)
+        yield from _zones(facts)
         yield from _server(facts)
 
 
@@ -209,6 +211,25 @@ def _lists(facts: Facts) -> Iterator[Metric]:
         held.add_metric((item.name,), item.held)
         quarantined.add_metric((item.name,), item.quarantined)
     yield from (names, refused, held, quarantined)
+
+
+def _zones(facts: Facts) -> Iterator[Metric]:
+    serial = GaugeMetricFamily("tampah_zone_serial", "Serial of the zone that a list is.", labels=("list",))
+    transfers = CounterMetricFamily(
+        "tampah_transfers",
+        "Refreshes of zones; kind probe: no transfer came of it.",
+        labels=("list", "kind", "outcome"),
+    )
+    seconds = CounterMetricFamily("tampah_transfer_seconds", "Time that transfers took.", labels=("list",))
+    for name, source in facts.sources.items():
+        if source.serial >= 0:
+            serial.add_metric((name,), source.serial)
+            seconds.add_metric((name,), source.transfer_seconds)
+            for (kind, outcome), count in sorted(source.transfers.items()):
+                transfers.add_metric((name, kind, outcome), count)
+    yield serial
+    yield transfers
+    yield seconds
 
 
 def _sources(facts: Facts) -> Iterator[Metric]:

@@ -30,6 +30,7 @@ from resolver.engine.engine import (
     PUNT,
     PUNT_CONDITIONAL,
     PUNT_LOCAL,
+    PUNT_NOTIFY,
     PUNT_PATTERN,
     PUNT_REFRESH,
 )
@@ -71,6 +72,7 @@ class Decided(NamedTuple):
 
 
 Describe = Callable[["Punt"], Alias | bytes]  # what to answer to a PUNT_LOCAL; bytes: a whole reply, sent as it stands
+Notified = Callable[["Punt"], bytes]  # the reply to a NOTIFY
 Decide = Callable[["Punt"], "Decided | bytes | None"]  # of a PUNT_CONDITIONAL; bytes: a whole reply; None: ask anew
 Fits = Callable[[bytes], Sequence[int]]  # the listsets of the patterns that a name in wire form fits
 Asked = Callable[["Punt"], Server | None]  # which server the engine asked before it gave the question up
@@ -92,6 +94,7 @@ class Punts:
         decide: Decide,
         fits: Fits = lambda _: (),
         asked: Asked = lambda _: None,
+        notified: Notified | None = None,
     ) -> None:
         self._engine = engine
         self._pool = pool
@@ -99,6 +102,7 @@ class Punts:
         self._decide = decide
         self._fits = fits
         self._asked = asked
+        self._notified = notified
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Hashable, list[tuple[Punt, _Waiter]]] = {}
         self._waiters = 0
@@ -139,6 +143,12 @@ class Punts:
                 self._deliver(punt, self._engine.send(punt, local))
             else:
                 self._chase(punt, local)
+        elif punt.reason == PUNT_NOTIFY:
+            if self._notified is not None:
+                self._deliver(punt, self._engine.send(punt, self._notified(punt)))
+            else:
+                reply = error_reply(punt.packet, len(punt.qname), Rcode.NOTIMP)
+                self._deliver(punt, self._engine.send(punt, reply))
         elif punt.reason == PUNT_CONDITIONAL:
             decided = self._decide(punt)
             if isinstance(decided, bytes):

@@ -35,6 +35,7 @@ from resolver.facts import Facts, ListFacts
 from resolver.lists.report import Report
 from resolver.lists.standing import config_digest, standing
 from resolver.switch import Switch
+from resolver.transfer.notify import sources_of
 from resolver.watch import State, Watch, state_of
 from resolver.workers import Workers, WorkersError
 
@@ -382,6 +383,11 @@ class Reloader:
             ),
             rate_limit=control.RateLimit(
                 config.rate_limit.per_second, config.rate_limit.prefix4, config.rate_limit.prefix6
+            ),
+            zones=tuple(
+                control.Zone(listed.name, listed.zone, sources_of(listed))
+                for listed in config.lists
+                if listed.scheme == "axfr" and listed.enabled != "no"
             ),
             records=config.query_log.what,
             connections=control.Connections(

@@ -32,8 +32,9 @@ import hashlib
 import json
 import os
 import struct
+from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from resolver.lists import conditions
 
 RUNS = "runs"  # folder below state_dir
 REFUSED_CLASS = 0xFFFF  # a client that is not in allow_from
+WITHHELD_CLASS = 0xFFFE  # one with a list that has never come, and that is to have no answers without it: SERVFAIL
 NO_SLOT = 0xFFFF  # no list won, or there was no slot left for it
 MAX_PROFILES = 0xFFFF
 NO_EDE = -1
@@ -63,7 +65,8 @@ class Profile:
 
     `action` is a vocabulary.Action, `ttl` seconds; `ipv4` and `ipv6` the sinkhole's 4 and 16 octets (zeros unless the
     action is ADDRESS); `ede` an INFO-CODE (RFC 8914) or NO_EDE, `text` its EXTRA-TEXT of at most MAX_TEXT octets; `soa`
-    MNAME and RNAME in wire form; `target` the name that an `override: cname:` points at ("": the rule's own data).
+    MNAME and RNAME in wire form; `target` the name that an `override: cname:` points at ("": the rule's own data);
+    `zone` which of Policy.zones has the SOA that goes with it, from 1 (0: none).
     """
 
     action: int
@@ -74,6 +77,7 @@ class Profile:
     text: str
     soa: bytes
     target: str = ""
+    zone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,12 @@ class Policy:
     0 being the default one. `groups`: name → class, in the config's order. `paused`: name → the class of its clients while
     filtering is off for them, "" for clients in no group; one that is not there has its usual class. `decisions`: for each
     conditional (class, shape) the claims to try, the strongest first, as (condition, cell): see resolver/decide.py.
-    `patterns`: (text as lists/patterns.py has it, listset, names below which it does not hold).
+    `patterns`: (text as lists/patterns.py has it, listset, names below which it does not hold). `order`: u16 for each slot
+    of lists, their place in the config (b"": nobody asks). `variants`: for each class that clients have four u16, the
+    classes that hold for a query by what it is: bit 0 wants no recursion, bit 1 wants to verify an answer that is signed
+    (b"": the class itself). `zones`: owner and rdata of policy zones' SOA, in wire form. `guard`: class 0 for the addresses
+    that no name outside should have, REFUSED_CLASS for others; `unguarded`: names that may, with what is below them.
+    `withheld`: classes whose clients are to get SERVFAIL, as a list of theirs has never come.
 
     `shadows`: where some list only counts, a u16 a cell: where the cell's claims begin in `shadow_claims` (SHADOW_CLAIM
     each, the first is nobody's), 0 for none.
@@ -111,11 +120,27 @@ class Policy:
     clients: Clients
     routes: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, int] = field(default_factory=dict)
+    order: bytes = b""
+    variants: bytes = b""
+    zones: tuple[tuple[bytes, bytes], ...] = ()
+    guard: Clients | None = None
+    unguarded: tuple[str, ...] = ()
+    withheld: tuple[int, ...] = ()
     decisions: Mapping[tuple[int, int], tuple[tuple[str, bytes], ...]] = field(default_factory=dict)
     patterns: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
     paused: Mapping[str, int] = field(default_factory=dict)
     shadows: bytes = b""
     shadow_claims: bytes = b""
+
+    def withhold(self, clients: Clients) -> Clients:
+        """A client map in which the classes that are withheld have WITHHELD_CLASS."""
+        if not self.withheld:
+            return clients
+
+        def held(octets: bytes) -> bytes:
+            return array("H", (WITHHELD_CLASS if at in self.withheld else at for at in array("H", octets))).tobytes()
+
+        return replace(clients, classes4=held(clients.classes4), classes6=held(clients.classes6))
 
     def cell(self, policy_class: int, shape: int) -> tuple[int, int, int, int, int, int]:
         """(rank, action, flags, member, list slot, profile) for a class and a shape."""
@@ -134,6 +159,12 @@ def write_policy(path: Path, policy: Policy) -> None:
         "profiles": [_profile_to_json(profile) for profile in policy.profiles],
         "routes": dict(policy.routes),
         "groups": dict(policy.groups),
+        "order": policy.order.hex(),
+        "variants": policy.variants.hex(),
+        "zones": [[name.hex(), rdata.hex()] for name, rdata in policy.zones],
+        "guard": None if policy.guard is None else [getattr(policy.guard, name).hex() for name in _CLIENT_SECTIONS],
+        "unguarded": list(policy.unguarded),
+        "withheld": list(policy.withheld),
         "decisions": _decisions_to_json(policy),
         "patterns": policy.patterns,
         "paused": dict(policy.paused),
@@ -192,6 +223,12 @@ def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
         clients=Clients(*(section(name) for name in _CLIENT_SECTIONS)),
         routes=header["routes"],
         groups=header["groups"],
+        order=bytes.fromhex(header["order"]),
+        variants=bytes.fromhex(header["variants"]),
+        zones=tuple((bytes.fromhex(name), bytes.fromhex(rdata)) for name, rdata in header["zones"]),
+        guard=None if header["guard"] is None else Clients(*map(bytes.fromhex, header["guard"])),
+        unguarded=tuple(header["unguarded"]),
+        withheld=tuple(header["withheld"]),
         decisions=_decisions_from_json(header["decisions"]),
         patterns=tuple((str(text), int(listset), tuple(denied)) for text, listset, denied in header["patterns"]),
         paused=header["paused"],
@@ -332,7 +369,8 @@ class ListState:
     `run`: file name below state_dir/runs, "" when the list could not be read and no good copy was left. `source`: path,
     size, mtime in ns and inode of each file of its source, `options` what else influenced the reading, `seen` when the
     source was last found good, in seconds since the epoch. `slot` counts it in shared memory (counters.LIST_SLOTS).
-    `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too.
+    `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too. `zone` and
+    `soa`: an RPZ zone's name without the final dot, and its SOA's data in text.
 
     `run` may be a view of a run (lists/view.py), without rules that the guard left out, `quarantined` of which wait for a
     decision. `pending`: the run that its source came to, where it is not served, and `held` why: HELD by the guard until
@@ -350,6 +388,8 @@ class ListState:
     replaces: bool = False
     rpz: bool = False
     answer_triggers: bool = False
+    zone: str = ""
+    soa: str = ""
     origin: str = ""
     digest: str = ""
     pending: str = ""

@@ -125,6 +125,7 @@ class Supervisor:
                 self._workers.fork(lambda fd: self._become(worker.serve, fd))
             self._remote = Sources(self._facts, self._copies_changed)
             self._reloader.on_config = self._remote.follow
+            self._workers.on_notify = self._remote.hurry
             self._undo = undo.pop_all()
 
     def _become(self, serve: Callable[[int], None], fd: int) -> None:

@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from resolver.listeners.stream import Limits, StreamServer
 from resolver.local import Aliases
 from resolver.punt import Alias, Decided, Punts
 from resolver.snapshot import read_clients, read_policy
+from resolver.transfer import notify
 from resolver.upstream.health import Server, Strategy
 from resolver.upstream.native import Native
 from resolver.upstream.pool import Pool, PoolConfig
@@ -55,7 +57,7 @@ _log = logging.getLogger(__name__)
 class Worker:
     """What a worker holds for its lifetime, made once its Configure came in."""
 
-    def __init__(self, configure: control.Configure) -> None:
+    def __init__(self, configure: control.Configure, tell: Callable[[control.Message], None]) -> None:
         self.generation = 0
         memory = memoryview(mmap.mmap(configure.counters_fd, counters.SIZE))
         self.engine = Engine(counters=memory, cache_bytes=configure.cache_bytes)
@@ -68,6 +70,8 @@ class Worker:
         self._index: Index | None = None
         self._policy = Path()
         self._overlay: list[overlay.Entry] = []
+        self._tell = tell
+        self._transferred: tuple[notify.Notifiable, ...] = ()
         self._overlay_timer: asyncio.TimerHandle | None = None
         self._cache_file = Path(configure.cache_file) if configure.cache_file else None
         self._keeping: asyncio.Future[int] | None = None
@@ -78,6 +82,7 @@ class Worker:
             decide=self._decide,
             fits=lambda name: self._decisions.fits(name),
             asked=self.native.asked,
+            notified=self._notified,
         )
         self.streams = StreamServer(self.engine, self.punts.run)
         self._sockets = [
@@ -112,6 +117,7 @@ class Worker:
         self.engine.set_records(ring.WHAT.index(order.records))
         self.streams.limits = _limits(order.connections)
         self.engine.swap(snapshot)
+        self._transferred = tuple(notify.notifiable(zone.list, zone.zone, zone.sources) for zone in order.zones)
         self._aliases, self._decisions = aliases, decisions
         self._index, self._policy = snapshot.index, Path(order.policy)
         is_first, self.generation = self.generation == 0, order.number
@@ -154,6 +160,12 @@ class Worker:
             else:
                 self.engine.add_udp(bound.fd, bound.family, bound.wildcard)
         asyncio.get_running_loop().add_reader(self.engine.fileno(), self._drain)
+
+    def _notified(self, punt: Punt) -> bytes:
+        reply, lists = notify.answer(self._transferred, punt.packet, punt.qname, punt.qtype, punt.client)
+        if lists:
+            self._tell(control.Notified(tuple(lists)))
+        return reply
 
     def _describe(self, punt: Punt) -> Alias:
         return self._aliases.describe(punt)
@@ -288,7 +300,7 @@ async def _main(fd: int) -> None:
     seconds = [5.0]
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     try:
-        worker = Worker(configure)
+        worker = Worker(configure, channel.send)
     except (OSError, ValueError, MemoryError) as error:
         channel.send(control.Failed(_said(error)))
         await channel.flush()

@@ -23,7 +23,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +175,8 @@ class _Keeper:
                 case control.Failed(text):
                     self._refused = message
                     self._last_words = "" if self.enforced else text  # it ends after refusing its first generation
+                case control.Notified(lists):
+                    self._workers.on_notify(lists)
                 case control.Inspected():
                     self._inspected = message
                 case control.Flushed():
@@ -291,6 +293,7 @@ class Workers:
         self.overlay = control.Overlay(0, ())
         self._maps = 0
         self.facts = facts
+        self.on_notify: Callable[[Sequence[str]], None] = lambda _: None  # told of lists whose primaries notified
         self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         share = cache_bytes // len(counters_fds)

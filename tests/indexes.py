@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 
 from resolver.engine.engine import Index, RunBuilder, checksum
 from resolver.lists.layout import CHECKSUM, PROLOGUE, SECTION, FileKind
 from resolver.lists.merge import IndexHeader, Kind, ListRun, read_header, write_index
+from resolver.lists.ranges import RANGE_KINDS
 from resolver.lists.records import encode_records
-from resolver.lists.rules import Outcome, Rule, Trigger
+from resolver.lists.rules import Outcome, Rule, Trigger, TriggerKind
 from resolver.lists.runs import RunHeader, write_run
 from tests.reference import ReferenceList
 
@@ -29,7 +31,7 @@ def make_index(folder: Path, lists: Sequence[ReferenceList], key: bytes | None =
     """An index of these lists, which are called list0, list1 and so on."""
     runs = [folder / f"list{number}.run" for number in range(len(lists))]
     for path, entry in zip(runs, lists, strict=True):
-        make_run(path, entry.rules, entry.replaces)
+        make_run(path, entry.rules, entry.replaces, entry.triggers)
     path = folder / "1.index"
     entries = zip(runs, lists, strict=True)
     write_index(path, [ListRun(run.stem, run, entry.replaces) for run, entry in entries], key)
@@ -45,7 +47,20 @@ class Asked:
 
     def said_of(self, name: str) -> list[tuple[int, Kind, object]]:
         """(list, kind, records) of each member of the name's listset."""
-        listset = self.index.find(name)
+        return self.members(self.index.find(name))
+
+    def said_of_address(self, kind: TriggerKind, address: str) -> list[tuple[int, Kind, object]]:
+        """The same for an address, as triggers of a kind speak of it."""
+        parsed = ipaddress.ip_address(address)
+        octets = bytes(10) + b"\xff\xff" + parsed.packed if parsed.version == 4 else parsed.packed
+        return self.members(self.index.find_address(octets, RANGE_KINDS.index(kind)))
+
+    def said_of_server(self, name: str) -> list[tuple[int, Kind, object]]:
+        """The same for the name of a name server."""
+        return self.members(self.index.find_server(name))
+
+    def members(self, listset: int) -> list[tuple[int, Kind, object]]:
+        """(list, kind, records) of each member of a listset."""
         said: list[tuple[int, Kind, object]] = []
         for number, member in enumerate(self.header.shapes[self.index.shape(listset)]):
             reference = self.index.data(listset, number)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from resolver.lists.rules import Outcome, Rule
+from resolver.lists.rules import Outcome, Rule, Trigger, TriggerKind
 from resolver.vocabulary import Scope
 
 
@@ -14,6 +15,7 @@ class ReferenceList(NamedTuple):
 
     rules: Sequence[Rule]
     replaces: bool = False
+    triggers: Sequence[Trigger] = ()
 
 
 def suffixes(name: str) -> Iterator[str]:
@@ -40,6 +42,39 @@ def said_of(lists: Sequence[ReferenceList], name: str) -> set[tuple[int, Outcome
                 outcomes = own if entry.replaces else outcomes | own
         said |= {(number, outcome) for outcome in outcomes}
     return said
+
+
+def prefixes_at(entry: ReferenceList, kind: TriggerKind, address: str) -> list[tuple[int, Outcome]]:
+    """The list's rules of a kind that hold an address, as (prefix length, outcome); the longest alone if it replaces."""
+    wanted = ipaddress.ip_address(address)
+    found = []
+    for trigger in entry.triggers:
+        if trigger.kind is kind and wanted in (network := ipaddress.ip_network(trigger.text)):
+            found.append((network.prefixlen, trigger.outcome))
+    longest = max((length for length, _ in found), default=0)
+    return [item for item in found if item[0] == longest][:1] if entry.replaces else found
+
+
+def said_of_address(lists: Sequence[ReferenceList], kind: TriggerKind, address: str) -> set[tuple[int, Outcome]]:
+    """Everything that is said of an address, as (index of the list, outcome)."""
+    return {(number, outcome) for number, entry in enumerate(lists) for _, outcome in prefixes_at(entry, kind, address)}
+
+
+def said_of_server(lists: Sequence[ReferenceList], name: str) -> set[tuple[int, Outcome]]:
+    """Everything that is said of the name of a name server: as of other names."""
+    rules = [
+        ReferenceList(
+            [
+                Rule(trigger.text.removeprefix("*."), scope, trigger.outcome)
+                for trigger in entry.triggers
+                for scope in [Scope.BELOW if trigger.text.startswith("*.") else Scope.SELF]
+                if trigger.kind is TriggerKind.NSDNAME
+            ],
+            entry.replaces,
+        )
+        for entry in lists
+    ]
+    return said_of(rules, name)
 
 
 def value_of(names: Mapping[str, tuple[int, int]], name: str) -> int:

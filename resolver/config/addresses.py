@@ -275,6 +275,33 @@ def _options(url: SplitResult, scheme: Scheme) -> tuple[Address | None, str | No
     return ip, parse_name(found["name"]) if "name" in found else None
 
 
+@dataclass(frozen=True, slots=True)
+class Primary:
+    """A server that a zone is transferred from. `host`: an address, or a name that is looked up each time."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return str(Endpoint(self.host, self.port))
+
+
+def parse_primary(source: str) -> tuple[Primary, str]:
+    """Primary and zone of `axfr://host[:port]/zone`; the zone is lower-case, without its final dot."""
+    expected = "expected axfr://primary/zone, the primary as an address or name with or without a port"
+    rest = source.removeprefix("axfr://")
+    authority, slash, zone = rest.partition("/")
+    if rest == source or not authority or not slash or not zone or "/" in zone:
+        raise ValueError(expected)
+    host, port = _split_port(authority)
+    address = as_address(host)
+    if address is None and (authority.startswith("[") or not host):
+        raise ValueError(expected)
+    return Primary(parse_name(host) if address is None else str(address), 53 if port is None else _port(port)), (
+        parse_name(zone)
+    )
+
+
 def check_url(url: str) -> None:
     """ValueError where an http:// or https:// URL cannot be asked for as it stands."""
     if not url.isprintable() or " " in url:

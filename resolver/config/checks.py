@@ -38,6 +38,17 @@ def check(data: dict[str, Any]) -> Iterator[Fault]:
             if category not in categories:
                 message = "expected the name of a category that is in use"
                 yield Fault((*at, "actions", category), message, nearest(category, categories))
+    keys = {
+        name.lower().rstrip(".")
+        for _, key in _mappings(data.get("tsig_keys"))
+        if isinstance(name := key.get("name"), str)
+    }
+    for index, listed in lists:
+        word = listed.get("tsig")
+        if isinstance(word, str) and word and word.lower().rstrip(".") not in keys:
+            message = "expected the name of one of tsig_keys"
+            yield Fault(("lists", index, "tsig"), message, nearest(word, keys), show=True)
+    yield from _unique("tsig_keys", _mappings(data.get("tsig_keys")))
     yield from _own_servers(data)
     yield from _memory(data)
 

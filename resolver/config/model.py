@@ -6,6 +6,7 @@ and nowhere else. Schemas are built when the first file is read, not on import. 
 from one part of the file to another is checked by `checks.py`.
 """
 
+import base64
 import os
 import re
 from dataclasses import dataclass
@@ -223,6 +224,31 @@ class ListConfig(_Section):
     override: types.OverrideRule = Field(
         default=types.Override(), description="What the list does instead of what its rules say; given: what they say."
     )
+    max_ttl: types.Ttl | None = Field(default=None, description="The most that answers made by its rules may live.")
+    add_soa: types.YesNo = Field(
+        default=True, description="RPZ: the zone's SOA goes with answers made by its rules, in ADDITIONAL."
+    )
+    recursive_only: types.YesNo = Field(
+        default=True, description="RPZ: the list speaks only about queries that want recursion (RD=1)."
+    )
+    break_dnssec: types.YesNo = Field(
+        default=True, description="no: leaves an answer alone that is signed and asked for with DO=1."
+    )
+    tsig: types.Text = Field(
+        default="", description="Which of `tsig_keys` signs transfers of an axfr:// source; empty: none."
+    )
+    allow_notify: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=(), description="Who may say that an axfr:// source has changed (NOTIFY), besides its primaries."
+    )
+    on_expire: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="What happens when no primary has answered for as long as the zone's EXPIRE says; an alarm either way.",
+    )
+    on_cold_start: Literal["serve", "servfail"] = Field(
+        default="serve",
+        description="What clients of an axfr:// list get while no copy of it was ever there: answers without it, or "
+        "SERVFAIL.",
+    )
     _base: Path = PrivateAttr(default_factory=Path.cwd)
 
     @field_validator("source")
@@ -236,7 +262,9 @@ class ListConfig(_Section):
             raise ValueError("expected a path, http://, https:// or axfr://primary/zone")
         if not host or (scheme == "axfr" and not path):
             raise ValueError("expected axfr://primary/zone" if scheme == "axfr" else f"expected {scheme}://host/path")
-        if scheme != "axfr":
+        if scheme == "axfr":
+            addresses.parse_primary(source)
+        else:
             addresses.check_url(source)
         return source
 
@@ -252,6 +280,9 @@ class ListConfig(_Section):
                 raise ValueError(
                     f"expected mirrors that are reached like the source, not {addresses.shown_url(mirror)}"
                 )
+        zones = {addresses.parse_primary(each)[1] for each in (info.data["source"], *mirrors) if way == "axfr"}
+        if len(zones) > 1:
+            raise ValueError("expected other primaries of the same zone")
         return types.without_repeats(mirrors)
 
     @field_validator("checksum")
@@ -266,6 +297,18 @@ class ListConfig(_Section):
         if _way(checksum) != "http":
             raise ValueError("expected sha256: and 64 hexadecimal digits, or the http:// or https:// address of a file")
         return cls._source_is_whole(checksum)
+
+    @property
+    def primaries(self) -> tuple[addresses.Primary, ...]:
+        """The primaries of an axfr:// source, in order; none of another."""
+        if self.scheme != "axfr":
+            return ()
+        return tuple(addresses.parse_primary(each)[0] for each in (self.source, *self.mirrors))
+
+    @property
+    def zone(self) -> str:
+        """The zone of an axfr:// source: lower-case, without the final dot; empty for another."""
+        return addresses.parse_primary(self.source)[1] if self.scheme == "axfr" else ""
 
     @property
     def is_remote(self) -> bool:
@@ -357,6 +400,50 @@ class Fetch(_Section):
         if not text.isascii() or not text.isprintable():
             raise ValueError("expected printable ASCII")
         return text
+
+
+class TsigKey(_Section):
+    """A key that zone transfers are signed with (RFC 8945)."""
+
+    name: types.Name = Field(description="The key's name, as the primary has it.")
+    algorithm: Literal["hmac-sha256", "hmac-sha512"] = Field(default="hmac-sha256", description="Its algorithm.")
+    secret: types.Text = Field(default="", repr=False, description="The secret in base64. Better in a file of its own.")
+    secret_file: types.Text = Field(default="", description="A file that holds the secret in base64 and nothing else.")
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @field_validator("secret")
+    @classmethod
+    def _secret_is_base64(cls, secret: str) -> str:
+        if secret:
+            decode_secret(secret)
+        return secret
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        if bool(self.secret) == bool(self.secret_file):
+            raise ValueError("expected either secret or secret_file")
+        return self
+
+    def octets(self) -> bytes:
+        """The secret. OSError or ValueError, which never shows it, if its file cannot be used."""
+        if self.secret:
+            return decode_secret(self.secret)
+        path = _expand(self._base, self.secret_file)
+        try:
+            return decode_secret(path.read_text())
+        except (ValueError, UnicodeDecodeError):
+            raise ValueError(f"{path}: expected a secret in base64, and nothing else") from None
+
+
+def decode_secret(text: str) -> bytes:
+    """The octets of a secret in base64; ValueError, which does not show it, if that is none."""
+    try:
+        octets = base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        octets = b""
+    if not octets:
+        raise ValueError("expected a secret in base64") from None
+    return octets
 
 
 class Category(_Section):
@@ -472,7 +559,7 @@ class Sinkhole(_Section):
 class Rebinding(_Section):
     """Protection of machines inside from names outside that point at them."""
 
-    protect: types.YesNo = Field(default=False, description="Remove addresses in `ranges` from upstream's answers.")
+    protect: types.YesNo = Field(default=False, description="Block upstream's answers that have addresses in `ranges`.")
     ranges: Annotated[tuple[types.Network, ...], Once] = Field(
         default=_networks(*PRIVATE, "127.0.0.0/8", "169.254.0.0/16", "fc00::/7", "fe80::/10"),
         description="Addresses that no name outside should have.",
@@ -569,7 +656,7 @@ class Guard(_Section):
     )
     public_suffixes: Literal["all", "registries", "none"] = Field(
         default="all",
-        description="Which public suffixes are protected: all, those of registries such as com and co.id, or none.",
+        description="Which public suffixes are protected, top-level domains among them: all, those of registries, or none.",
     )
     protect: types.NamesOrFile = Field(
         default=(), description="Names that no new rule may block: a list, or a file with one on each line."
@@ -624,6 +711,7 @@ class Config(_Section):
     groups: tuple[Group, ...] = Field(
         default=(), description="The first whose clients match counts; a client in none gets every list."
     )
+    tsig_keys: tuple[TsigKey, ...] = Field(default=(), description="The keys that lists name by `tsig`.")
     sinkhole: Sinkhole = Field(default_factory=Sinkhole, description="How blocked names are answered by default.")
     rebinding: Rebinding = Field(default_factory=Rebinding, description="Protection against DNS rebinding.")
     rewrites: tuple[Rewrite, ...] = Field(default=(), description="Names that are answered here.")
@@ -652,6 +740,8 @@ class Config(_Section):
             listed._base = self._base
         for group in self.groups:
             group._base = self._base
+        for key in self.tsig_keys:
+            key._base = self._base
         return self
 
     @property

@@ -29,13 +29,14 @@ from resolver.config.model import (
     Rewrite,
     Route,
     Sinkhole,
+    TsigKey,
     Upstream,
     Window,
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
     *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Guard, Listen, ListConfig, QueryLog),
-    *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, Upstream, Window),
+    *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, TsigKey, Upstream, Window),
 )
 
 

@@ -33,14 +33,6 @@ def _not(*built: object) -> Callable[[Any], bool]:
     return lambda value: value is not None and value not in built
 
 
-def _is(*unbuilt: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and value in unbuilt
-
-
-def _transferred(source: Any) -> bool:
-    return isinstance(source, str) and source.startswith("axfr://")
-
-
 def _encrypted(server: Any) -> bool:
     try:
         return addresses.parse_server(server).is_encrypted
@@ -63,9 +55,6 @@ ROWS = (
     _Row(("upstream", "servers", EACH), _encrypted, "encrypted upstream"),
     _Row(("upstream", "routes", EACH, "servers"), _all_encrypted, "encrypted upstream", weakens=True),
     _Row(("upstream", "routes", EACH, "servers", EACH), _encrypted, "encrypted upstream"),
-    _Row(("lists", EACH, "source"), _transferred, "lists by zone transfer", weakens=True),
-    _Row(("lists", EACH, "format"), _is("addresses"), "lists of addresses", weakens=True),
-    _Row(("rebinding", "protect"), lambda value: value is True, "protection against DNS rebinding", weakens=True),
     _Row(("rewrites",), _given, "rewrites"),
     _Row(("query_log", "what"), _not("all"), "the query log"),
     _Row(("query_log", "clients"), _not("full"), "the query log"),

@@ -12,6 +12,15 @@ cdef inline bint is_blocked(const Query* q) noexcept nogil:
     return q.cell.action >= ACTION_ADDRESS and not (q.cell.action == ACTION_TCP_ONLY and q.transport != TRANSPORT_UDP)
 
 
+cdef int notify_verdict(Core* core, Query* q) noexcept nogil:
+    # Python answers a NOTIFY; a flood of them costs as little as one of queries.
+    if core.limits.buckets != NULL and q.transport == TRANSPORT_UDP and not q.counted:
+        if not limit_pays(&core.limits, q.client, core.forward.now):
+            core.counters[ENGINE_LIMITED] += 1
+            return VERDICT_DROP
+    return VERDICT_PUNT
+
+
 cdef void refresh_begin(Core* core, const Query* q) noexcept nogil:
     # The question to Python, for no client; so many a second at most, as the answer to a client does not depend on it.
     if core.refreshed_at != core.now:
@@ -35,6 +44,8 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     # The packet first: nothing may look at what has not been proven to be there.
     verdict = wire_parse(q)
     if verdict != CONTINUE:
+        if verdict == VERDICT_PUNT:  # a NOTIFY: rare, and who may send one is not the client map's matter
+            return notify_verdict(core, q)
         if q.given == NULL:
             core.counters[ENGINE_MALFORMED] += 1
         return reply_error(q) if verdict == VERDICT_REPLY else VERDICT_DROP
@@ -47,15 +58,27 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
 
     # Then who asks: a stranger must not learn from our answers or timing what is listed or cached.
     q.policy_class = client_class(&s.clients, q.client)
-    if q.policy_class == CLASS_REFUSED:
+    if q.policy_class >= CLASS_WITHHELD:
+        if q.policy_class == CLASS_WITHHELD:
+            q.rcode = RCODE_SERVFAIL
+            q.ede = EDE_NOT_READY
+            return reply_error(q)
         core.counters[ENGINE_REFUSED] += 1
         return reply_refused(q, EDE_PROHIBITED)
 
     # Policy before the cache: a block acts at once on names that are cached. A cell that Python decided stands, but its
     # data is found by the listset.
+    policy_row(s, q, False)
     q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
     if not q.decided:
         policy_cell(s, core.overlay, q)
+    else:
+        policy_shadow(s, q)
+        if q.chosen:
+            q.listset = q.chosen
+    if s.index.ranges[RANGES_CLIENT].count4:
+        policy_client(s, q)
+    if not q.decided:
         # A name costs a look for patterns only where one could outrank what is known, or what may not hold.
         if s.pattern_rank < RANK_NOBODY and (s.pattern_rank < q.cell.rank or q.cell.flags & CELL_CONDITIONAL) \
                 and not policy_patterns(s, &core.memo, q):
@@ -63,13 +86,9 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
         if q.cell.flags & CELL_CONDITIONAL:
             q.reason = REASON_CONDITIONAL
             return VERDICT_PUNT
-    else:
-        policy_shadow(s, q)
-        if q.chosen:
-            q.listset = q.chosen
 
-    # Blocked: answered here, unless an earlier RPZ list has to see the upstream's answer first. TCP_ONLY lets streams pass.
-    if is_blocked(q) and not q.cell.flags & CELL_NEEDS_ANSWER:
+    # Blocked: answered here, unless a list has to see the upstream's answer first. TCP_ONLY lets streams pass.
+    if is_blocked(q) and not q.cell.flags & (CELL_NEEDS_ANSWER | (CELL_KEEPS_SIGNED if q.dnssec_ok else 0)):
         return reply_blocked(q, s)
 
     # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before.
@@ -123,6 +142,9 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.limit = UDP_PLAIN
     q.listset = 0
     q.shadow = 0
+    q.row = 0
+    q.finding = FOUND_NAME
+    q.position = 0
     q.route = 0
     q.policy_class = CLASS_REFUSED
     q.cell.rank = RANK_NOBODY

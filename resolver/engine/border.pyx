@@ -37,6 +37,7 @@ cdef class Snapshot:
     cdef SnapshotView view
     cdef readonly Index index
     cdef SuffixTable routes
+    cdef SuffixTable unguarded
 
     def __cinit__(self):
         memset(&self.view, 0, sizeof(SnapshotView))
@@ -47,8 +48,10 @@ cdef class Snapshot:
         cdef Py_ssize_t i, count
         self.index = index
         self.routes = SuffixTable({zone: (route, route) for zone, route in policy.routes.items()})
+        self.unguarded = SuffixTable({name: (1, 1) for name in policy.unguarded})
         s.index = &self.index.view
         s.routes = &self.routes.view
+        s.unguarded = &self.unguarded.view
         if number < 1:  # what was inspected in no generation is stamped 0
             raise ValueError(f"{number} is no generation")
         s.number = number
@@ -64,9 +67,18 @@ cdef class Snapshot:
         s.profiles = profiles
         s.profile_count = count
         for i, profile in enumerate(policy.profiles):
-            self._profile(&profiles[i], profile)
+            self._profile(&profiles[i], profile, policy.zones)
         for i in range(<Py_ssize_t> s.class_count * s.shape_count):
             check_cell(s, &s.cells[i])
+        self._zones(policy.zones)
+        s.order = <const uint16_t*> copied(bytes(policy.order or bytes(2 * LIST_SLOTS)), 2 * LIST_SLOTS, "order of lists")
+        if policy.variants:
+            count = len(policy.variants) // (2 * VARIANTS)
+            s.variant_classes = <uint32_t> count
+            s.variants = <const uint16_t*> copied(bytes(policy.variants), count * 2 * VARIANTS, "variants of classes")
+            for i in range(count * VARIANTS):
+                if s.variants[i] >= s.class_count:
+                    raise ValueError(f"a variant is class {s.variants[i]} of {s.class_count}")
         s.pattern_rank = RANK_NOBODY
         for _, listset, _ in policy.patterns:
             if not 0 <= listset < self.index.view.listset_count:
@@ -75,9 +87,11 @@ cdef class Snapshot:
                 s.pattern_rank = min(s.pattern_rank,
                                      <uint32_t> s.cells[i * s.shape_count + index_shape(s.index, listset)].rank)
         self._shadows(bytes(policy.shadows), bytes(policy.shadow_claims))
-        self._clients(policy.clients)
+        self._clients(&s.clients, policy.clients, s.variant_classes if s.variants != NULL else s.class_count)
+        if policy.guard is not None:
+            self._clients(&s.guard, policy.guard, 1)
 
-    cdef int _profile(self, Profile* p, profile) except -1:
+    cdef int _profile(self, Profile* p, profile, zones) except -1:
         cdef bytes text = profile.text.encode()[:200]
         cdef bytes soa = bytes(profile.soa)
         cdef bytes ipv4 = bytes(profile.ipv4)
@@ -88,7 +102,10 @@ cdef class Snapshot:
             raise ValueError("a profile's SOA or address has the wrong length")
         if not 0 <= profile.action <= LAST_ACTION:
             raise ValueError(f"a profile has action {profile.action}, the last is {LAST_ACTION}")
+        if not 0 <= profile.zone <= len(zones):
+            raise ValueError(f"a profile names policy zone {profile.zone} of {len(zones)}")
         p.action = profile.action
+        p.zone = profile.zone
         p.ttl = profile.ttl
         p.ede = profile.ede
         p.text_size = <uint16_t> len(text)
@@ -113,8 +130,24 @@ cdef class Snapshot:
                 raise ValueError("a cell's shadow claims are outside of their table")
         return 0
 
-    cdef int _clients(self, clients) except -1:
-        cdef Clients* c = &self.view.clients
+    cdef int _zones(self, policy_zones) except -1:
+        cdef ZoneSoa* zones = <ZoneSoa*> calloc(len(policy_zones) + 1, sizeof(ZoneSoa))
+        cdef bytes name, rdata
+        cdef Py_ssize_t i
+        if zones == NULL:
+            raise MemoryError
+        self.view.zones = zones
+        self.view.zone_count = <uint32_t> len(policy_zones)
+        for i, (name, rdata) in enumerate(policy_zones):
+            if len(name) > MAX_NAME or len(rdata) > sizeof(zones.rdata):
+                raise ValueError("a policy zone's SOA is too long")
+            zones[i].name_size = <uint16_t> len(name)
+            zones[i].rdata_size = <uint16_t> len(rdata)
+            memcpy(zones[i].name, PyBytes_AS_STRING(name), len(name))
+            memcpy(zones[i].rdata, PyBytes_AS_STRING(rdata), len(rdata))
+        return 0
+
+    cdef int _clients(self, Clients* c, clients, uint32_t class_count) except -1:
         cdef bytes classes4 = bytes(clients.classes4)
         cdef bytes classes6 = bytes(clients.classes6)
         cdef uint32_t i
@@ -127,13 +160,13 @@ cdef class Snapshot:
         c.classes4 = <const uint16_t*> copied(classes4, 2 * <Py_ssize_t> c.count4, "client classes")
         c.classes6 = <const uint16_t*> copied(classes6, 2 * <Py_ssize_t> c.count6, "client classes")
         for i in range(c.count4):
-            if c.classes4[i] != CLASS_REFUSED and c.classes4[i] >= self.view.class_count:
-                raise ValueError(f"a client range names class {c.classes4[i]} of {self.view.class_count}")
+            if c.classes4[i] < CLASS_WITHHELD and c.classes4[i] >= class_count:
+                raise ValueError(f"a client range names class {c.classes4[i]} of {class_count}")
             if (c.starts4[i] != 0) if i == 0 else (c.starts4[i] <= c.starts4[i - 1]):
                 raise ValueError("the client ranges do not ascend from zero")
         for i in range(c.count6):
-            if c.classes6[i] != CLASS_REFUSED and c.classes6[i] >= self.view.class_count:
-                raise ValueError(f"a client range names class {c.classes6[i]} of {self.view.class_count}")
+            if c.classes6[i] < CLASS_WITHHELD and c.classes6[i] >= class_count:
+                raise ValueError(f"a client range names class {c.classes6[i]} of {class_count}")
         if not clients_index(c):
             raise MemoryError
         return 0
@@ -143,11 +176,11 @@ cdef class Snapshot:
         free(<void*> self.view.shadows)
         free(<void*> self.view.shadow_claims)
         free(<void*> self.view.profiles)
-        free(<void*> self.view.clients.starts4)
-        free(<void*> self.view.clients.starts6)
-        free(<void*> self.view.clients.classes4)
-        free(<void*> self.view.clients.classes6)
-        free(self.view.clients.first4)
+        free(<void*> self.view.zones)
+        free(<void*> self.view.order)
+        free(<void*> self.view.variants)
+        clients_free(&self.view.clients)
+        clients_free(&self.view.guard)
 
     @property
     def number(self):
@@ -174,10 +207,13 @@ cdef class Snapshot:
         if wire_parse(&q) != CONTINUE:
             raise ValueError(f"{name!r} is no name")
         q.policy_class = client_class(&self.view.clients, <const uint8_t*> PyBytes_AS_STRING(client))
-        if q.policy_class == CLASS_REFUSED:
-            return CLASS_REFUSED, 0, 0, bytes(8)
+        if q.policy_class >= CLASS_WITHHELD:
+            return q.policy_class, 0, 0, bytes(8)
+        policy_row(&self.view, &q, False)
         q.listset = index_lookup(self.view.index, q.name, q.labels, q.labels_count)
         policy_cell(&self.view, NULL, &q)
+        memcpy(q.client, PyBytes_AS_STRING(client), 16)
+        policy_client(&self.view, &q)
         return (q.policy_class, q.listset, index_data(self.view.index, q.listset, q.cell.member),
                 take_bytes(<const uint8_t*> &q.cell, sizeof(Cell)))
 
@@ -216,7 +252,7 @@ cdef class Punt:
 
     cdef readonly bytes packet, client, question, qname
     cdef readonly int after, upstream
-    cdef readonly int transport, reason, route, qtype, listset, slot, action, rank, member, profile, policy_class
+    cdef readonly int transport, reason, route, qtype, listset, slot, action, rank, member, profile, policy_class, row
     cdef readonly bint do, cd
     cdef readonly unsigned long long generation
     cdef readonly tuple targets  # listsets found beside the name's own, between which Python decides
@@ -602,6 +638,7 @@ cdef class Engine:
         punt.action = q.cell.action
         punt.rank = q.cell.rank
         punt.policy_class = q.policy_class
+        punt.row = q.row
         punt.since = q.since
         punt.told = q.told | TOLD_PUNTED
         punt.member = q.cell.member
@@ -611,7 +648,10 @@ cdef class Engine:
         punt.names = ()
         punt.stage = q.stage
         if q.undecided != NULL:
-            punt.targets = tuple([q.undecided.listsets[i] for i in range(q.undecided.count)])
+            punt.targets = tuple([
+                finding_listset(self.core.snapshot, q.undecided.kinds[i], q.undecided.ids[i])
+                for i in range(q.undecided.count)
+            ])
         if q.reason == REASON_PATTERN:
             punt.names = (punt.qname,)
             if q.inspected != NULL:
@@ -667,6 +707,12 @@ cdef class Engine:
         core_clock(&self.core)
         batch_count(&self.core, transport, began)
         return verdict, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None
+
+    @property
+    def decided(self):
+        """(listset, finding, position, the cell's 8 octets): what answer() or finish() decided by last, for explain."""
+        cdef Query* q = &self.query
+        return q.listset, q.finding, q.position, take_bytes(<const uint8_t*> &q.cell, sizeof(Cell))
 
     cdef int _question(self, Query* q, Punt punt) noexcept:
         # `q` as the punt's question, up to the stage wire; its route as it was asked along.
@@ -728,7 +774,7 @@ cdef class Engine:
                 raise ValueError(f"no listset {listset}")
         found = memo_room(&self.core.memo, wire, labels, count)
         found.generation = generation
-        found.count = 0
+        found.count = found.flags = 0
         for listset in listsets:
             inspect_keep(found, listset)
 
@@ -815,7 +861,7 @@ cdef class Engine:
     def send(self, Punt punt not None, bytes reply not None):
         """Send a reply made in Python as it stands; returns it for a stream. Longer than a UDP client takes: ValueError."""
         cdef Query* q = &self.query
-        if self._question(q, punt) != CONTINUE or not HEADER <= len(reply) <= q.reply_room:
+        if self._question(q, punt) not in (CONTINUE, VERDICT_PUNT) or not HEADER <= len(reply) <= q.reply_room:
             raise ValueError("not a reply that can be sent")
         if punt.transport == TRANSPORT_UDP and len(reply) > q.limit:
             raise ValueError(f"{len(reply)} octets where the client takes {q.limit}")

@@ -129,6 +129,8 @@ cdef class RunBuilder:
     cdef Ref* refs
     cdef uint64_t next_ref      # the first not yet given out
     cdef public bint replaces    # read when sorting: may be set until then
+    cdef public bint lineless    # line numbers only say which rule is the first, and are not given out
+    cdef readonly bytes last_key    # of what take_block() gave out
     cdef readonly uint64_t taken
     cdef readonly uint64_t names
     cdef readonly uint64_t rules
@@ -136,6 +138,8 @@ cdef class RunBuilder:
 
     def __cinit__(self, replaces=False):
         self.replaces = bool(replaces)
+        self.lineless = False
+        self.last_key = b""
         self.refs = NULL
 
     def __dealloc__(self):
@@ -353,6 +357,8 @@ cdef class RunBuilder:
                 enough = self._encode(keys, streams, &done, &kept)
             if not enough:
                 raise MemoryError
+            rule = self.arena.octets + self.refs[self.next_ref - 1].at
+            self.last_key = (<const char*>rule + RULE_HEADER)[:rule[8]]
             octets = b"".join([(<const char*>streams[i].octets)[:streams[i].size] for i in range(5)])
             sizes = (done, kept, streams[2].size, streams[3].size, streams[4].size)
         finally:
@@ -361,6 +367,54 @@ cdef class RunBuilder:
         self.names += done
         self.rules += kept
         return first, done, b"".join([int(number).to_bytes(4, "little") for number in sizes]) + octets
+
+    def reopen(self):
+        """Take rules again: those that were not given out stay, and `taken` counts them alone."""
+        cdef Octets arena = Octets(NULL, 0, 0)
+        cdef uint64_t i, size, kept = 0
+        cdef bint enough = True
+        if self.refs == NULL:
+            return
+        with nogil:
+            for i in range(self.next_ref, self.taken):
+                size = RULE_HEADER + self.arena.octets[self.refs[i].at + 8]
+                if not stream_room(&arena, size + 8):
+                    enough = False
+                    break
+                memcpy(arena.octets + arena.size, self.arena.octets + self.refs[i].at, size)
+                arena.size += size
+                kept += 1
+        if not enough:
+            free(arena.octets)
+            raise MemoryError
+        free(self.arena.octets)
+        free(self.refs)
+        self.arena = arena
+        self.refs = NULL
+        self.next_ref = 0
+        self.taken = kept
+
+    @property
+    def left(self):
+        """How many rules take_block() has yet to give out."""
+        return self.taken - self.next_ref
+
+    def absorb(self, RunReader reader, uint64_t first_line, uint64_t limit):
+        """Take the rules of the next keys of a cursor, up to `limit` or a few more; returns how many: 0 at its end."""
+        cdef uint64_t count = 0
+        cdef uint32_t i
+        if self.refs != NULL:
+            raise RuntimeError("the rules are sorted already")
+        while count < limit and reader.advance():
+            for i in range(reader.found_count):
+                if not self._reserve(1, MAX_KEY):
+                    raise MemoryError
+                memcpy(
+                    self._begin(first_line + count, reader.found[i].tag, reader.key_length), reader.key,
+                    reader.key_length,
+                )
+                count += 1
+        return count
 
     cdef bint _encode(self, uint32_t keys, Octets* streams, uint32_t* done, uint32_t* kept) noexcept nogil:
         """Fill the streams: shared lengths, own lengths, own octets, tags, lines."""
@@ -410,6 +464,11 @@ cdef class RunBuilder:
                     self.duplicates += 1
                     continue
                 seen |= fresh
+                if self.lineless:
+                    line = 0
+                    if held and held >> 2 == outcome:  # the same of the name and of those below it: one rule
+                        held |= fresh
+                        continue
                 if not (stream_room(&streams[3], 10) and stream_room(&streams[4], 10)):
                     return False
                 if held:

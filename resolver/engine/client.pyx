@@ -44,6 +44,14 @@ cdef uint32_t client_class(const Clients* c, const uint8_t* address) noexcept no
     return c.classes6[low]
 
 
+cdef void clients_free(Clients* c) noexcept nogil:
+    free(<void*> c.starts4)
+    free(<void*> c.starts6)
+    free(<void*> c.classes4)
+    free(<void*> c.classes6)
+    free(c.first4)
+
+
 cdef bint clients_index(Clients* c) noexcept nogil:
     # Fill first4; False without memory.
     cdef uint32_t i, at = 0

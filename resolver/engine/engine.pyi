@@ -21,6 +21,7 @@ PUNT_FORWARD: int  # not cached: ask upstream along `route`
 PUNT_CONDITIONAL: int  # the listset depends on type or client: Python decides
 PUNT_REFRESH: int  # nobody waits: what is kept is to be asked anew
 PUNT_LOCAL: int  # answered by this server itself (a CNAME to chase, a special name)
+PUNT_NOTIFY: int  # a NOTIFY (RFC 1996); only packet, client, qname and qtype count
 
 PUNT_PATTERN: int  # nobody knows yet which patterns `names` fit: Engine.remember(), then Engine.resume()
 
@@ -30,6 +31,10 @@ class Index:
     def __init__(self, path: str | PathLike[str]) -> None: ...
     def find(self, name: str) -> int:
         """The listset that speaks for `name` (0: nobody). ValueError if it is no name."""
+    def find_address(self, address: bytes, kind: int = 0) -> int:
+        """The listset that speaks of an address of 16 octets: in an answer (0), of a client (1), of a name server (2)."""
+    def find_server(self, name: str) -> int:
+        """The listset that speaks of the name of a name server."""
     def count_listed(self, names: bytes) -> int:
         """How many of some lower-case names in wire form, one after the other, somebody speaks of. Without the GIL."""
     def shape(self, listset: int) -> int:
@@ -67,12 +72,23 @@ class RunBuilder:
     """
 
     replaces: bool
+    lineless: (
+        bool  # lines only say which rule is the first: 0 is given out, and rules of a name that say the same are one
+    )
+    last_key: bytes  # of what take_block() has given out
     taken: int
     names: int
     rules: int
     duplicates: int
 
     def __init__(self, replaces: bool = False) -> None: ...
+    def reopen(self) -> None:
+        """Take rules again after sort(): those not given out stay, and `taken` counts them alone."""
+    @property
+    def left(self) -> int:
+        """How many rules take_block() has yet to give out."""
+    def absorb(self, reader: RunReader, first_line: int, limit: int) -> int:
+        """Take the rules of a cursor's next keys, up to `limit` or a few more, numbered on from `first_line`; how many."""
     def add(self, name: bytes, scope: int, outcome: int, line: int) -> None: ...
     def scan(
         self, chunk: bytes, first_line: int, templates: Sequence[tuple[bytes, bytes, int, int]]
@@ -82,17 +98,13 @@ class RunBuilder:
         """(first key, keys, octets of a block as lists/layout.py draws it); None after the last."""
 
 class RunReader:
-    """A cursor over a run's keys; each item is (name, [(scope, outcome, line)]). ValueError if a block is damaged.
-
-    `skip`: rules to pass over, as (key, {outcome << 2 | scope}) in the order of their keys.
-    """
+    """A cursor over a run's keys; each item is (name, [(scope, outcome, line)]). ValueError if a block is damaged."""
 
     def __init__(
         self,
         load: Callable[[int], bytes],
         blocks: int,
         first: int = 0,
-        skip: list[tuple[bytes, frozenset[int]]] | None = None,
     ) -> None: ...
     def find(self, key: bytes) -> list[tuple[int, int, int]]:
         """The rules of a key; reads on from where the cursor is."""
@@ -100,6 +112,48 @@ class RunReader:
         """The name with this key and all below it; reads on from where the cursor is."""
     def __iter__(self) -> RunReader: ...
     def __next__(self) -> tuple[bytes, list[tuple[int, int, int]]]: ...
+
+class DeltaReader(RunReader):
+    """A cursor over a run with a delta over it, from the key `start` on. Both cursors stand before their first key.
+
+    A delta's rules have outcome << 1 | side: 0, what is said of the key now; 1, what the run under it says of it.
+    """
+
+    def __init__(self, under: RunReader, over: RunReader, start: bytes = b"") -> None: ...
+
+class SideReader(RunReader):
+    """A cursor over the keys of two deltas of the same run, with what the run and the first of them say of those."""
+
+    def __init__(self, own: RunReader, other: RunReader) -> None: ...
+
+def find_rules(reader: RunReader, keys: Sequence[bytes]) -> list[list[tuple[int, int]]]:
+    """The (scope, outcome) of each of these ascending keys; reads on from where the cursor is."""
+
+def rules_below(reader: RunReader, key: bytes, limit: int) -> list[tuple[bytes, tuple[int, ...]]]:
+    """The keys below `key`, itself included, each with its rules (outcome << 2 | scope); at most `limit` + 1."""
+
+class TransferScanner:
+    """Takes the records of a transfer of a zone (wire form): CNAMEs of plain triggers whose target was learned.
+
+    Their rules go to `builder`, numbered by record; without one, and after gather(), they are gathered. `records`: seen.
+    """
+
+    records: int
+
+    def __init__(self, zone: bytes, builder: RunBuilder | None = None) -> None: ...
+    def gather(self) -> None:
+        """From here on rules are gathered."""
+    def take_gathered(self) -> list[tuple[bytes, int, int]]:
+        """(key, scope, outcome) of what was gathered since the last call, in order."""
+    def learn(self, target: bytes, ttl: int, outcome: int) -> None:
+        """What a CNAME with this target (wire form) and TTL comes to, unless its trigger is its target."""
+    def scan(self, message: bytes, at: int, count: int) -> tuple[int, int, list[tuple[int, int, int, int, int, int]]]:
+        """Read up to `count` records from octet `at` on, up to a SOA: (where the next begins, how many were read, others).
+
+        An other: (where it begins, type, class, TTL, where its rdata begins, rdlength). ValueError: malformed.
+        """
+    def skip(self, message: bytes, at: int, count: int) -> tuple[int, int, int]:
+        """Past `count` records: (where the next begins, where the last begins, its type). ValueError: malformed."""
 
 def diff_runs(
     old: RunReader, new: RunReader, outcomes: Sequence[int | None]
@@ -155,6 +209,11 @@ def keys_below(reader: RunReader, key: bytes, limit: int) -> list[bytes]:
     """The keys below `key`, itself included, at most `limit` + 1; reads on from where the cursor is."""
 
 # -- guard: see lists/guard.py ----------------------------------------------------------------------------------------
+class SkipReader(RunReader):
+    """The same keys without some rules: `skip` has (key, {outcome << 2 | scope}) in the order of the keys."""
+
+    def __init__(self, under: RunReader, skip: list[tuple[bytes, frozenset[int]]]) -> None: ...
+
 def find_many(reader: RunReader, keys: list[bytes]) -> list[tuple[bytes, list[tuple[int, int, int]]]]:
     """(key, [(scope, outcome, line)]) of those of the sorted `keys` that the run has; reads on from the cursor."""
 
@@ -243,6 +302,7 @@ class Punt:
     qname: bytes  # lower-case, wire form
     qtype: int
     policy_class: int
+    row: int  # of the matrix: the class or a variant of it
     generation: int  # by which it was handed up
     names: tuple[bytes, ...]  # PUNT_PATTERN: the names in question, in wire form
     targets: tuple[int, ...]  # PUNT_CONDITIONAL: listsets found beside the name's own, to be decided with `listset`
@@ -319,6 +379,10 @@ class Engine:
         """The queries that Python has to take, oldest first."""
     def take_answers(self) -> list[tuple[object, bytes | None]]:
         """(token, answer or None for a drop) of streams that were told to WAIT."""
+    @property
+    def decided(self) -> tuple[int, int, int, bytes]:
+        """(listset, FindingKind of query.pxd, aliases that lead there, the cell's 8 octets): by what answer() or finish()
+        decided last, for explain."""
     def learn(self, punt: Punt, answer: bytes) -> bool:
         """Keep an upstream's answer in the cache; False where it is not one to keep. ValueError: no sound answer to it."""
     def fail(self, punt: Punt, ede: int) -> None:

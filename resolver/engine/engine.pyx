@@ -34,6 +34,7 @@ OVERLAY_BLOCK_VALUE = OVERLAY_BLOCK
 PUNT_FORWARD = REASON_FORWARD
 PUNT_CONDITIONAL = REASON_CONDITIONAL
 PUNT_LOCAL = REASON_LOCAL
+PUNT_NOTIFY = REASON_NOTIFY
 PUNT_REFRESH = REASON_REFRESH
 PUNT_PATTERN = REASON_PATTERN
 
@@ -45,8 +46,9 @@ include "hash.pyx"       # the keyed hash of names
 include "wire.pyx"       # the packet
 include "reply.pyx"      # writing answers
 include "client.pyx"     # who asks
-include "index.pyx"      # what is listed
 include "suffix.pyx"     # small tables of names: routes, the overlay
+include "ranges.pyx"     # which addresses are listed
+include "index.pyx"      # what is listed
 include "policy.pyx"     # what that means for this client
 include "cache.pyx"      # what upstreams said
 include "memo.pyx"       # which patterns a name fits
@@ -63,6 +65,7 @@ include "border.pyx"     # Snapshot, Punt, Engine: what Python sees
 include "sort.pyx"       # sorting a list's rules
 include "build.pyx"      # a list's rules into a run
 include "read.pyx"       # reading runs
+include "transfer.pyx"   # zone transfers into rules
 include "merge.pyx"      # runs into the index's buckets
 include "patch.pyx"       # a copy of an index, changed where a list did
 include "guard.pyx"      # what is asked of runs before they go live

@@ -5,8 +5,8 @@ is lists/layout.py; tests/unit/lists/test_layout.py proves that both agree. All 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
-    INDEX_VERSION = 1
-    INDEX_SECTIONS = 8
+    INDEX_VERSION = 2
+    INDEX_SECTIONS = 14
     INDEX_ALIGN = 64            # octets; every section starts at a multiple
     BUCKET_OCTETS = 64          # one cache line
     BUCKET_SLOTS = 7
@@ -34,7 +34,7 @@ cdef struct IndexHeader:        # the file's first octets
     uint64_t entries            # names stored in the buckets
     uint32_t root_self          # listset of the root itself
     uint32_t root_below         # listset of everything below the root that no entry speaks of
-    IndexSection table[8]       # buckets, side, pairs, listsets, shapes, refs, data, text
+    IndexSection table[14]      # in the order of layout.IndexSection
     uint64_t checksum           # XXH64, seed 0, of all octets before it
 
 cdef struct SideCell:
@@ -49,6 +49,44 @@ cdef struct Listset:
     uint32_t shape              # row of the matrix
     uint32_t refs               # index in refs of its members' data references; 0: no member has data
 
+cdef enum:                      # which addresses a table of ranges is about
+    RANGES_ANSWER = 0           # those in an answer
+    RANGES_CLIENT = 1           # the client's
+    RANGES_NSIP = 2             # those of the name's name servers
+    RANGE_KINDS = 3
+
+cdef enum:
+    RANGES_HEADER = 8           # u32 ranges of IPv4, u32 of IPv6
+    NSNAME_HEADER = 9           # u8 octets of the name, u32 listset of it, u32 of what is below it
+
+cdef struct RangeSet:           # what lists say of a range's addresses
+    uint32_t listset
+    uint32_t lengths            # index in lengths of its members' prefix lengths; 0: none has one
+
+cdef struct Ranges:             # ascending; a range ends where the next one starts, the first starts at 0
+    const uint32_t* starts4     # host order
+    const uint32_t* sets4
+    const uint32_t* sets6
+    const uint8_t* starts6      # 16 octets each, network order
+    uint32_t count4             # 0: nobody speaks of any address
+    uint32_t count6
+    uint32_t* first4            # 65,537: the range in which x.y.0.0 lies, and the last one at the end; owned by the Index
+
+cdef struct SuffixEntry:
+    uint64_t high               # the name's hash; both 0: empty
+    uint64_t low
+    uint32_t self               # value for the name itself
+    uint32_t below              # value for names below it that have no entry
+    uint32_t children           # 1: longer names have entries
+
+cdef struct SuffixView:         # a small table in memory, owned by a SuffixTable
+    SuffixEntry* entries        # open-addressed, at most half full
+    uint32_t mask               # cells - 1, a power of two less one
+    uint32_t root_self
+    uint32_t root_below
+    uint64_t key0
+    uint64_t key1
+
 cdef struct IndexView:          # a verified index, ready to be asked; owned by an Index
     const uint8_t* buckets      # buckets * 64 octets
     const SideCell* side        # open-addressed
@@ -57,6 +95,10 @@ cdef struct IndexView:          # a verified index, ready to be asked; owned by 
     const uint32_t* shapes      # how many members each shape has
     const uint32_t* refs        # data references: offsets in data, 0: none
     const uint8_t* data         # record sets
+    Ranges ranges[3]            # by RANGES_…
+    const RangeSet* sets
+    const uint8_t* lengths
+    const SuffixView* nsnames   # name of a name server → listset; NULL: nobody speaks of any
     uint64_t key0               # of the name hash
     uint64_t key1
     uint32_t bucket_count
@@ -67,6 +109,8 @@ cdef struct IndexView:          # a verified index, ready to be asked; owned by 
     uint32_t shape_count
     uint32_t ref_count
     uint32_t data_octets
+    uint32_t set_count
+    uint32_t length_count
     uint32_t root_self
     uint32_t root_below
 
@@ -89,21 +133,6 @@ cdef enum:
 
 cdef enum:
     RECORDS_NO_TTL = 0xFFFFFFFF
-
-cdef struct SuffixEntry:
-    uint64_t high               # the name's hash; both 0: empty
-    uint64_t low
-    uint32_t self               # value for the name itself
-    uint32_t below              # value for names below it that have no entry
-    uint32_t children           # 1: longer names have entries
-
-cdef struct SuffixView:         # a small table in memory, owned by a SuffixTable
-    SuffixEntry* entries        # open-addressed, at most half full
-    uint32_t mask               # cells - 1, a power of two less one
-    uint32_t root_self
-    uint32_t root_below
-    uint64_t key0
-    uint64_t key1
 
 cdef struct Sip:                # SipHash-1-3 with 128 bits of output, under way
     uint64_t v0

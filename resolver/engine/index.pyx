@@ -15,8 +15,9 @@ from libc.string cimport memcmp
 
 from resolver.engine.index cimport (
     BUCKET_FILTER, BUCKET_OCTETS, BUCKET_SLOTS, BUCKET_VALUES, INDEX_ALIGN, INDEX_SECTIONS, INDEX_VERSION, MAX_KEY,
-    MAX_LABELS, MAX_REACH, RECORD_HEADER, RECORDS_HEADER, RECORDS_NO_TTL, RECORDS_WILDCARD, VALUE_CHILDREN, VALUE_PAIR,
-    Hash, IndexHeader, IndexSection, IndexView, Listset, Pair, Record, RecordSet, SideCell, Sip,
+    MAX_LABELS, MAX_REACH, NSNAME_HEADER, RANGE_KINDS, RANGES_HEADER, RECORD_HEADER, RECORDS_HEADER, RECORDS_NO_TTL,
+    RECORDS_WILDCARD, VALUE_CHILDREN, VALUE_PAIR, Hash, IndexHeader, IndexSection, IndexView, Listset, Pair, RangeSet,
+    Record, RecordSet, SideCell, Sip,
 )
 
 cdef extern from *:
@@ -169,6 +170,14 @@ cdef bint index_next_record(RecordSet* records, Record* out) noexcept nogil:
     return True
 
 
+cdef inline uint32_t index_length(const IndexView* view, uint32_t number, uint32_t member) noexcept nogil:
+    """How long the prefix is by which a member of a set's listset speaks; 0: its list does not go by length."""
+    cdef const RangeSet* at = view.sets + number
+    if at.lengths == 0 or member >= view.shapes[view.listsets[at.listset].shape]:
+        return 0
+    return view.lengths[at.lengths + member]
+
+
 cdef const char* index_sections_fault(uint64_t size, const IndexHeader* header) noexcept nogil:
     """Whether every section lies in the file's `size` octets; NULL, or what is wrong."""
     cdef const IndexSection* section
@@ -188,6 +197,7 @@ cdef const char* index_fault(const uint8_t* file, const IndexHeader* header, Ind
     cdef uint32_t slot
     cdef uint16_t value
     cdef const uint8_t* bucket
+    cdef const char* fault
     cdef RecordSet records
     cdef Record record
     if header.buckets == 0 or header.buckets > <uint32_t>0xFFFFFFFF // BUCKET_SLOTS:
@@ -196,8 +206,8 @@ cdef const char* index_fault(const uint8_t* file, const IndexHeader* header, Ind
         return "the buckets have not the length that the header says"
     if header.reach > MAX_REACH or header.reach >= header.buckets:
         return "the reach is out of range"
-    for at in range(1, 7):
-        if table[at].length >> 32 or table[at].length % (8 if at <= 3 else 4 if at <= 5 else 1):
+    for at in range(1, INDEX_SECTIONS - 1):
+        if table[at].length >> 32 or table[at].length % (8 if at <= 3 or at == 10 else 4 if at <= 5 else 1):
             return "a table's length is no multiple of its cells"
     view.buckets = file + table[0].offset
     view.side = <const SideCell*>(file + table[1].offset)
@@ -206,6 +216,10 @@ cdef const char* index_fault(const uint8_t* file, const IndexHeader* header, Ind
     view.shapes = <const uint32_t*>(file + table[4].offset)
     view.refs = <const uint32_t*>(file + table[5].offset)
     view.data = file + table[6].offset
+    view.sets = <const RangeSet*>(file + table[10].offset)
+    view.lengths = file + table[11].offset
+    view.set_count = <uint32_t>(table[10].length // sizeof(RangeSet))
+    view.length_count = <uint32_t>table[11].length
     view.key0 = load_le64(header.key)
     view.key1 = load_le64(header.key + 8)
     view.bucket_count = header.buckets
@@ -233,6 +247,19 @@ cdef const char* index_fault(const uint8_t* file, const IndexHeader* header, Ind
         if view.listsets[at].refs and (<uint64_t>view.listsets[at].refs + view.shapes[view.listsets[at].shape]
                                        > view.ref_count):
             return "a listset's data references are out of range"
+    if view.set_count == 0 or view.sets[0].listset:
+        return "set 0 is not the empty one"
+    for at in range(view.set_count):
+        if view.sets[at].listset >= view.listset_count:
+            return "a set's listset is out of range"
+        if view.sets[at].lengths and (
+            <uint64_t>view.sets[at].lengths + view.shapes[view.listsets[view.sets[at].listset].shape] > view.length_count
+        ):
+            return "a set's prefix lengths are out of range"
+    for at in range(RANGE_KINDS):
+        fault = ranges_fault(file + table[7 + at].offset, table[7 + at].length, view.set_count, &view.ranges[at])
+        if fault != NULL:
+            return fault
     for at in range(view.ref_count):
         if view.refs[at]:
             if not index_records(view, view.refs[at], &records):
@@ -273,6 +300,7 @@ cdef class Index:
     cdef IndexView view
     cdef Py_buffer buffer
     cdef bint mapped
+    cdef SuffixTable nsnames
     cdef readonly str path
     cdef readonly uint64_t entries
     cdef readonly uint64_t bytes_hot
@@ -297,6 +325,9 @@ cdef class Index:
         self._verify()
 
     def __dealloc__(self):
+        cdef int i
+        for i in range(RANGE_KINDS):
+            free(self.view.ranges[i].first4)
         if self.mapped:
             PyBuffer_Release(&self.buffer)
 
@@ -325,12 +356,49 @@ cdef class Index:
                 fault = index_fault(file, header, &self.view)
         if fault != NULL:
             raise ValueError(f"{self.path}: {fault.decode()}")
+        for i in range(RANGE_KINDS):
+            if not ranges_index(&self.view.ranges[i]):
+                raise MemoryError
+        self._take_nsnames(file + header.table[12].offset, header.table[12].length)
         self.entries = header.entries
         total = sizeof(IndexHeader)
         for i in range(INDEX_SECTIONS - 1):
             total += header.table[i].length
         self.bytes_hot = total
         return 0
+
+    cdef int _take_nsnames(self, const uint8_t* at, uint64_t left) except -1:
+        """Names of name servers, few as they are, go into a table of their own."""
+        cdef uint32_t own, below, size
+        cdef dict names = {}
+        while left:
+            size = at[0]
+            if left < NSNAME_HEADER + size:
+                raise ValueError(f"{self.path}: a name of a name server is cut off")
+            own = load_le32(at + 1)
+            below = load_le32(at + 5)
+            if own >= self.view.listset_count or below >= self.view.listset_count:
+                raise ValueError(f"{self.path}: a listset of a name server is out of range")
+            names[(<const char*>at + NSNAME_HEADER)[:size].decode("latin-1")] = (own, below)
+            at += NSNAME_HEADER + size
+            left -= NSNAME_HEADER + size
+        if names:
+            try:
+                self.nsnames = SuffixTable(names)
+            except ValueError as error:
+                raise ValueError(f"{self.path}: a name of a name server is none: {error}") from error
+            self.view.nsnames = &self.nsnames.view
+        return 0
+
+    def find_address(self, bytes address, int kind=RANGES_ANSWER):
+        if len(address) != 16 or not 0 <= kind < RANGE_KINDS:
+            raise ValueError("an address has 16 octets, and there are three kinds")
+        return self.view.sets[
+            ranges_find(&self.view.ranges[kind], <const uint8_t*><const char*>address)
+        ].listset
+
+    def find_server(self, name):
+        return self.nsnames.find(name) if self.nsnames is not None else 0
 
     @property
     def shapes(self):
@@ -399,5 +467,6 @@ def index_layout():
         "filter": BUCKET_FILTER, "children": VALUE_CHILDREN, "pair_mask": VALUE_PAIR, "reach": MAX_REACH,
         "side": sizeof(SideCell), "pair": sizeof(Pair), "listset": sizeof(Listset), "key": MAX_KEY,
         "labels": MAX_LABELS, "records": RECORDS_HEADER, "record": RECORD_HEADER, "wildcard": RECORDS_WILDCARD,
+        "ranges": RANGES_HEADER, "range_set": sizeof(RangeSet), "nsname": NSNAME_HEADER,
         "no_ttl": <uint32_t>RECORDS_NO_TTL, "fingerprint_bits": FINGERPRINT_BITS,
     }

@@ -68,18 +68,60 @@ cdef Inspection* memo_room(Memo* memo, const uint8_t* name, const uint8_t* label
     return &oldest.found
 
 
+cdef inline void inspect_keep(Inspection* found, uint32_t listset) noexcept nogil:
+    # Note a listset of the name itself, once.
+    cdef uint32_t i
+    if listset == 0:
+        return
+    for i in range(found.count):
+        if found.ids[i] == listset:
+            return
+    if found.count < TARGETS:
+        found.ids[found.count] = listset
+        found.kinds[found.count] = FOUND_NAME
+        found.positions[found.count] = 0
+        found.count += 1
+
+
+cdef inline uint32_t finding_listset(const SnapshotView* s, uint32_t kind, uint32_t id) noexcept nogil:
+    # What lists say of what was found: addresses have sets, names listsets.
+    return s.index.sets[id].listset if kind == FOUND_ADDRESS or kind == FOUND_NSIP else id
+
+
+cdef uint64_t finding_key(const SnapshotView* s, const Cell* cell, uint32_t kind, uint32_t id,
+                          uint32_t position) noexcept nogil:
+    # Where a finding with this cell stands in the total order.
+    cdef uint32_t length = 0
+    if kind == FOUND_ADDRESS or kind == FOUND_NSIP:
+        length = index_length(s.index, id, cell.member)
+    return policy_key(s, cell, kind, position, length)
+
+
+cdef void finding_take(const SnapshotView* s, Query* q, const Cell* cell, uint32_t kind, uint32_t id,
+                       uint32_t position) noexcept nogil:
+    q.cell = cell[0]
+    q.listset = finding_listset(s, kind, id)
+    q.finding = kind
+    q.position = position
+
+
 cdef bint policy_compete(const SnapshotView* s, const Inspection* found, Query* q, uint32_t stage) noexcept nogil:
-    """Let listsets speak that were found beside the name's own: the cell of the lowest rank becomes the query's.
+    """Let speak what was found beside the name's own listset: the strongest cell becomes the query's.
 
     False: a conditional cell is among those that may win, so Python has to decide between all of them (a PUNT).
     """
     cdef const Cell* cell
+    cdef uint64_t key, strongest
     cdef uint32_t i, listset = q.listset
+    if found.count == 0:
+        return True
+    strongest = policy_key(s, &q.cell, q.finding, q.position, 0)
     for i in range(found.count):
-        cell = &s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, found.listsets[i])]
+        cell = policy_of(s, q, finding_listset(s, found.kinds[i], found.ids[i]))
         if cell.flags & CELL_SHADOW and not q.shadow:
-            q.shadow = found.listsets[i]
-        if cell.rank >= q.cell.rank and not (q.cell.flags & CELL_CONDITIONAL and cell.rank != RANK_NOBODY):
+            q.shadow = finding_listset(s, found.kinds[i], found.ids[i])
+        key = finding_key(s, cell, found.kinds[i], found.ids[i], found.positions[i])
+        if key >= strongest and not (q.cell.flags & CELL_CONDITIONAL and cell.rank != RANK_NOBODY):
             continue
         if (cell.flags | q.cell.flags) & CELL_CONDITIONAL:
             q.listset = listset
@@ -87,8 +129,8 @@ cdef bint policy_compete(const SnapshotView* s, const Inspection* found, Query* 
             q.stage = stage
             q.reason = REASON_CONDITIONAL
             return False
-        q.cell = cell[0]
-        q.listset = found.listsets[i]
+        strongest = key
+        finding_take(s, q, cell, found.kinds[i], found.ids[i], found.positions[i])
     return True
 
 

@@ -95,6 +95,20 @@ def keys_below(RunReader reader, bytes key, uint64_t limit):
     return found
 
 
+def rules_below(RunReader reader, bytes key, uint64_t limit):
+    """As keys_below(), with the rules of each: [(key, (outcome << 2 | scope, …))]."""
+    cdef uint32_t length = <uint32_t>len(key)
+    cdef bint more = reader._seek(key)
+    cdef list found = []
+    while more and reader.key_length >= length and memcmp(reader.key, <const char*>key, length) == 0:
+        rules = tuple([reader.found[i].tag for i in range(reader.found_count)])
+        found.append(((<const char*>reader.key)[:reader.key_length], rules))
+        if <uint64_t>len(found) > limit:
+            break
+        more = reader.advance()
+    return found
+
+
 cdef class IndexPatch:
     """A copy of an index's buckets, side table and pairs that is changed name by name. See engine.pyi."""
 

@@ -3,17 +3,56 @@
 cdef struct SnapshotView:      # one generation as the stages see it; Snapshot owns what it points at
     const IndexView* index
     const Cell* cells          # [class][shape]
+    uint32_t class_count       # rows, variants included
+    const uint16_t* variants   # [class][VARIANT_…]: the row that sees fewer lists; NULL: there is none
+    uint32_t variant_classes   # how many classes have them: those that clients have
+    const uint16_t* order      # by slot: a list's place in the config
     const uint16_t* shadows    # [class][shape]: the first of a cell's claims, 0 for none; NULL where no list is a shadow
     const ShadowClaim* shadow_claims  # the first is nobody's
     uint32_t shadow_count
-    uint32_t class_count
     uint32_t shape_count
     const Profile* profiles
     uint32_t profile_count
+    const ZoneSoa* zones
+    uint32_t zone_count
     uint32_t pattern_rank      # the lowest rank at which a pattern speaks; RANK_NOBODY: there is none
     Clients clients
+    Clients guard              # class 0: an address that no name outside should have; count4 0: no guard
+    const SuffixView* unguarded    # names that may have such addresses
     const SuffixView* routes
     uint64_t number
+
+
+cdef inline const Cell* policy_of(const SnapshotView* s, const Query* q, uint32_t listset) noexcept nogil:
+    # What a listset means to the query's class.
+    return &s.cells[<size_t> q.row * s.shape_count + index_shape(s.index, listset)]
+
+
+cdef void policy_row(const SnapshotView* s, Query* q, bint is_signed) noexcept nogil:
+    """The row of the matrix for the query: lists may leave alone who wants no recursion (rpz.md, 17), or signed answers
+    for who wants to verify them (18)."""
+    cdef uint32_t variant = 0
+    q.row = q.policy_class
+    if s.variants != NULL:
+        if not q.flags & FLAG_RD:
+            variant |= VARIANT_NOT_RECURSIVE
+        if is_signed and q.dnssec_ok:
+            variant |= VARIANT_SIGNED
+        q.row = s.variants[q.policy_class * VARIANTS + variant]
+
+
+cdef uint64_t policy_key(const SnapshotView* s, const Cell* cell, uint32_t kind, uint32_t position,
+                         uint32_t length) noexcept nogil:
+    """Where a cell stands in the one total order; the lowest wins.
+
+    By rank, then the config's order of lists. RPZ zones are held against one name of a chain after the other, so there the
+    place in the chain comes first, then the zones' order, then what the trigger is about, then the longest prefix (rpz.md,
+    11, 12, 14, 15).
+    """
+    cdef uint64_t order = s.order[cell.slot] if cell.slot < LIST_SLOTS else 0xFFFF
+    if cell.rank == RANK_RPZ:
+        return <uint64_t> cell.rank << 56 | <uint64_t> position << 48 | order << 16 | kind << 8 | (255 - length)
+    return <uint64_t> cell.rank << 56 | order << 16 | position << 8 | kind
 
 
 cdef void policy_word(const SnapshotView* s, uint32_t word, Query* q) noexcept nogil:
@@ -29,6 +68,8 @@ cdef void policy_word(const SnapshotView* s, uint32_t word, Query* q) noexcept n
 
 cdef void policy_cell(const SnapshotView* s, const SuffixView* overlay, Query* q) noexcept nogil:
     """What speaks for the name of `q` to its class: an operator's word (rank 0), else the matrix for its listset."""
+    q.finding = FOUND_NAME
+    q.position = 0
     if overlay != NULL and s.profile_count > PROFILE_OVERLAY:
         q.word = suffix_lookup(overlay, q.name, q.labels, q.labels_count)
     if q.word:
@@ -38,24 +79,40 @@ cdef void policy_cell(const SnapshotView* s, const SuffixView* overlay, Query* q
         q.cell.rank = RANK_NOBODY
         q.cell.slot = NO_LIST
     else:
-        q.cell = s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, q.listset)]
+        q.cell = policy_of(s, q, q.listset)[0]
         if q.cell.flags & CELL_SHADOW:
             q.shadow = q.listset
 
 
 cdef void policy_shadow(const SnapshotView* s, Query* q) noexcept nogil:
     """Notice that shadow lists speak of a name whose cell was decided elsewhere."""
-    if q.listset and s.cells[<size_t> q.policy_class * s.shape_count + index_shape(s.index, q.listset)].flags & CELL_SHADOW:
+    if q.listset and policy_of(s, q, q.listset).flags & CELL_SHADOW:
         q.shadow = q.listset
 
 
 cdef void shadow_count(const SnapshotView* s, const Query* q, uint64_t* counters) noexcept nogil:
     """Count the shadow lists that would have decided `q` had they been live: those that outrank what did."""
     cdef const ShadowClaim* claim
-    claim = s.shadow_claims + s.shadows[<size_t> q.policy_class * s.shape_count + index_shape(s.index, q.shadow)]
+    claim = s.shadow_claims + s.shadows[<size_t> q.row * s.shape_count + index_shape(s.index, q.shadow)]
     while True:
         if claim.rank <= q.cell.rank and claim.slot < NO_LIST:
             counters[COUNT_SHADOW + claim.slot] += 1
         if claim.is_last:
             return
         claim += 1
+
+
+cdef void policy_client(const SnapshotView* s, Query* q) noexcept nogil:
+    """Let rules about the client's address speak too (rpz.md, 12)."""
+    cdef uint32_t found = ranges_find(&s.index.ranges[RANGES_CLIENT], q.client)
+    cdef uint32_t listset = s.index.sets[found].listset
+    cdef const Cell* cell
+    if listset == 0:
+        return
+    cell = policy_of(s, q, listset)
+    if not cell.flags & CELL_CONDITIONAL and (
+        policy_key(s, cell, FOUND_CLIENT, 0, 0) < policy_key(s, &q.cell, q.finding, q.position, 0)
+    ):
+        q.cell = cell[0]
+        q.listset = listset
+        q.finding = FOUND_CLIENT

@@ -20,6 +20,7 @@ cdef enum:
     FLAG_AD = 0x0020
     FLAG_CD = 0x0010
     OPCODE_MASK = 0x7800
+    OPCODE_NOTIFY = 0x2000     # 4 (RFC 1996), where OPCODE_MASK has it
     POINTER = 0xC0             # the two high bits of a compression pointer
     NAME_OF_QUESTION = 0xC00C  # a pointer to the question's name
     STALE_TTL = 30             # seconds (RFC 8767 section 4)
@@ -44,14 +45,17 @@ cdef enum PuntReason:
     REASON_LOCAL = 2
     REASON_REFRESH = 3
     REASON_PATTERN = 4
+    REASON_NOTIFY = 5
 
 cdef enum:
     TYPE_A = 1
+    TYPE_NS = 2
     TYPE_CNAME = 5
     TYPE_SOA = 6
     TYPE_AAAA = 28
     TYPE_DNAME = 39
     TYPE_OPT = 41
+    TYPE_RRSIG = 46
     TYPE_SVCB = 64
     TYPE_HTTPS = 65
     TYPE_TKEY = 249
@@ -73,6 +77,7 @@ cdef enum:
     EDE_NONE = -1
     EDE_STALE_ANSWER = 3
     EDE_CACHED_ERROR = 13
+    EDE_NOT_READY = 14
     EDE_PROHIBITED = 18
     EDE_STALE_NXDOMAIN = 19
     EDE_NETWORK_ERROR = 23
@@ -92,18 +97,28 @@ cdef enum:
     ACTION_SERVFAIL = 11
     LAST_ACTION = 11
     RANK_OVERLAY = 0
+    RANK_IMPORTANT_BLOCK = 2
+    RANK_RPZ = 4
     RANK_NOBODY = 255
     OVERLAY_ALLOW = 1          # operators' words: two bits of a value in the overlay's table; the newer, the higher the rest
     OVERLAY_BLOCK = 2
     OVERLAY_WORD = 3
     PROFILE_OVERLAY = 2        # how an operator's block is answered: matrix.py puts it there
     CELL_NEEDS_ANSWER = 1
+    PROFILE_REBINDING = 3      # how a name outside that points inside is answered, likewise
     CELL_CONDITIONAL = 2
+    CELL_KEEPS_SIGNED = 4      # its list leaves signed answers alone where the client wants to verify them
+    VARIANT_NOT_RECURSIVE = 1  # bits of a class's variants
+    VARIANT_SIGNED = 2
+    VARIANTS = 4
+    HINT_IPV4 = 4              # SvcParamKeys (RFC 9460 section 14.3.2)
+    HINT_IPV6 = 6
     DECIDED_NOTHING = 0
     DECIDED_NAME = 1           # for the name: what the answer points at may still outrank it
     DECIDED_ALL = 2            # for the answer too
     CELL_SHADOW = 0x80         # a shadow list would have decided: see SnapshotView.shadows
     CLASS_REFUSED = 0xFFFF
+    CLASS_WITHHELD = 0xFFFE    # a list of theirs has never come: SERVFAIL until it does
     TRANSPORT_UDP = 0
 
 # The sections of resolver/counters.py: index of the first counter of each.
@@ -115,6 +130,7 @@ cdef enum:
     LIST_SLOTS = 1024
     NO_LIST = 1023
     OVERLAY_SLOT = 1022
+    REBINDING_SLOT = 1021
     COUNT_QUERIES = 0                                      # [transport][type slot]
     COUNT_RESPONSES = 360                                  # [rcode]
     COUNT_ANSWERS = 384                                    # [action][list slot]
@@ -182,20 +198,44 @@ cdef struct Profile:
     uint16_t soa_size
     uint8_t ipv4[4]
     uint8_t ipv6[16]
+    uint32_t zone              # which policy zone's SOA goes with it, from 1; 0: none
     uint8_t text[200]          # EXTRA-TEXT, UTF-8
     uint8_t soa[512]           # MNAME and RNAME in wire form
 
-# What an answer points at, as far as it is listed (inspect.pyx).
+# A policy zone's SOA, which tells by whom an answer was made.
+cdef struct ZoneSoa:
+    uint16_t name_size
+    uint16_t rdata_size
+    uint8_t name[256]          # wire form
+    uint8_t rdata[544]         # wire form, uncompressed
+
+# What an answer has to do with the lists (inspect.pyx).
 cdef enum:
-    TARGETS = 6                # different ones that are kept of one answer
-    PATTERN_TARGETS = 24       # that are held against patterns; an honest answer has a few
+    TARGETS = 6                # findings that are kept of one answer
+    PATTERN_TARGETS = 24       # names that are held against patterns; an honest answer has a few
+
+# What was listed, in the order in which an RPZ zone goes by it (rpz.md, 12).
+cdef enum FindingKind:
+    FOUND_CLIENT = 0           # the client's address
+    FOUND_NAME = 1             # the name asked for, or one that the answer leads to
+    FOUND_ADDRESS = 2          # an address in the answer
+    FOUND_NSDNAME = 3          # the name of a name server
+    FOUND_NSIP = 4             # its address
+
+cdef enum:
+    INSPECTED_MORE = 1         # there was more than is kept: it is looked for again each time
+    INSPECTED_INSIDE = 2       # an address that no name outside should have
+    INSPECTED_SIGNED = 4       # the answer has signatures
 
 cdef struct Inspection:
     uint64_t generation        # in which it was found; 0: not inspected yet
     uint32_t overlay           # by which it was found: Core.overlay_number
-    uint32_t word              # the newest of the operators' words on what it points at; 0: none
-    uint32_t count
-    uint32_t listsets[TARGETS]
+    uint32_t word              # the newest of the operators' words on its names; 0: none
+    uint32_t ids[TARGETS]      # listsets of names, sets of addresses
+    uint8_t positions[TARGETS]  # how many aliases lead there
+    uint8_t kinds[TARGETS]     # FindingKind
+    uint8_t count
+    uint8_t flags              # INSPECTED_…
 
 # A name that an answer points at.
 cdef struct Target:
@@ -250,7 +290,10 @@ cdef struct Query:
     uint32_t limit             # octets that the reply may have
     # client, index, policy
     uint32_t policy_class
+    uint32_t row               # of the matrix: the class's own, or a variant that does not see some lists
     uint32_t listset
+    uint32_t finding           # FindingKind: what the cell speaks about
+    uint32_t position          # how many aliases lead there
     uint32_t route
     bint counted               # its client's bucket has paid for it
     uint32_t decided           # what of the cell was set by Python: DECIDED_…

@@ -12,6 +12,9 @@ from resolver.engine.index cimport MAX_KEY
 cdef enum:
     BLOCK_HEADER = 20       # octets: u32 keys, rules, and the lengths of own octets, tags and lines
     DIFF_SAMPLE = 1000      # names that diff_runs() gives out of each kind
+    SIDE_NOW = 0            # of a delta's rules (their outcome's lowest bit): what is said now
+    SIDE_WAS = 1            # and what the run under it says
+    SIDE_ALL = 2            # no delta's rules
 
 cdef struct RunRule:
     uint32_t tag            # outcome << 2 | scope
@@ -55,19 +58,15 @@ cdef class RunReader:
     cdef const uint8_t* tags
     cdef const uint8_t* lines
     cdef const uint8_t* end     # of the block
-    cdef list skip              # [(key, tags)] in the order of their keys: rules to pass over
-    cdef uint32_t skip_at       # the first of them that may still come
-    cdef uint32_t skip_count
 
-    def __cinit__(self, load, uint32_t blocks, uint32_t first=0, list skip=None):
-        self.load = load
-        self.skip = skip
-        self.skip_at = 0
-        self.skip_count = 0 if skip is None else <uint32_t>len(skip)
-        self.blocks = blocks
-        self.next_block = first
+    def __cinit__(self, *_):
         self.found = NULL
         self.keys_left = 0
+
+    def __init__(self, load, uint32_t blocks, uint32_t first=0):
+        self.load = load
+        self.blocks = blocks
+        self.next_block = first
 
     def __dealloc__(self):
         free(self.found)
@@ -103,35 +102,12 @@ cdef class RunReader:
 
     cdef bint advance(self) except -1:
         """Go to the next key; False at the end."""
-        while True:
-            while self.keys_left == 0:
-                if self.next_block >= self.blocks:
-                    return False
-                self._open_block()
-            if not self._take_key():
-                raise self._fault()
-            if self.skip_at == self.skip_count or self._pass_over():
-                return True
-
-    cdef bint _pass_over(self) except -1:
-        """Drop the rules of the key that are to be passed over; False if none is left."""
-        cdef bytes key
-        cdef uint32_t i, kept = 0
-        cdef int order
-        while self.skip_at < self.skip_count:
-            key = self.skip[self.skip_at][0]
-            order = compare_keys(<const uint8_t*><const char*>key, <uint32_t>len(key), self.key, self.key_length)
-            if order > 0:
-                return True
-            if order == 0:
-                tags = self.skip[self.skip_at][1]
-                for i in range(self.found_count):
-                    if self.found[i].tag not in tags:
-                        self.found[kept] = self.found[i]
-                        kept += 1
-                self.found_count = kept
-                return kept > 0
-            self.skip_at += 1
+        while self.keys_left == 0:
+            if self.next_block >= self.blocks:
+                return False
+            self._open_block()
+        if not self._take_key():
+            raise self._fault()
         return True
 
     cdef bint _take_key(self) noexcept nogil:
@@ -169,6 +145,30 @@ cdef class RunReader:
             if not tag & 1:
                 return True
 
+    cdef int _copy(self, RunReader other, int side) except -1:
+        """Stand where `other` stands. `side`: which half of a delta's rules are taken, or SIDE_ALL as they are."""
+        cdef uint32_t i, tag
+        cdef RunRule* grown
+        memcpy(self.key, other.key, other.key_length)
+        self.key_length = other.key_length
+        self.found_count = 0
+        if self.found_room < other.found_count:
+            grown = <RunRule*>realloc(self.found, other.found_room * sizeof(RunRule))
+            if grown == NULL:
+                raise MemoryError
+            self.found = grown
+            self.found_room = other.found_room
+        for i in range(other.found_count):
+            tag = other.found[i].tag
+            if side != SIDE_ALL:
+                if (tag >> 2 & 1) != <uint32_t>side:
+                    continue
+                tag = tag >> 3 << 2 | tag & 3
+            self.found[self.found_count].tag = tag
+            self.found[self.found_count].line = other.found[i].line
+            self.found_count += 1
+        return 0
+
     cdef bint _seek(self, bytes key) except -1:
         """Go to the first key that is not before `key`; False if there is none."""
         while self.advance():
@@ -203,6 +203,92 @@ cdef class RunReader:
         if not self.advance():
             raise StopIteration
         return self._item()
+
+
+cdef class DeltaReader(RunReader):
+    """A run's keys with those of a delta over them: what the delta has of a key is all there is of it. See engine.pyi."""
+
+    cdef RunReader under
+    cdef RunReader over
+    cdef bint has_under
+    cdef bint has_over
+
+    def __init__(self, RunReader under, RunReader over, bytes start=b""):
+        self.under = under
+        self.over = over
+        self.has_under = under.advance()
+        self.has_over = over._seek(start) if start else over.advance()
+
+    cdef bint advance(self) except -1:
+        cdef int order
+        while self.has_under or self.has_over:
+            order = 1 if not self.has_under else -1 if not self.has_over else compare_keys(
+                self.under.key, self.under.key_length, self.over.key, self.over.key_length
+            )
+            if order < 0:
+                self._copy(self.under, SIDE_ALL)
+                self.has_under = self.under.advance()
+                return True
+            self._copy(self.over, SIDE_NOW)
+            self.has_over = self.over.advance()
+            if order == 0:
+                self.has_under = self.under.advance()
+            if self.found_count:
+                return True
+        return False
+
+
+cdef class SideReader(RunReader):
+    """What one of two deltas of the same run says of the keys of both. See engine.pyi."""
+
+    cdef RunReader own
+    cdef RunReader other
+    cdef bint has_own
+    cdef bint has_other
+
+    def __init__(self, RunReader own, RunReader other):
+        self.own = own
+        self.other = other
+        self.has_own = own.advance()
+        self.has_other = other.advance()
+
+    cdef bint advance(self) except -1:
+        cdef int order
+        while self.has_own or self.has_other:
+            order = 1 if not self.has_own else -1 if not self.has_other else compare_keys(
+                self.own.key, self.own.key_length, self.other.key, self.other.key_length
+            )
+            if order <= 0:
+                self._copy(self.own, SIDE_NOW)
+                self.has_own = self.own.advance()
+            else:
+                self._copy(self.other, SIDE_WAS)
+            if order >= 0:
+                self.has_other = self.other.advance()
+            if self.found_count:
+                return True
+        return False
+
+
+def find_rules(RunReader reader, keys):
+    """The rules of each of these keys, which ascend: [[(scope, outcome)]]; reads on from where the cursor is."""
+    cdef bint more = reader.advance()
+    cdef bytes key
+    cdef int order
+    cdef list found = [], rules
+    for key in keys:
+        rules = []
+        while more:
+            order = compare_keys(
+                reader.key, reader.key_length, <const uint8_t*><const char*>key, <uint32_t>len(key)
+            )
+            if order == 0:
+                rules = [(reader.found[i].tag & 3, reader.found[i].tag >> 2) for i in range(reader.found_count)]
+            if order >= 0:
+                break
+            more = reader.advance()
+        found.append(rules)
+    return found
 
 
 cdef inline int compare_keys(const uint8_t* a, uint32_t a_length, const uint8_t* b, uint32_t b_length) noexcept nogil:

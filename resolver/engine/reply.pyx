@@ -156,9 +156,29 @@ cdef void write_record(Writer* w, uint32_t rtype, uint32_t ttl, const uint8_t* r
     write_octets(w, rdata, size)
 
 
-cdef int reply_negative(Query* q, Writer* w, const Profile* profile, uint32_t ttl) noexcept nogil:
+cdef uint32_t write_zone(Query* q, Writer* w, const SnapshotView* s, const Profile* profile) noexcept nogil:
+    # The policy zone's SOA for ADDITIONAL (rpz.md, 20), if there is one and it fits; how many records.
+    cdef const ZoneSoa* zone
+    if profile.zone == 0 or profile.zone > s.zone_count or w.full:
+        return 0
+    zone = &s.zones[profile.zone - 1]
+    if w.room - w.at < zone.name_size + 10u + zone.rdata_size + opt_size(q):
+        return 0
+    write_octets(w, zone.name, zone.name_size)
+    write_u16(w, TYPE_SOA)
+    write_u16(w, CLASS_IN)
+    write_u32(w, profile.ttl)
+    write_u16(w, zone.rdata_size)
+    write_octets(w, zone.rdata, zone.rdata_size)
+    return 1
+
+
+cdef int reply_negative(Query* q, Writer* w, const SnapshotView* s, const Profile* profile, uint32_t ttl) noexcept nogil:
     # NODATA or NXDOMAIN by q.rcode. The SOA's MINIMUM and TTL say how long the block may be remembered (RFC 2308
-    # section 5); its owner is the question's name, the only one we may speak for.
+    # section 5); its owner is the question's name, the only one we may speak for. A policy zone's SOA stands in ADDITIONAL
+    # instead, as nobody is to take that for the SOA of the name.
+    if profile.zone:
+        return reply_end(q, w, 0, 0, write_zone(q, w, s, profile))
     write_u16(w, NAME_OF_QUESTION)
     write_u16(w, TYPE_SOA)
     write_u16(w, CLASS_IN)
@@ -181,11 +201,11 @@ cdef int reply_data(Query* q, const SnapshotView* s, const Profile* profile) noe
     cdef uint32_t written = 0, ttl = profile.ttl
     if not index_records(s.index, index_data(s.index, q.listset, q.cell.member), &records):
         reply_begin(q, &w)
-        return reply_negative(q, &w, profile, ttl)
+        return reply_negative(q, &w, s, profile, ttl)
     if records.flags & RECORDS_WILDCARD:  # the qname goes before the target: Python puts them together
         q.reason = REASON_LOCAL
         return VERDICT_PUNT
-    if records.ttl != RECORDS_NO_TTL:
+    if records.ttl < ttl:  # the profile's is the rule's own as well, but for what the list caps
         ttl = records.ttl
     reply_begin(q, &w)
     while index_next_record(&records, &record):
@@ -195,7 +215,7 @@ cdef int reply_data(Query* q, const SnapshotView* s, const Profile* profile) noe
         elif record.rrtype == TYPE_CNAME:
             q.reason = REASON_LOCAL
             return VERDICT_PUNT
-    return reply_end(q, &w, written, 0, 0) if written else reply_negative(q, &w, profile, ttl)
+    return reply_end(q, &w, written, 0, write_zone(q, &w, s, profile)) if written else reply_negative(q, &w, s, profile, ttl)
 
 
 cdef int reply_blocked(Query* q, const SnapshotView* s) noexcept nogil:
@@ -224,14 +244,14 @@ cdef int reply_blocked(Query* q, const SnapshotView* s) noexcept nogil:
     if action == ACTION_ADDRESS or action == ACTION_ZERO:
         if q.qtype == TYPE_A:
             write_record(&w, TYPE_A, profile.ttl, profile.ipv4, 4)
-            return reply_end(q, &w, 1, 0, 0)
+            return reply_end(q, &w, 1, 0, write_zone(q, &w, s, profile))
         if q.qtype == TYPE_AAAA:
             write_record(&w, TYPE_AAAA, profile.ttl, profile.ipv6, 16)
-            return reply_end(q, &w, 1, 0, 0)
+            return reply_end(q, &w, 1, 0, write_zone(q, &w, s, profile))
     elif action == ACTION_NXDOMAIN:
         q.rcode = RCODE_NXDOMAIN
         put_u16(w.data + 2, reply_flags(q))
-    return reply_negative(q, &w, profile, profile.ttl)
+    return reply_negative(q, &w, s, profile, profile.ttl)
 
 
 cdef int reply_answer(Query* q, const Answer* answer) noexcept nogil:

@@ -131,7 +131,7 @@ cdef bint read_additional(Reader* r, Query* q, uint32_t records, uint32_t additi
 
 
 cdef int wire_parse(Query* q) noexcept nogil:
-    """Read header, question and EDNS into `q`; CONTINUE, DROP, or REPLY with q.rcode set to the error."""
+    """Read header, question and EDNS into `q`; CONTINUE, DROP, PUNT for a NOTIFY, or REPLY with q.rcode set to the error."""
     cdef Reader r
     cdef uint32_t questions, records, additional
     cdef bint sound
@@ -143,6 +143,17 @@ cdef int wire_parse(Query* q) noexcept nogil:
     additional = read_u16(&r)
     if r.failed or q.flags & FLAG_QR:  # no header to answer to, or an answer: answering those makes loops
         return VERDICT_DROP
+    if q.flags & OPCODE_MASK == OPCODE_NOTIFY and questions == 1:
+        q.rcode = RCODE_FORMERR
+        if not read_name(&r, q.name, q.labels, &q.name_size, &q.labels_count, False):
+            return VERDICT_REPLY
+        q.qtype = <uint16_t> read_u16(&r)
+        q.qclass = <uint16_t> read_u16(&r)
+        if r.failed:
+            return VERDICT_REPLY
+        q.question_end = r.at
+        q.reason = REASON_NOTIFY
+        return VERDICT_PUNT
     if q.flags & OPCODE_MASK:
         q.rcode = RCODE_NOTIMP
         return VERDICT_REPLY

@@ -43,8 +43,9 @@ async def _fetch_all(config: Config, lists: Sequence[ListConfig]) -> None:
         async with slots:
             tried = time.time()
             try:
-                await fetch_once(ways, place, listed)
-                state = State(listed.source, checked=time.time(), tried=tried, next_try=time.time() + listed.refresh)
+                fetched = await fetch_once(ways, place, listed)
+                refresh = listed.refresh if fetched.refresh is None else fetched.refresh
+                state = State(listed.source, checked=time.time(), tried=tried, next_try=time.time() + refresh)
             except FetchError as fault:
                 before = place.state(listed.source)
                 state = replace(before, tried=tried, failures=before.failures + 1, error=str(fault))

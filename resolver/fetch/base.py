@@ -15,12 +15,17 @@ from resolver.config.model import Config, ListConfig
 
 class FetchError(Exception):
     """Nothing came of a fetch, and the copy is as it was; the text says why. `retry_after`: seconds in which the source
-    does not want to be asked again (0: it did not say); `octets`: how many came all the same."""
+    does not want to be asked again (0: it did not say), or, if `exact`, after which it is asked again whatever happened
+    before; `octets`: how many came all the same. `changed`: the copy is to be enforced in another way nevertheless."""
 
-    def __init__(self, text: str, retry_after: float = 0.0, octets: int = 0) -> None:
+    def __init__(
+        self, text: str, retry_after: float = 0.0, octets: int = 0, *, exact: bool = False, changed: bool = False
+    ) -> None:
         super().__init__(text)
         self.retry_after = retry_after
         self.octets = octets
+        self.exact = exact
+        self.changed = changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +58,9 @@ def fetchers(config: Config, hurry: Hurry) -> Mapping[str, Fetcher]:
     from resolver.fetch.http import HttpFetcher
 
     http = HttpFetcher(config)
-    return {"http": http, "https": http}
+    ways: dict[str, Fetcher] = {"http": http, "https": http}
+    if any(listed.scheme == "axfr" for listed in config.lists):
+        from resolver.transfer.fetcher import TransferFetcher
+
+        ways["axfr"] = TransferFetcher(config, hurry)
+    return ways

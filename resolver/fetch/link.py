@@ -67,6 +67,11 @@ class Sources:
         finally:
             del self._orders[serial]
 
+    def hurry(self, names: Sequence[str]) -> None:
+        """Have the sources of these lists asked soon; nobody waits for it."""
+        if self._channel:
+            self._channel.send(control.Fetch(0, tuple(names)))
+
     async def run(self) -> None:
         """Keep the process running, until cancelled."""
         await self._wanted.wait()
@@ -140,8 +145,15 @@ class Sources:
         outcomes = dict(before.outcomes)
         if message.outcome:
             outcomes[message.outcome] = outcomes.get(message.outcome, 0) + 1
+        transfers = dict(before.transfers)
+        if message.outcome:
+            what = message.kind or "probe", message.outcome
+            transfers[what] = transfers.get(what, 0) + 1
         return replace(
             before,
+            serial=message.serial,
+            transfers=transfers,
+            transfer_seconds=before.transfer_seconds + message.seconds,
             copied=message.copied,
             checked=message.checked,
             failures=message.failures,

@@ -28,6 +28,7 @@ from resolver.fetch.base import Fetched, Fetcher, FetchError, fetchers
 from resolver.fetch.schedule import Schedule
 from resolver.fetch.store import BusyError, Place, State, forget_others
 from resolver.lists.report import duration
+from resolver.transfer.zone import ZonePlace
 
 AT_ONCE = 16  # fetches under way
 GATHER = 5.0  # seconds that a change waits for others that are under way
@@ -116,6 +117,8 @@ class Fetching:
                 self._schedule.add(
                     name, now, listed.refresh, wait=state.next_try - time.time() if here and state.next_try else None
                 )
+            if listed.scheme == "axfr" and name in moved:
+                self._schedule.hurry(name, now)
             self._tell(listed, state)
         for order in list(self._orders):
             for name in (order.asked | order.begun) - lists.keys():
@@ -150,14 +153,16 @@ class Fetching:
     async def _fetch(self, listed: ListConfig) -> None:
         assert self._config is not None
         place = Place(self._config.state_path, listed.name)
-        error, retry_after, octets, fetched = "", 0.0, 0, None
+        error, retry_after, exact, octets, fetched = "", 0.0, False, 0, None
         async with self._slots:
             tried = time.time()
             try:
                 fetched = await fetch_once(self._fetchers, place, listed)
                 octets = fetched.octets
             except FetchError as fault:
-                error, retry_after, octets = str(fault), fault.retry_after, fault.octets
+                error, retry_after, exact, octets = str(fault), fault.retry_after, fault.exact, fault.octets
+                if fault.changed:
+                    self._changed.append(listed.name)
         before, now = place.state(listed.source), asyncio.get_running_loop().time()
         if fetched is not None:
             refresh = listed.refresh if fetched.refresh is None else fetched.refresh
@@ -169,7 +174,13 @@ class Fetching:
         else:
             failures, has_copy = before.failures + 1, place.meta() is not None
             wait = self._schedule.failed(
-                listed.name, now, listed.refresh, failures=failures, has_copy=has_copy, retry_after=retry_after
+                listed.name,
+                now,
+                listed.refresh,
+                failures=failures,
+                has_copy=has_copy,
+                retry_after=retry_after,
+                exact=exact,
             )
             state = dataclasses.replace(before, tried=tried, failures=failures, error=error)
             if failures == 1:
@@ -222,6 +233,8 @@ class Fetching:
     def _tell(self, listed: ListConfig, state: State, outcome: str = "", octets: int = 0) -> None:
         assert self._config is not None
         meta = Place(self._config.state_path, listed.name).meta()
+        zone = ZonePlace(self._config.state_path, listed.name).read() if listed.scheme == "axfr" else None
+        is_new = outcome == "changed"
         self._send(
             control.Fetched(
                 list=listed.name,
@@ -232,6 +245,9 @@ class Fetching:
                 failures=state.failures,
                 error=state.error,
                 next_try=state.next_try,
+                serial=zone.soa.serial if zone else -1,
+                kind=zone.kind if zone and is_new else "",
+                seconds=zone.seconds if zone and is_new else 0.0,
             )
         )
 
@@ -284,12 +300,17 @@ async def fetch_once(ways: Mapping[str, Fetcher], place: Place, listed: ListConf
 
 def _source(listed: ListConfig | None) -> object:
     """What makes a list another one to fetch."""
-    return None if listed is None else (listed.source, listed.mirrors, listed.checksum, listed.refresh)
+    if listed is None:
+        return None
+    # What comes by transfer is read as it comes, so how it is read counts as well.
+    way = (listed.tsig, listed.kind, listed.subdomains, listed.on_expire) if listed.scheme == "axfr" else ()
+    return listed.source, listed.mirrors, listed.checksum, listed.refresh, way
 
 
 def _ways(config: Config) -> object:
     """What the fetchers are made of."""
-    return config.fetch, config.upstream, config.listen, config.base, config.state_path
+    transfers = any(listed.scheme == "axfr" for listed in config.lists)
+    return config.fetch, config.upstream, config.listen, config.base, config.state_path, config.tsig_keys, transfers
 
 
 async def _main(fd: int) -> None:

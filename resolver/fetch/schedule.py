@@ -83,9 +83,19 @@ class Schedule:
         return self._again(name, now, refresh * (1 - self._chance.uniform(0, EARLY)))
 
     def failed(
-        self, name: str, now: float, refresh: float, *, failures: int, has_copy: bool, retry_after: float = 0.0
+        self,
+        name: str,
+        now: float,
+        refresh: float,
+        *,
+        failures: int,
+        has_copy: bool,
+        retry_after: float = 0.0,
+        exact: bool = False,
     ) -> float:
-        """A fetch failed, the `failures`-th in a row; returns the seconds until the next."""
+        """A fetch failed, the `failures`-th in a row; returns the seconds until the next: `retry_after` if `exact`."""
+        if exact:
+            return self._again(name, now, retry_after)
         first, longest = (RETRY, LONGEST) if has_copy else (RETRY_WITHOUT, LONGEST_WITHOUT)
         wait = min(first * 2 ** min(failures - 1, 30), longest) * self._chance.uniform(0.75, 1.25)
         return self._again(name, now, max(min(wait, refresh), min(retry_after, LONGEST_OBEYED)))

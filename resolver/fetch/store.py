@@ -181,6 +181,12 @@ def copy_of(listed: ListConfig, state_dir: Path) -> Path:
     raise NoCopyError(f"{listed.shown}: waiting for the first copy{f'; {error}' if error else ''}")
 
 
+def has_copy(listed: ListConfig, state_dir: Path) -> bool:
+    """Whether there is a copy of a list from another machine."""
+    meta = Place(state_dir, listed.name).meta()
+    return meta is not None and meta.source == listed.source
+
+
 def forget_others(state_dir: Path, names: Iterable[str], older_than: float) -> None:
     """Delete copies of lists that the config does not have (any more) and that were last tried before `older_than`."""
     known = set(names)

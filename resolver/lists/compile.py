@@ -24,7 +24,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from resolver.config.model import Guard as GuardConfig
 from resolver.config.problem import ConfigError
 from resolver.config.types import Override as OverrideRule
 from resolver.engine.engine import Index
+from resolver.fetch.store import has_copy
 from resolver.lists import history
 from resolver.lists.clients import build_clients, outside
 from resolver.lists.guard import Guard
@@ -401,14 +402,32 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         cells=matrix.cells,
         profiles=matrix.profiles,
         clients=build_clients(config.allow_from, [(group.networks, classes[group.name]) for group in config.groups]),
+        withheld=_withheld(config, classes, {state.name for state in states if not state.run}, index.parent.parent),
         routes=number_routes([route.zones for route in config.upstream.routes]),
         groups=classes,
+        order=matrix.order,
+        variants=matrix.variants,
+        zones=matrix.zones,
+        guard=build_clients(config.rebinding.ranges, []) if config.rebinding.protect else None,
+        unguarded=config.rebinding.allow,
         decisions=matrix.decisions,
         patterns=fitting(header.patterns),
         paused=dict(zip([*classes, ""], matrix.paused_classes, strict=True)),
         shadows=matrix.shadows,
         shadow_claims=matrix.shadow_claims,
     )
+
+
+def _withheld(config: Config, classes: Mapping[str, int], missing: set[str], state_dir: Path) -> tuple[int, ...]:
+    """The classes that are to get no answers without a zone that has never come; 0 is who is in no group."""
+    cold = [
+        listed
+        for listed in config.lists
+        if listed.on_cold_start == "servfail" and listed.name in missing and not has_copy(listed, state_dir)
+    ]
+    if not cold:
+        return ()
+    return tuple(sorted({0} | {classes[group.name] for group in config.groups if any(map(group.takes, cold))}))
 
 
 def policy_rules(config: Config, states: Sequence[ListState]) -> PolicyRules:
@@ -454,7 +473,19 @@ def _list_policy(listed: ListConfig, state: ListState) -> ListPolicy:
         rpz=state.rpz,
         answer_triggers=state.answer_triggers,
         override=_override(listed.override),
+        max_ttl=listed.max_ttl,
+        recursive_only=listed.recursive_only,
+        break_dnssec=listed.break_dnssec,
+        soa=_soa(listed, state),
     )
+
+
+def _soa(listed: ListConfig, state: ListState) -> tuple[bytes, bytes] | None:
+    if not (state.rpz and listed.add_soa and state.soa):
+        return None
+    from resolver.lists.records import encode_soa  # dnspython takes time to load, and most lists are no zones
+
+    return encode_soa(state.zone or state.name, state.soa)  # a zone file need not say what its zone is called
 
 
 def _override(rule: OverrideRule) -> Override | None:
@@ -519,7 +550,7 @@ def _assign_slots(
         last_session = ""
     session = session or last_session
     fresh = dict(slots) if session == last_session else {name: slots[name] for name in names if name in slots}
-    free = iter(sorted(set(range(counters.OVERLAY_SLOT)) - set(fresh.values())))
+    free = iter(sorted(set(range(counters.REBINDING_SLOT)) - set(fresh.values())))
     for name in names:
         if name not in fresh and (slot := next(free, None)) is not None:
             fresh[name] = slot

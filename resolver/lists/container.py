@@ -17,6 +17,7 @@ from typing import IO, Any, Self, TypeAlias
 from resolver.engine.engine import checksum
 from resolver.lists.layout import ALIGN, CHECKSUM, PROLOGUE, SECTION, FileKind, Section
 
+COPIED = 1 << 20  # octets at a time
 Octets: TypeAlias = "bytes | bytearray | array[Any]"  # what a section is made of
 
 
@@ -72,6 +73,15 @@ class SectionWriter:
         written = self._file.write(piece)
         section = self._sections[-1]
         self._sections[-1] = section._replace(length=section.length + written)
+
+    def copy(self, source: SectionReader, number: int) -> None:
+        """Copy a section of another file; its checksum is taken over, and is what a reader finds damage by."""
+        self.begin()
+        section = source.sections[number]
+        end = section.offset + section.length
+        for at in range(section.offset, end, COPIED):
+            self.write(source.octets_at(at, min(COPIED, end - at)))
+        self._sections[-1] = self._sections[-1]._replace(checksum=section.checksum)
 
     def finish(self, *facts: object) -> int:
         """Write the header; returns the file's length in octets."""
@@ -132,6 +142,13 @@ class SectionReader:
         octets = os.pread(self._file.fileno(), length, offset)
         if len(octets) != length or checksum(octets) != expected:
             raise Damaged(f"{self.path}: the checksum of {length} octets at {offset} is wrong")
+        return octets
+
+    def octets_at(self, offset: int, length: int) -> bytes:
+        """Some octets that the caller need not trust yet; Damaged if the file has become shorter."""
+        octets = os.pread(self._file.fileno(), length, offset)
+        if len(octets) != length:
+            raise self.damaged(f"cut off at {offset + len(octets)} octets")
         return octets
 
     def damaged(self, fault: object) -> Damaged:

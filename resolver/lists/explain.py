@@ -85,9 +85,12 @@ def _matches(label: str, path: Path, asked: str) -> Iterator[Match]:
                 if rule.scope & wanted:
                     yield Match(label, rule.line, suffix, rule.scope, rule.outcome)
             for left in run.left_out:
-                if left.name == suffix and left.scope & wanted:
+                speaks = left.name == suffix and bool(left.scope & wanted)
+                if left.pattern:
+                    speaks = suffix == asked and covers_pattern(asked)(left.name)
+                if speaks:
                     why = f"{left.decided or 'waits for a decision'}, {left.protected} is {left.why}"
-                    yield Match(label, left.line, suffix, left.scope, left.outcome, why)
+                    yield Match(label, left.line, left.name, left.scope, left.outcome, why)
 
 
 def _suffixes(name: str) -> Iterator[str]:

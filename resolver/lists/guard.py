@@ -12,9 +12,9 @@ phishing names have others every day.
 *quarantined*: left out of what is served (view.py), while the rest of the list goes live. It covers a name if it stands at
 the name, or at one above and speaks of what is below. Protected are
 
-- public suffixes, and every top-level domain, listed or not: names that strangers share. Here a rule at the name itself is
-  enough, whomever it covers. So `||zip^` waits for an approval too: nobody can tell a maintainer's judgement from a slip
-  of the pen but who runs the resolver, and is asked once;
+- public suffixes (`guard.public_suffixes`), and every top-level domain: names that strangers share. Here a rule at the name
+  itself is enough, whomever it covers, and a pattern that fits the name or one below it. So `||zip^` waits for an approval
+  too: nobody can tell a maintainer's judgement from a slip of the pen but who runs the resolver, and is asked once;
 - names that the server itself needs: upstream servers, routes' zones, hosts of lists, its own host, contacts;
 - `guard.protect`, and what is asked most here (asked.py).
 
@@ -24,7 +24,9 @@ is new. Decisions (decisions.py) are about content: what was approved or rejecte
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,9 +38,11 @@ from resolver.config.model import Config, ListConfig
 from resolver.config.types import NO_LIMIT
 from resolver.decisions import ROLLED_BACK, Decisions, ListDecisions
 from resolver.lists.names import normalise
+from resolver.lists.patterns import PatternSet
 from resolver.lists.reading import Reading, describe
 from resolver.lists.report import ListOutcome, QuarantinedRule
-from resolver.lists.runs import Run, RunRule
+from resolver.lists.rules import Outcome, TriggerKind
+from resolver.lists.runs import Run, differences
 from resolver.lists.source import open_source
 from resolver.lists.view import LeftOut, rule_key, write_view
 from resolver.snapshot import HELD, REJECTED, RUNS, ListState, base_of
@@ -49,6 +53,7 @@ RULES_TOLD = 20  # quarantined rules that a report carries
 MAX_PROTECTED_FILE = 1_000_000  # names
 MAX_LINE_SHOWN = 200  # characters of a rule's line
 _HARMLESS = (Action.ALLOW, Action.TCP_ONLY)
+_ANY = "some-name"  # stands for the names below a public suffix
 _SUFFIX = "a public suffix: names of strangers are below it"
 _SUFFIXES = "above public suffixes: names of strangers are below it"
 _TLD = "a top-level domain"
@@ -60,13 +65,15 @@ class Protected:
     """Names that no new rule may block, each with why. All are in normal form.
 
     `zones`: what is below belongs to many, so any rule at the name counts; `names`: a rule that covers the name counts.
-    `wild`: names all of whose children are zones, but for `exceptions`. `warnings`: what could not be read.
+    `wild`: names all of whose children are zones, but for `exceptions`; `tlds`: every name of one label is one too.
+    `warnings`: what could not be read.
     """
 
     zones: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     wild: frozenset[str] = frozenset()
     exceptions: frozenset[str] = frozenset()
+    tlds: bool = True
     warnings: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -87,15 +94,43 @@ class Protected:
         known = {*self.zones, *self.names, *self.above, *self.wild}
         for name, rules in run.find_many(known):
             for rule in rules:
-                if _blocks(rule) and (found := self._why(name, rule.scope)):
+                if _blocks(rule.outcome) and (found := self._why(name, rule.scope)):
                     yield LeftOut(name, rule.scope, rule.outcome, rule.line, *found)
-        children = dict.fromkeys(run.children(""), _TLD)
+        children = dict.fromkeys(run.children(""), _TLD) if self.tlds else {}
         for base in self.wild:
             children |= {name: _SUFFIX for name in run.children(base) if name not in self.exceptions}
         for name, rules in run.find_many(children.keys() - known):
             for rule in rules:
-                if _blocks(rule):
+                if _blocks(rule.outcome):
                     yield LeftOut(name, rule.scope, rule.outcome, rule.line, name, children[name])
+
+    def changed_hits(self, before: Run, after: Run) -> Iterator[LeftOut]:
+        """Those rules of `after` at names of which `before` says something else: quick where few names changed."""
+        for name, _, rules in differences(before, after):
+            for rule in rules:
+                if _blocks(rule.outcome) and (found := self._why(name, rule.scope)):
+                    yield LeftOut(name, rule.scope, rule.outcome, rule.line, *found)
+
+    def pattern_hits(self, run: Run, before: Run | None) -> Iterator[LeftOut]:
+        """The patterns of a run that `before` has not and that fit a protected name, or one below a public suffix."""
+        if not run.header.triggers.get("pattern"):
+            return
+        known = {(each.text, each.outcome) for each in before.triggers()} if before else set()
+        fresh = [
+            each
+            for each in run.triggers()
+            if each.kind is TriggerKind.PATTERN and _blocks(each.outcome) and (each.text, each.outcome) not in known
+        ]
+        patterns = PatternSet([each.text for each in fresh]) if fresh else None
+        left = set(range(len(fresh)))
+        for name, why in itertools.chain(self.names.items(), self.zones.items()):
+            if patterns is None or not left:
+                return
+            asked = (name, f"{_ANY}.{name}") if name in self.zones else (name,)
+            for place in sorted({place for each in asked for place in patterns.matches(each)} & left):
+                left.discard(place)
+                text, outcome, line = fresh[place].text, fresh[place].outcome, fresh[place].line
+                yield LeftOut(text, Scope.SELF, outcome, line, name, why, pattern=True)
 
     def _why(self, name: str, scope: Scope) -> tuple[str, str] | None:
         """The protected name that a rule here would block, and why that one is protected."""
@@ -110,11 +145,20 @@ class Protected:
             return below, self.names.get(below) or self.zones.get(below, _SUFFIXES)
         if name.partition(".")[2] in self.wild and name not in self.exceptions:
             return name, _SUFFIX
-        return (name, _TLD) if name and "." not in name else None
+        return (name, _TLD) if self.tlds and name and "." not in name else None
 
 
-def _blocks(rule: RunRule) -> bool:
-    return rule.outcome.verb is Verb.BLOCK and rule.outcome.action not in _HARMLESS
+def _blocks(outcome: Outcome) -> bool:
+    return outcome.verb is Verb.BLOCK and outcome.action not in _HARMLESS
+
+
+def _still_there(rules: Sequence[LeftOut], run: Run) -> Iterator[LeftOut]:
+    """Those of the rules left out of another run that this one has too."""
+    found = dict(run.find_many({rule.name for rule in rules if not rule.pattern}))
+    for rule in rules:
+        for here in found.get(rule.name, ()) if not rule.pattern else ():
+            if (here.scope, here.outcome) == (rule.scope, rule.outcome):
+                yield rule._replace(line=here.line)
 
 
 def protected(config: Config, state_dir: Path) -> Protected:
@@ -152,6 +196,7 @@ def protected(config: Config, state_dir: Path) -> Protected:
         names,
         frozenset(rule[2:] for rule in suffixes if rule.startswith("*.")),
         frozenset(rule[1:] for rule in suffixes if rule.startswith("!")),
+        config.guard.public_suffixes != "none",
         tuple(warnings),
     )
 
@@ -279,24 +324,25 @@ class Guard:
 
     def _new_hits(self, old: ListState | None, newest: str, decided: ListDecisions) -> list[LeftOut]:
         """The rules of a new run that are not served already and would block protected names."""
-        found = []
-        with Run(self._runs / newest) as run:
-            for hit in self._protected.hits(run):
-                found.append(hit)
-                if len(found) > MAX_LEFT_OUT:
-                    return found
-        served: dict[str, list[RunRule]] = {}
-        if old and found:
-            with Run(self._runs / old.run) as run:
-                served = dict(run.find_many({hit.name for hit in found}))
-        return _undecided(
-            [
-                hit
-                for hit in found
-                if not any(_blocks(rule) and hit.scope & ~rule.scope == 0 for rule in served.get(hit.name, ()))
-            ],
-            decided,
-        )
+        with contextlib.ExitStack() as stack:
+            run = stack.enter_context(Run(self._runs / newest))
+            was = stack.enter_context(Run(self._runs / old.run)) if old else None
+            base = stack.enter_context(Run(self._runs / base_of(old.run))) if old else None
+            if was and base and run.shares_blocks(base):
+                found = [*self._protected.changed_hits(base, run), *_still_there(was.left_out, run)]
+            else:
+                found = list(itertools.islice(self._protected.hits(run), MAX_LEFT_OUT + 1))
+            if len(found) <= MAX_LEFT_OUT:
+                served = dict(was.find_many({hit.name for hit in found})) if was and found else {}
+                found = [
+                    hit
+                    for hit in found
+                    if not any(
+                        _blocks(rule.outcome) and hit.scope & ~rule.scope == 0 for rule in served.get(hit.name, ())
+                    )
+                ]
+            found += self._protected.pattern_hits(run, was)
+        return _undecided(found, decided)
 
     def _known_hits(self, old: ListState | None, decided: ListDecisions) -> list[LeftOut]:
         """The rules that were left out of the same run before and not approved since."""
@@ -324,6 +370,8 @@ class Guard:
                 replaces=old.replaces,
                 rpz=old.rpz,
                 answer_triggers=old.answer_triggers,
+                zone=old.zone,
+                soa=old.soa,
             )
         outcome = ListOutcome.HELD if held == HELD else ListOutcome.REJECTED
         report = replace(
@@ -348,9 +396,9 @@ class Guard:
         elif found:
             run = write_view(self._runs, state.run, sorted(found, key=lambda rule: (rule.line, rule.name)))
             with Run(self._runs / run) as view:
-                names = view.header.names
+                names, triggers = view.header.names, dict(view.header.triggers)
             state = replace(state, run=run, names=names, quarantined=len(waiting))
-            report = replace(report, names=names, quarantined=len(waiting))
+            report = replace(report, names=names, triggers=triggers, quarantined=len(waiting))
         if waiting:
             with Run(self._runs / base_of(state.run)) as run_:
                 files = run_.header.report.get("files", ())

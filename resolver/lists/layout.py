@@ -27,6 +27,13 @@ Both files begin alike:
     SHAPES    u32 a shape: how many members; shape 0 has none
     REFS      u32: offset in DATA of a member's records, 0 = it has none; a listset's follow each other
     DATA      {u32 ttl or all ones, u16 flags, u16 count} and count times {u16 type, u16 rdlength, rdata}
+    ADDRESSES, CLIENTS, NSIPS   which set speaks of an address in an answer, of a client's, of a name server's; empty where
+              none does, else {u32 n, u32 m}, n IPv4 starts and their sets (u32 each, n at least 1), m sets of IPv6
+              ranges (u32), m starts (16 octets in network order, m at least 1). A range ends where the next one starts;
+              the first starts at 0
+    SETS      {u32 listset, u32 index in LENGTHS or 0}; set 0 is "nobody speaks"
+    LENGTHS   u8 for each member of a set's listset: how long the prefix is by which an RPZ list speaks
+    NSNAMES   a line a name of a name server: {u8 octets, u32 listset of it, u32 of what is below it}, and the name
     TEXT      JSON: lists, kinds, shapes (merge.py), and after a patch what it left (patch.py); never mapped
 
 A name's hash has 128 bits. The upper half of its first word, times the number of buckets, picks the bucket; of the
@@ -41,7 +48,9 @@ index is built: two that share a fingerprint where one could be found for the ot
 an index (patch.py) asks it for each changed name, and takes a new one for another as seldom as a look-up does.
 
 **Run file**, no facts. Sections: BLOCKS (its sum is 0: each block has its own), INDEX, TRIGGERS, TEXT (JSON: RunHeader,
-runs.py).
+runs.py), DELTA and DELTA_INDEX: as BLOCKS and INDEX, for the keys that changed since BLOCKS was written (splice.py). What
+DELTA has of a key is all there is of it. A tag's outcome is there outcome << 1 | side: 0 what is said of the key now, 1 what
+BLOCKS say of it; a key that is gone has only the latter.
 
     INDEX     a line a block: {u64 offset, u32 octets, u32 keys, u64 XXH64 of its octets, u8 key length, first key}
     block     raw DEFLATE (RFC 1951) of
@@ -85,6 +94,9 @@ LISTSET = struct.Struct("<II")
 RECORDS = struct.Struct("<IHH")
 RECORD = struct.Struct("<HH")
 NO_TTL = 0xFFFFFFFF
+RANGES = struct.Struct("<II")
+RANGE_SET = struct.Struct("<II")
+NSNAME = struct.Struct("<BII")
 
 BLOCK_KEYS = 4096
 BLOCK_LINE = struct.Struct("<QIIQB")
@@ -108,7 +120,16 @@ class IndexSection(IntEnum):
     SHAPES = 4
     REFS = 5
     DATA = 6
-    TEXT = 7
+    ADDRESSES = 7
+    CLIENTS = 8
+    NSIPS = 9
+    SETS = 10
+    LENGTHS = 11
+    NSNAMES = 12
+    TEXT = 13
+
+
+TRIGGER_SECTIONS = tuple(IndexSection(number) for number in range(IndexSection.ADDRESSES, IndexSection.TEXT))
 
 
 class RunSection(IntEnum):
@@ -118,6 +139,8 @@ class RunSection(IntEnum):
     INDEX = 1
     TRIGGERS = 2
     TEXT = 3
+    DELTA = 4
+    DELTA_INDEX = 5
 
 
 @dataclass(frozen=True)
@@ -141,7 +164,7 @@ class FileKind:
         return -(-self.header // ALIGN) * ALIGN
 
 
-INDEX = FileKind("index", b"TAMPAHIX", 1, INDEX_FACTS, len(IndexSection))
+INDEX = FileKind("index", b"TAMPAHIX", 2, INDEX_FACTS, len(IndexSection))
 RUN = FileKind("run", b"TAMPAHRN", 2, RUN_FACTS, len(RunSection))
 
 

@@ -37,10 +37,12 @@ classes by five thousand shapes take a third of a second. Pure functions through
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from resolver.counters import LIST_SLOTS
 from resolver.lists import conditions
 from resolver.lists.conditions import NOTHING, Condition
 from resolver.lists.merge import Kind, Member
@@ -50,7 +52,10 @@ from resolver.vocabulary import EDE, Action, Rank, Verb
 NEEDS_ANSWER = 1  # flags of a cell
 CONDITIONAL = 2
 SHADOW = 0x80
+KEEPS_SIGNED = 4
 OVERLAY_PROFILE = 2  # PROFILE_OVERLAY in engine/query.pxd
+REBINDING_PROFILE = 3  # PROFILE_REBINDING there
+NOT_RECURSIVE, SIGNED = 1, 2  # bits of a class's variants
 NO_MEMBER = 0xFF  # nobody won, or the winner stands too far back to be named, which is well as long as it has no data
 
 _ORDINARY = 4  # Claim.order of what is no rewrite
@@ -75,8 +80,11 @@ class Override:
 class ListPolicy:
     """What of a list's config bears on policy.
 
-    `slot` counts it; `shadow`: it only counts; `mandatory`: neither a pause nor a shadow group touches it;
-    `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too.
+    `slot` counts it; `shadow`: it only counts; `mandatory`: neither a pause nor a shadow group touches it; `rpz`: it
+    decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too. `max_ttl` caps the
+    TTL of its answers, in seconds. `recursive_only`: an RPZ list that says nothing to queries without RD. `break_dnssec`
+    no: it leaves signed answers alone where the client wants to verify them. `soa`: owner and data in wire form of the
+    SOA that goes with its answers.
     """
 
     name: str
@@ -87,6 +95,10 @@ class ListPolicy:
     rpz: bool = False
     answer_triggers: bool = False
     override: Override | None = None
+    max_ttl: int | None = None
+    recursive_only: bool = True
+    break_dnssec: bool = True
+    soa: tuple[bytes, bytes] | None = None
 
     def speaks(self) -> bool:
         """Whether a match in it can decide anything."""
@@ -169,6 +181,7 @@ class Claim(NamedTuple):
 class Matrix:
     """Cells for every class and shape, the profiles they name, and which class each group has.
 
+    `order`, `variants` and `zones` are Policy's. Variants of classes are behind the classes that groups have.
     `decisions`: for each conditional (class, shape) the claims to try, the strongest first, as (condition, cell).
     `paused_classes`: for each group, and behind them for clients in none, the class while filtering is off for them.
     `shadows` and `shadow_claims` are those of snapshot.Policy.
@@ -179,7 +192,10 @@ class Matrix:
     cells: bytes
     profiles: tuple[Profile, ...]
     group_classes: tuple[int, ...]  # parallel to PolicyRules.groups
-    decisions: Mapping[tuple[int, int], Decision] = field(default_factory=dict)
+    decisions: Mapping[tuple[int, int], Decision]
+    order: bytes
+    variants: bytes
+    zones: tuple[tuple[bytes, bytes], ...]
     paused_classes: tuple[int, ...] = ()
     shadows: bytes = b""
     shadow_claims: bytes = b""
@@ -210,7 +226,13 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
     paused_classes = tuple(
         classes.setdefault(_paused(rules, policy_class), len(classes)) for policy_class in (*own, _every_list(rules))
     )
-    profiles: dict[Profile, int] = {_FORWARD: 0, _ALLOW: 1, _overlay_profile(rules): OVERLAY_PROFILE}
+    variants = _variants(rules, classes)
+    profiles: dict[Profile, int] = {
+        _FORWARD: 0,
+        _ALLOW: 1,
+        _overlay_profile(rules): OVERLAY_PROFILE,
+        _rebinding_profile(rules): REBINDING_PROFILE,
+    }
     ranked: dict[frozenset[tuple[int, Override | None]], list[list[Claim]]] = {}
     decisions: dict[tuple[int, int], Decision] = {}
     shadow = _ShadowTable()
@@ -228,6 +250,10 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
         else:
             shadow.skip(len(shapes))
         rows.append(b"".join(row))
+    order = array("H", [0xFFFF]) * LIST_SLOTS
+    for number, policy in enumerate(rules.lists):
+        if policy.slot < LIST_SLOTS:
+            order[policy.slot] = number
     return Matrix(
         classes=len(classes),
         shapes=len(shapes),
@@ -235,10 +261,37 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
         profiles=tuple(profiles),
         group_classes=group_classes,
         decisions=decisions,
+        order=order.tobytes(),
+        variants=variants,
+        zones=_zones(rules),
         paused_classes=paused_classes,
         shadows=shadow.cells,
         shadow_claims=shadow.claims,
     )
+
+
+def _variants(rules: PolicyRules, classes: dict[_PolicyClass, int]) -> bytes:
+    """For each class the ones that do not see the lists that leave such a query alone, added to `classes`."""
+    masks = [0, 0, 0, 0]
+    for number, policy in enumerate(rules.lists):
+        if policy.rpz and policy.recursive_only:
+            masks[NOT_RECURSIVE] |= 1 << number
+        if not policy.break_dnssec:
+            masks[SIGNED] |= 1 << number
+    masks[NOT_RECURSIVE | SIGNED] = masks[NOT_RECURSIVE] | masks[SIGNED]
+    if not any(masks):
+        return b""
+    found = array("H")
+    for policy_class in list(classes):
+        for mask in masks:
+            variant = policy_class._replace(visible=policy_class.visible & ~mask)
+            found.append(classes.setdefault(variant, len(classes)))
+    return found.tobytes()
+
+
+def _zones(rules: PolicyRules) -> tuple[tuple[bytes, bytes], ...]:
+    """The SOAs that go with lists' answers, each once."""
+    return tuple(dict.fromkeys(policy.soa for policy in rules.lists if policy.soa))
 
 
 def claims(rules: PolicyRules, shape: Shape, *, shadows: bool = False) -> list[Claim]:
@@ -470,6 +523,8 @@ def _cell(
         winner.rank == Rank.BLOCK and first_trigger < len(rules.lists)
     ):
         flags |= NEEDS_ANSWER
+    if not policy.break_dnssec and action >= Action.ADDRESS:
+        flags |= KEEPS_SIGNED
     if winner.member >= NO_MEMBER and not winner.target and action in (Action.DATA, Action.CNAME):
         raise ValueError(f"list {policy.name}: more than {NO_MEMBER} rules speak of a name before its rule with data")
     profile = _profile(rules, policy, action, winner.ttl, winner.target)
@@ -569,6 +624,8 @@ def _profile(rules: PolicyRules, policy: ListPolicy, action: Action, ttl: int | 
     sinkhole = rules.sinkhole
     if ttl is None:
         ttl = sinkhole.ttl if category.ttl is None else category.ttl
+    if policy.max_ttl is not None:
+        ttl = min(ttl, policy.max_ttl)
     here = action is Action.ADDRESS
     return Profile(
         action=action,
@@ -579,6 +636,7 @@ def _profile(rules: PolicyRules, policy: ListPolicy, action: Action, ttl: int | 
         text="" if category.ede == NO_EDE else extra_text(policy, category),
         soa=_MNAME + (mailbox(category.contact) or _NOBODY),
         target=target,
+        zone=_zones(rules).index(policy.soa) + 1 if policy.soa else 0,
     )
 
 
@@ -586,6 +644,12 @@ def _overlay_profile(rules: PolicyRules) -> Profile:
     """How a name is answered that an operator blocked by hand: as the sinkhole says."""
     answer = _profile(rules, ListPolicy("overlay"), rules.sinkhole.action, None, "")
     return replace(answer, text="blocked by the operator")
+
+
+def _rebinding_profile(rules: PolicyRules) -> Profile:
+    """How a name outside is answered whose answer has an address inside."""
+    answer = _profile(rules, ListPolicy("rebinding"), Action.NODATA, None, "")
+    return replace(answer, text="blocked by rebinding: a name outside with an address inside")
 
 
 def extra_text(policy: ListPolicy, category: CategoryPolicy) -> str:

@@ -23,6 +23,7 @@ from resolver.lists import conditions
 from resolver.lists.conditions import Condition
 from resolver.lists.container import Damaged, SectionReader, SectionWriter, replacing
 from resolver.lists.layout import INDEX, IndexSection
+from resolver.lists.ranges import ListTriggers, build_triggers
 from resolver.lists.rules import Outcome, TriggerKind
 from resolver.lists.runs import Run, RunHeader
 from resolver.vocabulary import Action, Scope, Verb
@@ -127,13 +128,6 @@ class Combiner:
             if _member(rule) not in self._badfilters and (_member(rule), rule & 3) not in cancelled
         ]
 
-    def listset_of(self, member: int) -> int:
-        """The listset of one member alone."""
-        number = self._ids.setdefault((member,), len(self.listsets))
-        if number == len(self.listsets):
-            self.listsets.append((member,))
-        return number
-
     def _apply(self, inherited: int, rules: Sequence[int], scope: int) -> int:
         """Ordinary lists add up; in a list that replaces, what the name itself says takes the place of its parents'."""
         own = {(rule >> 32 << 32) | ((rule & 0xFFFFFFFF) >> 2) for rule in rules if rule & scope}
@@ -141,7 +135,10 @@ class Combiner:
             return inherited
         replaced = {member >> 32 for member in own if self._replaces[member >> 32]}
         kept = {member for member in self.listsets[inherited] if member >> 32 not in replaced}
-        members = tuple(sorted(own | kept))
+        return self.listset(tuple(sorted(own | kept)))
+
+    def listset(self, members: tuple[int, ...]) -> int:
+        """The number of the listset with these members, in ascending order."""
         number = self._ids.setdefault(members, len(self.listsets))
         if number == len(self.listsets):
             self.listsets.append(members)
@@ -193,7 +190,7 @@ def _patterns(runs: Sequence[Run], combiner: Combiner) -> list[tuple[str, int, t
     return [
         (
             text,
-            combiner.listset_of(number << 32 | runs[number].header.outcomes.index(outcome)),
+            combiner.listset((number << 32 | runs[number].header.outcomes.index(outcome),)),
             condition.denied,
         )
         for (text, number, outcome), condition in found.items()
@@ -289,6 +286,11 @@ def _write_index(path: Path, lists: Sequence[ListRun], runs: Sequence[Run], key:
     table.fill(ids)
     patterns = _patterns(runs, combiner)
     filled = time.perf_counter()
+    triggers = build_triggers(
+        [ListTriggers(run.triggers(), run.header.outcomes, run.header.replaces) for run in runs],
+        combiner.listset,
+        badfilters_of([run.header for run in runs]),
+    )
     tables = _Tables([entry.name for entry in lists], [run.header.outcomes for run in runs], combiner.listsets)
     known = list(combiner.pairs)
     header = {
@@ -300,6 +302,7 @@ def _write_index(path: Path, lists: Sequence[ListRun], runs: Sequence[Run], key:
         "shapes": list(tables.shapes),
         "entries": table.count,
         "names": merger.names,
+        "triggers": [run.header.trigger_digest for run in runs],
         "patterns": patterns,
     }
     with replacing(path) as file:
@@ -311,6 +314,8 @@ def _write_index(path: Path, lists: Sequence[ListRun], runs: Sequence[Run], key:
         writer.add(array("I", map(len, tables.shapes)))
         writer.add(tables.refs)
         writer.add(tables.data)
+        for section in triggers:
+            writer.add(section)
         hot = writer.tell()
         writer.add(json.dumps(header, separators=(",", ":")).encode())
         length = writer.finish(key, table.buckets, table.reach, table.count, merger.root_self, merger.root_below)

@@ -8,7 +8,8 @@ entries of their own. That the walk (engine/patch.pyx) finds in their runs, and 
 such names.
 
 Ids of pairs, listsets, shapes and data stay; new ones are appended, and may repeat one that no name met here has. What
-is no longer used stays too: patch_index() gives up, and a full build clears up, when that would grow. The index's TEXT
+is no longer used stays too; patch_index() gives up, and a full build clears up, when that would grow. Triggers are worked
+out anew if a list's changed, and copied else, as listsets stay. The index's TEXT
 has, beside what merge.py writes, "patched": [patches since the full build, names changed by them, names left behind].
 Names left behind may have entries although no list has them nor a name below them; they are visited like listed ones.
 """
@@ -26,8 +27,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from resolver.engine.engine import Index, IndexPatch, KeyCollision, changed_rules
 from resolver.lists.container import SectionReader, SectionWriter, replacing
-from resolver.lists.layout import INDEX, NO_TTL, RECORD, RECORDS, SLOTS, IndexSection, key_of
-from resolver.lists.merge import IndexReport, Kind, ListRun
+from resolver.lists.layout import INDEX, NO_TTL, RECORD, RECORDS, SLOTS, TRIGGER_SECTIONS, IndexSection, key_of
+from resolver.lists.merge import IndexReport, Kind, ListRun, badfilters_of
+from resolver.lists.ranges import ListTriggers, build_triggers
 from resolver.lists.rules import Outcome
 from resolver.lists.runs import Run
 from resolver.vocabulary import Action, Scope, Verb
@@ -100,6 +102,7 @@ class _Patch:
         self._tables = _Tables(file, self._text, self._buckets)
         for number, items, covers in changes:
             self._patch_list(number, items, covers)
+        self._triggers = self._trigger_sections(file)
 
     def _run(self, path: Path) -> Run:
         if path not in self._runs:
@@ -128,7 +131,7 @@ class _Patch:
             raise _GiveUp
         limit = min(MAX_CHANGES, int(MAX_SHARE * self._names) - self._changed)
         limit = min(limit, int(MAX_SUM * self._names) - self._before.names - self._changed)
-        found = changed_rules(before.reader(), after.reader(), outcomes, limit) if limit > 0 else None
+        found = changed_rules(*after.readers_against(before), outcomes, limit) if limit > 0 else None
         if found is None:
             raise _GiveUp
         items, covers, (added, removed, changed) = found
@@ -142,6 +145,12 @@ class _Patch:
         """Exchange what one list says. The index is right before and after; the other lists' runs are as it has them."""
         parents = self._buckets.with_children(covers)
         if parents:
+            # The two runs' cursors leave out what both are known to say the same of, so these may be missing.
+            below = self._run(self._lists[number].run).rules_below(parents, MAX_CHANGES)
+            if len(below) > MAX_CHANGES:
+                raise _GiveUp
+            for key, rules in below:
+                visits.setdefault(key, (rules, False))
             for other in range(len(self._lists)):
                 if other != number:
                     self._visit(visits, self._run(self._paths[other]).keys_below(parents, MAX_CHANGES))
@@ -158,6 +167,22 @@ class _Patch:
         if len(self._left_behind) > MAX_LEFT_BEHIND:
             raise _GiveUp
         self._paths[number] = self._lists[number].run
+
+    def _trigger_sections(self, file: SectionReader) -> list[bytes]:
+        """The old index's, as listsets stay; worked out anew if some list's triggers changed."""
+        runs = [self._run(entry.run) for entry in self._lists]
+        if self._text["triggers"] == [run.header.trigger_digest for run in runs]:
+            return [file.read(section) for section in TRIGGER_SECTIONS]
+        combines = [
+            _Combine(self._tables, number, entry, run.header.outcomes)
+            for number, (entry, run) in enumerate(zip(self._lists, runs, strict=True))
+        ]
+
+        def listset(members: tuple[int, ...]) -> int:
+            return self._tables.listset(tuple(combines[member >> 32].member(member & 0xFFFFFFFF) for member in members))
+
+        lists = [ListTriggers(run.triggers(), run.header.outcomes, run.header.replaces) for run in runs]
+        return list(build_triggers(lists, listset, badfilters_of([run.header for run in runs])))
 
     @staticmethod
     def _visit(visits: Visits, keys: Sequence[bytes]) -> None:
@@ -180,6 +205,7 @@ class _Patch:
             "shapes": list(tables.shapes),
             "entries": buckets.entries,
             "names": self._names,
+            "triggers": [self._run(entry.run).header.trigger_digest for entry in self._lists],
             "patterns": self._text.get("patterns", []),
             "patched": _Patched(self._before.patches + 1, self._before.names + self._changed, left_behind),
         }
@@ -191,6 +217,8 @@ class _Patch:
             writer.add(buckets.pairs)
             for table in (tables.listsets, tables.sizes, tables.refs, tables.data):
                 writer.add(table)
+            for section in self._triggers:
+                writer.add(section)
             hot = writer.tell()
             writer.add(json.dumps(header, separators=(",", ":")).encode())
             length = writer.finish(key, buckets.buckets, buckets.reach, buckets.entries, root_self, root_below)
@@ -339,7 +367,7 @@ class _Combine:
 
     def _said(self, parents: list[Member], rules: tuple[int, ...], scope: Scope) -> list[Member]:
         """What the list says of a name; `parents`: what it says of all names below the name's parent."""
-        own = [self._member(outcome) for outcome in sorted({rule >> 2 for rule in rules if rule & scope})]
+        own = [self.member(outcome) for outcome in sorted({rule >> 2 for rule in rules if rule & scope})]
         if not own:
             return parents
         if self._entry.replaces or not parents:
@@ -349,10 +377,11 @@ class _Combine:
             return parents
         if not self._order:
             for outcome in range(len(self._outcomes)):
-                self._order.setdefault(self._member(outcome), outcome)
+                self._order.setdefault(self.member(outcome), outcome)
         return sorted([*parents, *added], key=lambda member: self._order.get(member, -1))
 
-    def _member(self, number: int) -> Member:
+    def member(self, number: int) -> Member:
+        """An outcome of the list as a listset's member."""
         known = self._members.get(number)
         if known is None:
             outcome = self._outcomes[number]

@@ -59,6 +59,8 @@ def expression_of(pattern: str) -> str:
 def canonical(pattern: str) -> str:
     """The one text of a pattern that is sound and says something; BadLine says what is wrong with it."""
     expression = expression_of(pattern)
+    if any("\udc80" <= character <= "\udcff" for character in expression):
+        raise BadLine("an octet that is no UTF-8")
     try:
         compiled = _re2().compile(expression, _options(_MAX_ONE))
     except _re2().error as error:

@@ -11,6 +11,7 @@ there is none, it is missing and the others serve. Only a lack of memory ends th
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import Any
 
 from resolver.config.model import ListConfig
 from resolver.engine.engine import RunBuilder
-from resolver.fetch.store import FOLDER
+from resolver.fetch.store import FOLDER, copy_of
 from resolver.lists.layout import BLOCK_KEYS
 from resolver.lists.parse import Options, read_files
 from resolver.lists.records import encode_records
@@ -33,7 +34,7 @@ from resolver.snapshot import RUNS, ListState
 
 MAX_READINGS = 3  # of a source that changes while it is read
 # Kinds of triggers that upstream's answers are held against; those that nobody looks for cannot outrank a name's.
-ENFORCED_TRIGGERS: frozenset[str] = frozenset()
+ENFORCED_TRIGGERS = frozenset({"address", "nsdname", "nsip"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def take_list(
         raise
     except Exception as fault:  # a list may hold anything, and no list may harm another
         error = _named(describe(fault), listed, state_dir)
-        outcome, state, header = _serve_on(state_dir / RUNS, fresh, before)
+        outcome, state, header = _serve_on(state_dir / RUNS, fresh, None if isinstance(fault, _Dropped) else before)
     report = _report(listed, outcome, header, error)
     age, seconds = max(0.0, time.time() - state.seen), time.perf_counter() - started
     return Reading(state, replace(report, age=age, seconds=seconds))
@@ -97,6 +98,9 @@ def check_list(listed: ListConfig, state_dir: Path) -> ListReport:
     started = time.perf_counter()
     try:
         stats = [stat_of(file) for file in files_here(listed, state_dir)]
+        if listed.scheme == "axfr":
+            with Run(Path(stats[0].path)) as run:
+                return replace(_report(listed, ListOutcome.READ, run.header, ""), seconds=time.perf_counter() - started)
         builder, header, triggers = _parse(stats, options_of(listed), listed)
         builder.sort()
         while builder.take_block(BLOCK_KEYS):
@@ -141,6 +145,8 @@ def _take(
     listed: ListConfig, state_dir: Path, options: Options, fresh: ListState, before: ListState | None, force: bool
 ) -> tuple[ListOutcome, ListState, RunHeader]:
     runs = state_dir / RUNS
+    if listed.scheme == "axfr":
+        return _take_zone(listed, state_dir, fresh, before, force)
     marks = {"options": fresh.options}
     if listed.is_remote:
         marks["source"] = listed.shown  # which the run names its lines by
@@ -163,6 +169,39 @@ def _take(
             header = write_run(path, builder, replace(header, source={"digest": digest}), triggers)
         return outcome, _filled(state, path.name, header), header
     raise ValueError(f"{listed.shown}: changes while it is read; it is taken once it stands still")
+
+
+class _Dropped(ValueError):
+    """The list's copy expired, and is to be enforced no more."""
+
+
+def _take_zone(
+    listed: ListConfig, state_dir: Path, fresh: ListState, before: ListState | None, force: bool
+) -> tuple[ListOutcome, ListState, RunHeader]:
+    """The run that a zone transfer left (resolver/transfer/), linked among the runs of lists that were read."""
+    from resolver.transfer.zone import ZonePlace  # few have such lists
+
+    path, place, runs = copy_of(listed, state_dir), ZonePlace(state_dir, listed.name), state_dir / RUNS
+    record = place.read()
+    if record is None or place.path(record) != path:
+        raise ValueError(f"{listed.shown}: its copy is not whole; all of it is transferred again")
+    if record.options != fresh.options:
+        raise ValueError(f"{listed.shown}: its copy was read in another way; all of it is transferred again")
+    if record.expired and listed.on_expire == "drop":
+        raise _Dropped(f"{listed.shown}: expired, and on_expire is drop: no primary has answered for too long")
+    stat = stat_of(path)
+    target = run_path(runs, record.digest)
+    state = replace(fresh, source=((stat.path, stat.size, stat.mtime_ns, stat.inode),), seen=record.checked)
+    if force and (fault := fault_of(state_dir / FOLDER, replace(state, run=f"{listed.name}/{path.name}"))):
+        place.forget()
+        raise ValueError(fault)
+    known = before is not None and before.run == target.name
+    if force or not target.is_file():
+        runs.mkdir(mode=0o750, parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        os.link(path, target)
+    with Run(target) as run:
+        return ListOutcome.REUSED if known else ListOutcome.READ, _filled(state, target.name, run.header), run.header
 
 
 def _digest(stats: Sequence[SourceStat]) -> str:
@@ -211,6 +250,8 @@ def _filled(state: ListState, run: str, header: RunHeader) -> ListState:
         digest=str(header.source.get("digest", "")),
         replaces=header.replaces,
         rpz=header.report.get("format") == "rpz",
+        zone=str(header.report.get("zone", "")),
+        soa=str(header.report.get("soa", "")),
         answer_triggers=not ENFORCED_TRIGGERS.isdisjoint(header.triggers),
     )
 

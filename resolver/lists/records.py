@@ -41,3 +41,12 @@ def encode_records(outcome: Outcome) -> bytes:
     ttl = NO_TTL if outcome.ttl is None else outcome.ttl
     octets = RECORDS.pack(ttl, flags, len(records))
     return octets + b"".join(RECORD.pack(rrtype, len(rdata)) + rdata for rrtype, rdata in records)
+
+
+def encode_soa(zone: str, soa: str) -> tuple[bytes, bytes]:
+    """A policy zone's name and its SOA's data in wire form, from text. ValueError if they are none."""
+    try:
+        rdata = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.SOA, soa, origin=dns.name.root, relativize=False)
+        return dns.name.from_text(zone).to_wire() or b"", rdata.to_wire() or b""
+    except (dns.exception.DNSException, ValueError) as error:
+        raise ValueError(f"not an SOA: {soa!r} of {zone!r}: {error}") from error

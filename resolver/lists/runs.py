@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import itertools
 import json
 import struct
 import zlib
@@ -16,19 +15,25 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from resolver.engine.engine import (
+    DeltaReader,
     RunBuilder,
     RunDifference,
     RunReader,
+    SideReader,
+    SkipReader,
     checksum,
     diff_runs,
     find_many,
+    find_rules,
     first_from,
     keys_below,
+    rules_below,
 )
 from resolver.lists.container import Damaged, SectionReader, SectionWriter, replacing
 from resolver.lists.layout import (
@@ -70,7 +75,8 @@ class RunHeader:
 
     `triggers` counts them by the lower-case word of their kind; `trigger_digest` tells whether two runs have the same
     ones, whatever their lines ("": none). `source` says what was read (digest, stat, as its reader wishes), `report` is
-    the dialect's: passed through as JSON.
+    the dialect's: passed through as JSON. `base_outcomes`: so many of `outcomes` are those that the run's BLOCKS speak of;
+    the others came with its delta or its triggers.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -85,6 +91,7 @@ class RunHeader:
     report: Mapping[str, Any] = field(default_factory=dict)
     triggers: Mapping[str, int] = field(default_factory=dict)
     trigger_digest: str = ""
+    base_outcomes: int = 0
 
 
 class RunRule(NamedTuple):
@@ -121,40 +128,115 @@ def run_path(folder: Path, digest: str) -> Path:
     return folder / f"{digest}.run"
 
 
+class BlockWriter:
+    """Compresses blocks in threads and writes them in order into the section begun. `blocks`: those written."""
+
+    def __init__(self, writer: SectionWriter) -> None:
+        self.blocks: list[Block] = []
+        self._writer = writer
+        self._pool = ThreadPoolExecutor(COMPRESS_THREADS)
+        self._waiting: deque[tuple[bytes, int, Future[bytes]]] = deque()
+
+    def put(self, block: tuple[bytes, int, bytes]) -> None:
+        """Take a block as RunBuilder.take_block() gives it."""
+        self._waiting.append((block[0], block[1], self._pool.submit(_deflate, block[2])))
+        while len(self._waiting) > COMPRESS_AHEAD:
+            self._write()
+
+    def flush(self) -> None:
+        """Write what was put."""
+        while self._waiting:
+            self._write()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _write(self) -> None:
+        first, keys, future = self._waiting.popleft()
+        octets = future.result()
+        self.blocks.append(Block(self._writer.tell(), len(octets), keys, checksum(octets), first))
+        self._writer.write(octets)
+
+
+def write_blocks(writer: SectionWriter, builder: RunBuilder) -> list[Block]:
+    """Write all that a builder has yet to give out into the section begun."""
+    blocks = BlockWriter(writer)
+    try:
+        while block := builder.take_block(BLOCK_KEYS):
+            blocks.put(block)
+        blocks.flush()
+    finally:
+        blocks.close()
+    return blocks.blocks
+
+
 def write_run(path: Path, builder: RunBuilder, header: RunHeader, triggers: Sequence[Trigger] = ()) -> RunHeader:
     """Sort what `builder` took and write it to `path`; returns the header with its counts.
 
     `triggers` have no duplicates, are in the order of kind and line, and their outcomes are among the header's.
     """
     builder.sort()
-    blocks: list[Block] = []
-    waiting: deque[tuple[bytes, int, Future[bytes]]] = deque()
-    with replacing(path) as file, ThreadPoolExecutor(COMPRESS_THREADS) as pool:
+    with replacing(path) as file:
         writer = SectionWriter(file, RUN)
         writer.begin()
-        block = builder.take_block(BLOCK_KEYS)
-        while block or waiting:
-            if block:
-                waiting.append((block[0], block[1], pool.submit(_deflate, block[2])))
-                block = builder.take_block(BLOCK_KEYS)
-            if len(waiting) > COMPRESS_AHEAD or not block:
-                first, keys, future = waiting.popleft()
-                octets = future.result()
-                blocks.append(Block(writer.tell(), len(octets), keys, checksum(octets), first))
-                writer.write(octets)
-        header = replace(
-            header,
-            names=builder.names,
-            rules=builder.rules,
-            duplicates=header.duplicates + builder.duplicates,
-            triggers=count_triggers(triggers),
-            trigger_digest=_trigger_digest(triggers),
-        )
-        writer.add(pack_blocks(blocks))
-        writer.add(_pack_triggers(triggers, header.outcomes))
-        writer.add(_pack_header(header))
-        writer.finish()
+        header = finish_run(writer, write_blocks(writer, builder), builder, header, triggers)
     return header
+
+
+def finish_run(
+    writer: SectionWriter, blocks: list[Block], builder: RunBuilder, header: RunHeader, triggers: Sequence[Trigger] = ()
+) -> RunHeader:
+    """Write what comes behind the BLOCKS of a run without a delta; returns the header with its counts."""
+    header = replace(
+        header,
+        names=builder.names,
+        rules=builder.rules,
+        duplicates=header.duplicates + builder.duplicates,
+        base_outcomes=len(header.outcomes),
+    )
+    writer.add(pack_blocks(blocks))
+    header = add_header(writer, header, triggers)
+    writer.add(b"")
+    writer.add(pack_blocks([]))
+    writer.finish()
+    return header
+
+
+def add_header(writer: SectionWriter, header: RunHeader, triggers: Sequence[Trigger]) -> RunHeader:
+    """Write TRIGGERS and TEXT; returns the header with what it says of triggers."""
+    header = replace(header, triggers=count_triggers(triggers), trigger_digest=_trigger_digest(triggers))
+    writer.add(_pack_triggers(triggers, header.outcomes))
+    writer.add(_pack_header(header))
+    return header
+
+
+class _Layer:
+    """The blocks of a run or of its delta."""
+
+    def __init__(self, file: SectionReader, number: RunSection) -> None:
+        self.blocks = unpack_blocks(file.read(number))
+        self._file = file
+        self._first_keys = [block.first for block in self.blocks]
+        self._loaded: tuple[int, bytes] = (-1, b"")  # the block read last: the next question is often for it too
+
+    def reader(self, first: int = 0) -> RunReader:
+        return RunReader(self._load, len(self.blocks), first)
+
+    def place(self, key: bytes) -> int:
+        """The block that has this key, if one has."""
+        return max(0, bisect.bisect_right(self._first_keys, key) - 1)
+
+    def _load(self, number: int) -> bytes:
+        if self._loaded[0] == number:
+            return self._loaded[1]
+        block = self.blocks[number]
+        octets = self._file.read_at(block.offset, block.length, block.checksum)
+        try:
+            self._loaded = number, inflate(octets)
+        except zlib.error as error:
+            raise self._file.damaged(error) from error
+        return self._loaded[1]
 
 
 class Run:
@@ -174,28 +256,40 @@ class Run:
         self._file = SectionReader(path.with_name(view.base) if view else path, RUN)
         try:
             self.header = _unpack_header(self._file.read(RunSection.TEXT))
-            self._blocks = unpack_blocks(self._file.read(RunSection.INDEX))
+            self._base = _Layer(self._file, RunSection.INDEX)
+            self._delta = _Layer(self._file, RunSection.DELTA_INDEX)
         except (struct.error, KeyError, TypeError, ValueError) as error:
             self._file.close()
             raise error if isinstance(error, Damaged) else self._file.damaged(error) from error
         if view:
             self._skip = skips(view.rules, {outcome: number for number, outcome in enumerate(self.header.outcomes)})
             header = self.header
-            self.header = replace(header, names=header.names - view.names, rules=header.rules - len(view.rules))
-        self._first_keys = [block.first for block in self._blocks]
-        self._loaded: tuple[int, bytes] = (-1, b"")  # the block read last: the next question is often for it too
+            names = sum(not rule.pattern for rule in view.rules)
+            self.header = replace(header, names=header.names - view.names, rules=header.rules - names)
+            if names < len(view.rules):
+                kept = self.triggers()
+                self.header = replace(self.header, triggers=count_triggers(kept), trigger_digest=_trigger_digest(kept))
+
+    @property
+    def file(self) -> SectionReader:
+        """The open file."""
+        return self._file
 
     def reader(self, first: int = 0) -> RunReader:
         """A cursor over the keys from block `first` on."""
-        return RunReader(self._load, len(self._blocks), first, self._skip)
+        if not self._delta.blocks:
+            return self._seen(self._base.reader(first))
+        start = self._base.blocks[first].first if first else b""
+        return self._seen(DeltaReader(self._base.reader(first), self._delta.reader(self._delta.place(start)), start))
+
+    def _seen(self, reader: RunReader) -> RunReader:
+        """The same without what a view leaves out."""
+        return SkipReader(reader, self._skip) if self._skip else reader
 
     def find_many(self, names: Iterable[str]) -> Iterator[tuple[str, list[RunRule]]]:
         """Those of the names that the list has, with their rules, in the order of the keys: one pass, block by block."""
-        keys = sorted(map(key_of, names))
-        for block, group in itertools.groupby(keys, lambda key: bisect.bisect_right(self._first_keys, key) - 1):
-            if block < 0:  # before the first key
-                continue
-            for key, rules in find_many(self.reader(block), list(group)):
+        for place, group in groupby(sorted(map(key_of, names)), self._base.place):
+            for key, rules in find_many(self.reader(place), list(group)):
                 yield name_of(key), [self._rule(*rule) for rule in rules]
 
     def children(self, name: str) -> Iterator[str]:
@@ -207,6 +301,42 @@ class Run:
             if len(key) == end:
                 yield name_of(key)
             at = key[: end - 1] + b"\1"  # after all below that child
+
+    def shares_blocks(self, before: Run) -> bool:
+        """Whether this run and `before` are told apart by their deltas and what views leave out of them."""
+        ours, theirs = self.header, before.header
+        known = ours.outcomes[: ours.base_outcomes]
+        is_known = known == theirs.outcomes[: theirs.base_outcomes] and ours.replaces == theirs.replaces
+        return is_known and self._base.blocks == before._base.blocks
+
+    def readers_against(self, before: Run) -> tuple[RunReader, RunReader]:
+        """Cursors over `before` and this run that leave out names of which both are known to say the same."""
+        if not self.shares_blocks(before) or (self._skip or []) != (before._skip or []):
+            return before.reader(), self.reader()
+        return (
+            self._seen(SideReader(before._delta.reader(), self._delta.reader())),
+            self._seen(SideReader(self._delta.reader(), before._delta.reader())),
+        )
+
+    def delta(self) -> list[tuple[bytes, tuple[int, ...]]]:
+        """Every key of the delta with its rules, as layout.py describes them: outcome << 1 | side above the scope."""
+        return rules_below(self._delta.reader(), b"", sum(block.keys for block in self._delta.blocks))
+
+    def base_rules(self, keys: Sequence[bytes]) -> list[list[tuple[int, int]]]:
+        """(scope, outcome) of what the run's BLOCKS say of each of these ascending keys, whatever its delta says."""
+        found: list[list[tuple[int, int]]] = []
+        for place, group in groupby(keys, self._base.place):
+            found += find_rules(self._base.reader(place), list(group))
+        return found
+
+    def rules_below(self, keys: Iterable[bytes], limit: int) -> list[tuple[bytes, tuple[int, ...]]]:
+        """As keys_below(), with the rules of each: outcome << 2 | scope."""
+        found: list[tuple[bytes, tuple[int, ...]]] = []
+        for key in keys:
+            found += rules_below(self._reader_at(key), key, limit - len(found))
+            if len(found) > limit:
+                break
+        return found
 
     def find(self, name: str) -> list[RunRule]:
         """The rules of exactly this name, in the order of their lines."""
@@ -226,9 +356,11 @@ class Run:
     def triggers(self) -> list[Trigger]:
         """The rules that are not names, in the order of kind and line. Damaged if they are not whole."""
         try:
-            return _unpack_triggers(self._file.read(RunSection.TRIGGERS), self.header.outcomes)
+            every = _unpack_triggers(self._file.read(RunSection.TRIGGERS), self.header.outcomes)
         except (zlib.error, struct.error, ValueError, IndexError) as error:
             raise error if isinstance(error, Damaged) else self._file.damaged(error) from error
+        gone = {(rule.name, rule.outcome) for rule in self.left_out if rule.pattern}
+        return [each for each in every if each.kind is not TriggerKind.PATTERN or (each.text, each.outcome) not in gone]
 
     def keys_below(self, keys: Iterable[bytes], limit: int) -> list[bytes]:
         """These keys and all below them, as far as the list has them; at most `limit` + 1. Quickest in their order."""
@@ -252,7 +384,7 @@ class Run:
         self.close()
 
     def _reader_at(self, key: bytes) -> RunReader:
-        return self.reader(max(0, bisect.bisect_right(self._first_keys, key) - 1))
+        return self.reader(self._base.place(key))
 
     def _rule(self, scope: int, outcome: int, line: int) -> RunRule:
         try:
@@ -260,32 +392,24 @@ class Run:
         except IndexError:
             raise self._file.damaged(f"a rule has outcome {outcome}, which is not in the table") from None
 
-    def _load(self, number: int) -> bytes:
-        if self._loaded[0] == number:
-            return self._loaded[1]
-        block = self._blocks[number]
-        octets = self._file.read_at(block.offset, block.length, block.checksum)
-        try:
-            self._loaded = number, zlib.decompress(octets, -zlib.MAX_WBITS)
-        except zlib.error as error:
-            raise self._file.damaged(error) from error
-        return self._loaded[1]
-
 
 def differences(before: Run, after: Run) -> Iterator[tuple[str, list[RunRule], list[RunRule]]]:
     """Every name that differs between two runs of a list: its rules before and after, none where it was not there."""
     ids = {outcome: number for number, outcome in enumerate(after.header.outcomes)}
     outcomes = [ids.get(outcome) for outcome in before.header.outcomes]
-    for name, old, new in RunDifference(before.reader(), after.reader(), outcomes):
+    for name, old, new in RunDifference(*after.readers_against(before), outcomes):
         yield name.decode(), [before._rule(*rule) for rule in old], [after._rule(*rule) for rule in new]
 
 
 def diff(old: Path, new: Path) -> RunDiff:
-    """What changed from one run of a list to the next; reads both, keeps no more than the names it gives out."""
+    """What changed from one run of a list to the next; keeps no more than the names it gives out.
+
+    Reads both, but of two that differ by their deltas alone only those.
+    """
     with Run(old) as before, Run(new) as after:
         ids = {outcome: number for number, outcome in enumerate(after.header.outcomes)}
         outcomes = [ids.get(outcome) for outcome in before.header.outcomes]
-        changes = diff_runs(before.reader(), after.reader(), outcomes)
+        changes = diff_runs(*after.readers_against(before), outcomes)
     added, removed, changed = (Change(count, tuple(name.decode() for name in names)) for count, names in changes)
     return RunDiff(added, removed, changed)
 
@@ -331,6 +455,11 @@ def _unpack_triggers(octets: bytes, outcomes: Sequence[Outcome]) -> list[Trigger
     if at != len(body) or len(triggers) != count:
         raise ValueError("its triggers are not whole")
     return triggers
+
+
+def inflate(octets: bytes) -> bytes:
+    """A block as it was before it was compressed; zlib.error if it is none."""
+    return zlib.decompress(octets, -zlib.MAX_WBITS)
 
 
 def _deflate(octets: bytes) -> bytes:

@@ -27,7 +27,7 @@ class LeftOut(NamedTuple):
     """A rule that is not served: the name it stands at, whom it covers, what it says and its line in the run.
 
     `protected` is the name that it would block, `why` why that one is protected; `decided` is "" while somebody has to
-    decide, "rejected" once somebody has.
+    decide, "rejected" once somebody has. For a `pattern`, `name` is its text and the scope says nothing.
     """
 
     name: str
@@ -37,6 +37,7 @@ class LeftOut(NamedTuple):
     protected: str
     why: str
     decided: str = ""
+    pattern: bool = False
 
 
 class View(NamedTuple):
@@ -54,11 +55,11 @@ def is_view(run: str) -> bool:
 
 def write_view(folder: Path, base: str, rules: Sequence[LeftOut]) -> str:
     """Write a view of the run `base` without these rules, unless it is there; returns its file name."""
-    gone = {(rule.name, rule.scope, rule.outcome) for rule in rules}
+    gone = {(rule.name, rule.scope, rule.outcome) for rule in rules if not rule.pattern}
     with Run(folder / base) as run:
         names = sum(
             all((name, rule.scope, rule.outcome) in gone for rule in found)
-            for name, found in run.find_many({rule.name for rule in rules})
+            for name, found in run.find_many({rule.name for rule in rules if not rule.pattern})
         )
     lines = [[rule.name, int(rule.scope), outcome_to_json(rule.outcome), *rule[3:]] for rule in rules]
     octets = json.dumps({"base": base, "names": names, "rules": lines}, separators=(",", ":")).encode()
@@ -92,14 +93,15 @@ def skips(rules: Iterable[LeftOut], outcomes: Mapping[Outcome, int]) -> list[tup
     """The rules as RunReader's `skip`; `outcomes`: the run's table, outcome → id."""
     tags: dict[bytes, set[int]] = {}
     for rule in rules:
-        if rule.outcome in outcomes:
+        if rule.outcome in outcomes and not rule.pattern:
             tags.setdefault(key_of(rule.name), set()).add(outcomes[rule.outcome] << 2 | rule.scope)
     return [(key, frozenset(tags[key])) for key in sorted(tags)]
 
 
 def rule_key(rule: LeftOut) -> str:
     """What makes two rules of a list the same, whatever their lines."""
-    return json.dumps([rule.name, int(rule.scope), outcome_to_json(rule.outcome)], separators=(",", ":"))
+    kind = "pattern" if rule.pattern else int(rule.scope)
+    return json.dumps([rule.name, kind, outcome_to_json(rule.outcome)], separators=(",", ":"))
 
 
 def _digest(octets: bytes) -> str:

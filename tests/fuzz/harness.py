@@ -23,6 +23,7 @@ from resolver.engine.engine import (
     PUNT_CONDITIONAL,
     PUNT_FORWARD,
     PUNT_LOCAL,
+    PUNT_NOTIFY,
     PUNT_PATTERN,
     REPLY,
     WAIT,
@@ -30,9 +31,11 @@ from resolver.engine.engine import (
     Punt,
     SuffixTable,
 )
+from resolver.lists.rules import TriggerKind
+from resolver.transfer import notify
 from resolver.vocabulary import EDE, Action, Transport
 from tests.fuzz.packets import Packets
-from tests.unit.engine.world import CLIENT, World, allow, block, client, fits, wire_query
+from tests.unit.engine.world import CLIENT, World, allow, block, client, fits, trigger, wire_query
 
 BLOCKED = {
     "address.example": Action.ADDRESS,
@@ -61,9 +64,9 @@ NAMES = (
 STRANGER = client("192.0.2.1")
 EVERY = frozenset(
     (
-        "drop", "punt forward", "punt conditional", "punt local", "punt pattern", "wait", "formerr", "notimp", "badvers",
-        "refused", "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger", "learned",
-        "not learned", "no answer", "answered later", "handed over", "overlay",
+        "drop", "punt forward", "punt conditional", "punt local", "punt notify", "punt pattern", "wait", "formerr", "notimp",
+        "badvers", "refused", "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger",
+        "learned", "not learned", "no answer", "answered later", "handed over", "overlay", "rebinding", "address",
         *(f"action {action.name}" for action in Action if action is not Action.CNAME),
     )
 )  # fmt: skip
@@ -82,6 +85,17 @@ def make_world(folder: Path) -> World:
         block("needs.example", list="needs"),
         fits("/fits/", "/zzz/"),
         allow("allowed.zero.example"),
+        *(block(f"n{number}.many.example", list=f"many{number}") for number in range(4)),
+        trigger(TriggerKind.ADDRESS, "192.0.2.0/25", "2001:db8::/32", list="addresses", action=Action.NXDOMAIN),
+        trigger(TriggerKind.ADDRESS, "192.0.2.0/28", list="zone", action=Action.NODATA),
+        trigger(TriggerKind.NSDNAME, "*.host", "ns.host", list="zone", action=Action.REFUSED),
+        trigger(TriggerKind.NSIP, "192.0.2.64/26", list="zone", action=Action.NODATA),
+        trigger(TriggerKind.CLIENT, "127.9.0.0/16", list="zone", action=Action.NODATA),
+        lists={
+            "zone": {"rpz": True, "replaces": True, "break_dnssec": False, "soa": (b"\4zone\0", b"\0\0" + bytes(20))}
+        },
+        guard=["10.0.0.0/8"],
+        unguarded=["corp.example"],
         allow_from=["127.0.0.0/8", "::1"],
         routes={"corp.example": 1},
     )
@@ -185,9 +199,16 @@ class Harness:
             PUNT_CONDITIONAL: "conditional",
             PUNT_LOCAL: "local",
             PUNT_PATTERN: "pattern",
+            PUNT_NOTIFY: "notify",
         }
         for punt in self.engine.take_punts():
             self.reached[f"punt {reasons[punt.reason]}"] += 1
+            if punt.reason == PUNT_NOTIFY:
+                said, _ = notify.answer((), punt.packet, punt.qname, punt.qtype, punt.client)
+                sent = self.engine.send(punt, said)
+                if sent is not None:
+                    self.check(punt.packet, Transport(punt.transport), sent)
+                continue
             cell = None
             if punt.reason == PUNT_CONDITIONAL:
                 cell = self.world.cell(self.packets.chance.choice(("zero.example", "data.example", "nxdomain.example")))
@@ -261,6 +282,9 @@ class Harness:
         found.update({"cache hit": cache[0], "cache miss": cache[1], "cache store": cache[2]})
         answers = layout.SECTIONS["answers"].of(self.world.counters)
         found["overlay"] = sum(answers[action * layout.LIST_SLOTS + layout.OVERLAY_SLOT] for action in Action)
+        found["rebinding"] = answers[Action.NODATA * layout.LIST_SLOTS + layout.REBINDING_SLOT]
+        slot = self.world.slots["addresses"]
+        found["address"] = answers[Action.NXDOMAIN * layout.LIST_SLOTS + slot]
         for action in Action:
             found[f"action {action.name}"] += sum(answers[action * layout.LIST_SLOTS :][: layout.LIST_SLOTS])
         return found

@@ -148,19 +148,40 @@ class Packets:
     def record(self, owner: bytes = b"\xc0\x0c") -> bytes:
         """A sound record, as clients do not send them and upstreams do."""
         chance = self.chance
-        kind = chance.choice((1, 1, 28, 5, 2, 15, 16, 6))
+        kind = chance.choice((1, 1, 28, 5, 2, 15, 16, 6, 64, 65, 39, 46))
         text = chance.randbytes(chance.randrange(80))
         rdata = {
-            1: chance.randbytes(4),
-            28: chance.randbytes(16),
-            5: b"\5alias\0",
-            2: owner,
+            1: chance.choice((b"\xc0\x00\x02", b"\x0a\0\0", chance.randbytes(3))) + chance.randbytes(1),
+            28: chance.choice(
+                (b"\x20\x01\x0d\xb8" + bytes(12), bytes(10) + b"\xff\xff\xc0\0\2\1", chance.randbytes(16))
+            ),
+            5: chance.choice((b"\5alias\0", b"\4zero\7example\0", b"\4many\7example\0")),
+            39: b"\4zero\7example\0",
+            46: struct.pack(">HBBIIIH", 1, 8, 2, 60, 0, 0, 1) + b"\0" + chance.randbytes(8),
+            64: self._service(),
+            65: self._service(),
+            2: chance.choice((owner, b"\2ns\4host\0")),
             15: b"\0\x0a\xc0\x0c",
             16: bytes([len(text)]) + text,
             6: b"\1m\0\xc0\x0c" + struct.pack(">IIIII", 1, 2, 3, 4, chance.choice((0, 5, 60, 1 << 31))),
         }[kind]
         ttl = chance.choice((0, 1, 60, 60, 86400, 1 << 31))
         return owner + struct.pack(">HHIH", kind, 1, ttl, len(rdata)) + rdata
+
+    def _service(self) -> bytes:
+        """Data of SVCB or HTTPS with some parameters, hints among them."""
+        chance = self.chance
+        values = {
+            1: b"\2h2",
+            3: b"\1\xbb",
+            4: b"\xc0\0\2\7" * chance.randrange(1, 3),
+            6: b"\x20\x01\x0d\xb8" + bytes(12),
+            65000: chance.randbytes(chance.randrange(9)),
+        }
+        rdata = struct.pack(">H", 1) + chance.choice((b"\0", b"\4zero\7example\0"))
+        for key in sorted(chance.sample(list(values), chance.randrange(4))):
+            rdata += struct.pack(">HH", key, len(values[key])) + values[key]
+        return rdata
 
     def answer(self, question: bytes) -> bytes:
         """A sound answer to a question (its octets in a packet)."""

@@ -22,6 +22,9 @@ SWAP = control.Swap(
     control.Upstream((("1.1.1.1", "9.9.9.9"), ("10.0.0.53",)), "fastest", 2.0, {"1.1.1.1": 0}),
     control.RateLimit(50, 24, 56),
     "blocked",
+    control.Connections(1, 2, 3.0),
+    "/s/clients/7.map",
+    (control.Zone("feed", "rpz.example", ("192.0.2.1/32",)),),
 )
 EVERY = [
     control.Configure(
@@ -43,6 +46,7 @@ EVERY = [
     control.Ready(),
     control.Swapped(3),
     control.Inspected(3, 12, 1),
+    control.Notified(("feed",)),
     control.Failed("the index is cut short — at octet 12\nsecond line", 4),
     control.Follow('{"file": null, "config": {}}'),
     control.Fetch(4, ("ads", "malware")),

@@ -49,7 +49,7 @@ def test_the_headers_numbers_are_read() -> None:
     ],
 )
 def test_words_have_the_same_number_on_both_sides(prefix: str, words: type[IntEnum]) -> None:
-    others = {"TYPE_SLOTS", "CLASS_REFUSED", "EDE_NONE", "TYPE_TKEY", "TYPE_TSIG", "TYPE_CAA"}
+    others = {"TYPE_SLOTS", "CLASS_REFUSED", "CLASS_WITHHELD", "EDE_NONE", "TYPE_TKEY", "TYPE_TSIG", "TYPE_CAA"}
     ours = {name.removeprefix(prefix): number for name, number in QUERY.items() if name.startswith(prefix)}
     theirs = {name: number for name, number in words.__members__.items() if name in ours}
     assert {name: ours[name] for name in theirs} == {name: int(number) for name, number in theirs.items()}
@@ -108,6 +108,7 @@ def test_cells_say_the_same_on_both_sides() -> None:
     assert QUERY["CELL_NEEDS_ANSWER"] == matrix.NEEDS_ANSWER
     assert QUERY["CELL_CONDITIONAL"] == matrix.CONDITIONAL
     assert QUERY["CLASS_REFUSED"] == snapshot.REFUSED_CLASS
+    assert QUERY["CLASS_WITHHELD"] == snapshot.WITHHELD_CLASS
     assert QUERY["EDE_NONE"] == snapshot.NO_EDE
 
 

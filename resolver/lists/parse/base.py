@@ -87,6 +87,7 @@ class ListReport:
     duplicates: int = 0  # filled by the run's builder
     format: str = ""
     replaces: bool = False  # the most specific rule of this list replaces its parents' instead of adding to them
+    zone: str = ""  # an RPZ zone's name, as its SOA has it, without the final dot
     soa: str = ""  # an RPZ zone's SOA: MNAME RNAME SERIAL REFRESH RETRY EXPIRE MINIMUM
     soa_serial: int | None = None
     special: int = 0  # address rules for special-purpose addresses (RFC 6890): taken as written, but a slip perhaps

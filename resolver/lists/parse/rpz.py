@@ -121,6 +121,10 @@ class Rpz(Dialect):
         else:
             self._record(entry)
 
+    def flush(self) -> None:
+        """Emit the data gathered so far: records of its owner that come later are data of their own."""
+        self._flush()
+
     def finish(self) -> None:
         """Emit the data gathered so far."""
         self._flush()
@@ -206,6 +210,7 @@ class Rpz(Dialect):
                 self._origin = zone
         soa = rdata_of(_T.SOA, rdata, self._origin if self._origin is not None else "")
         self._has_soa = True
+        self.report.zone = self._zone or ""
         self.report.soa = soa.to_text()
         self.report.soa_serial = int(self.report.soa.split()[2])
         if not self._is_ttl_given:

@@ -304,7 +304,6 @@ def test_everything_is_said_at_once_in_the_order_of_the_file(tmp_path: Path) -> 
 lists:
   - {name: ads, source: ads.txt, fromat: rpz}
   - {name: ads, source: https://}
-rebinding: {protect: yes}
 cache: {size: big}
 cache: {}
 workers: 1:30
@@ -314,12 +313,11 @@ groups: [{name: kids, clients: [10.0.0.1/8], lists: [adz]}]
         ["config.yaml:2", "lists[0].fromat"],
         ["config.yaml:3", "lists[1].source"],
         ["config.yaml:3", "lists[1].name"],
-        ["config.yaml:4", "rebinding.protect"],
-        ["config.yaml:5", "cache.size"],
-        ["config.yaml:6", "cache"],
-        ["config.yaml:7", "workers"],
-        ["config.yaml:8", "groups[0].clients[0]"],
-        ["config.yaml:8", "groups[0].lists[0]"],
+        ["config.yaml:4", "cache.size"],
+        ["config.yaml:5", "cache"],
+        ["config.yaml:6", "workers"],
+        ["config.yaml:7", "groups[0].clients[0]"],
+        ["config.yaml:7", "groups[0].lists[0]"],
     ]
 
 

@@ -44,13 +44,22 @@ lists:
     subdomains: auto
     refresh: 1d
     checksum: ""
+    tsig: ""
+    allow_notify: []
+    on_expire: keep
+    on_cold_start: serve
     max_size: null
     enabled: yes
     mandatory: no
     max_shrink: 30%
     max_grow: no
     override: given
+    max_ttl: 1h
+    add_soa: yes
+    recursive_only: yes
+    break_dnssec: yes
 fetch: {timeout: 15s, deadline: 15m, max_size: 1GiB, proxy: "", ca: "", user_agent: tampah}
+tsig_keys: [{name: k.example, algorithm: hmac-sha256, secret: c2VjcmV0, secret_file: ""}]
 categories:
   gambling: {action: address, ttl: 10s, ede: censored, organisation: "", justification: "", contact: "", law: ""}
 groups:
@@ -118,8 +127,8 @@ def test_the_contract_is_read(tmp_path: Path) -> None:
     file.write_text(CONTRACT)
     config = load(file)
     assert [warning.path for warning in config.warnings] == ["rewrites"]
-    assert config.model_dump(exclude={"lists", "categories", "groups", "upstream"}) == Config().model_dump(
-        exclude={"lists", "categories", "groups", "upstream"}
+    assert config.model_dump(exclude={"lists", "categories", "groups", "upstream", "tsig_keys"}) == Config().model_dump(
+        exclude={"lists", "categories", "groups", "upstream", "tsig_keys"}
     )
 
 
@@ -148,12 +157,19 @@ def test_the_shipped_file_explains_every_key() -> None:
 
 def test_what_the_shipped_file_comments_out_is_read_too(tmp_path: Path) -> None:
     text = (ROOT / "config.yaml").read_text()
-    text = re.sub(r"^(\s*)(routes|categories|groups|rewrites): (\[\]|\{\})$", r"\1\2:", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^(\s*)(routes|categories|groups|rewrites|tsig_keys): (\[\]|\{\})$", r"\1\2:", text, flags=re.MULTILINE
+    )
     file = tmp_path / "config.yaml"
     file.write_text(re.sub(r"^( *)#  (?=[ -] *|\w)", r"\1  ", text, flags=re.MULTILINE))
     config = load(file)
     assert [warning.path for warning in config.warnings] == ["rewrites"]
-    assert (len(config.upstream.routes), len(config.categories), len(config.groups)) == (1, 1, 1)
+    assert (len(config.upstream.routes), len(config.categories), len(config.groups), len(config.tsig_keys)) == (
+        1,
+        1,
+        1,
+        1,
+    )
 
 
 @pytest.mark.parametrize("text", [CONTRACT, (ROOT / "config.yaml").read_text()], ids=["contract", "shipped"])

@@ -33,9 +33,6 @@ WARNED = [
 REFUSED = [
     ("upstream: {servers: [tls://9.9.9.9, https://1.1.1.1]}", "upstream.servers"),
     ("upstream: {routes: [{zones: [a.example], servers: [tls://10.0.0.2]}]}", "upstream.routes[0].servers"),
-    ("lists: [{name: a, source: axfr://192.0.2.1/rpz.example}]", "lists[0].source"),
-    ("lists: [{name: a, source: a, format: addresses}]", "lists[0].format"),
-    ("rebinding: {protect: yes}", "rebinding.protect"),
 ]
 BUILT = [
     "listen: {tls: [], certificate: {chain: ''}}",

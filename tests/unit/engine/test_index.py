@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from resolver.engine.engine import BucketTable, Index, KeyCollision, SuffixTable, name_hash
 from resolver.lists.layout import BUCKET, INDEX, INDEX_FACTS, PROLOGUE, SECTION, IndexSection
-from resolver.lists.rules import Outcome, Rule
+from resolver.lists.rules import Outcome, Rule, Trigger, TriggerKind
 from resolver.vocabulary import Action, Scope, Verb
 from tests.indexes import Asked, expected, make_index, read_table, with_sums
 from tests.reference import ReferenceList, said_of, value_of
@@ -34,7 +34,7 @@ names = st.one_of(
     st.just(""), tlds, st.builds(lambda parts, tld: ".".join([*parts, tld]), st.lists(labels, max_size=4), tlds)
 )
 rules = st.builds(Rule, names, st.sampled_from(list(Scope.__members__.values())), st.sampled_from(OUTCOMES))
-rule_lists = st.builds(ReferenceList, st.lists(rules, max_size=12), st.booleans())
+rule_lists = st.builds(ReferenceList, st.lists(rules, max_size=12), st.booleans(), st.just(()))
 
 
 @given(st.lists(rule_lists, max_size=4), st.lists(names, min_size=1, max_size=20))
@@ -204,6 +204,15 @@ def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
 # -- files that are no good -------------------------------------------------------------------------------------------
 
 
+TRIGGERS = (
+    Trigger(TriggerKind.ADDRESS, "192.0.2.0/24", Outcome(), 1),
+    Trigger(TriggerKind.ADDRESS, "2001:db8::/32", Outcome(), 2),
+    Trigger(TriggerKind.CLIENT, "192.0.2.0/24", Outcome(), 3),
+    Trigger(TriggerKind.NSDNAME, "ns.example", Outcome(), 4),
+    Trigger(TriggerKind.NSIP, "192.0.2.7/32", Outcome(), 5),
+)
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """An index with something in every section."""
@@ -215,7 +224,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         )
         for number in range(33_000)
     ]
-    path = make_index(tmp_path_factory.mktemp("index"), [ReferenceList(rules), ReferenceList([*rules[:9]], True)])
+    zone = ReferenceList([*rules[:9]], True, TRIGGERS)
+    path = make_index(tmp_path_factory.mktemp("index"), [ReferenceList(rules), zone])
     octets = path.read_bytes()
     assert all(length for _, length, _ in read_table(octets, INDEX))
     return octets
@@ -281,6 +291,21 @@ TABLE = FACTS + INDEX_FACTS.size
         (IndexSection.SHAPES, 4, 0xFFFFFFFF, "data references are out of range"),
         (IndexSection.REFS, 4, 0xFFFFFFFF, "data reference is out of range"),
         (IndexSection.DATA, 12, 0xFFFF0000, "record is cut off"),
+        (IndexSection.ADDRESSES, 0, 0, "the length that it says"),
+        (IndexSection.ADDRESSES, 0, 0xFFFFFFFF, "the length that it says"),
+        (IndexSection.ADDRESSES, 4, 4, "the length that it says"),
+        (IndexSection.ADDRESSES, 8, 1, "ascend from zero"),
+        (IndexSection.ADDRESSES, 12, 0, "ascend from zero"),
+        (IndexSection.ADDRESSES, 24, 99, "range's set"),
+        (IndexSection.ADDRESSES, 32, 99, "range's set"),
+        (IndexSection.ADDRESSES, 44, 1, "ascend from zero"),
+        (IndexSection.NSIPS, 12, 0, "ascend from zero"),
+        (IndexSection.SETS, 0, 1, "set 0"),
+        (IndexSection.SETS, 8, 0xFFFFFF, "set's listset"),
+        (IndexSection.SETS, 12, 99, "prefix lengths"),
+        (IndexSection.NSNAMES, 0, 0xFF, "cut off"),
+        (IndexSection.NSNAMES, 1, 0xFFFFFF, "listset of a name server"),
+        (IndexSection.NSNAMES, 9, 0x2E2E2E2E, "name server is none"),
     ],
 )
 def test_a_number_out_of_range_is_refused_though_checksums_agree(

@@ -47,6 +47,7 @@ from resolver.lists.matrix import (
     build_matrix,
 )
 from resolver.lists.merge import ListRun, read_header, write_index
+from resolver.lists.parse.addresses import prefix_of
 from resolver.lists.rules import Outcome, Trigger, TriggerKind
 from resolver.lists.runs import RunHeader, write_run
 from resolver.local import Aliases
@@ -67,7 +68,7 @@ class Rules:
     outcome: Outcome
     scope: Scope
     list: str
-    patterns: tuple[str, ...] = ()
+    kind: TriggerKind | None = None  # not None: the names are texts of triggers
 
 
 def block(*names: str, list: str = "blocks", scope: Scope = Scope.BOTH, **outcome: Any) -> Rules:
@@ -80,9 +81,16 @@ def allow(*names: str, list: str = "allows", scope: Scope = Scope.BOTH, **outcom
     return Rules(names, Outcome(Verb.ALLOW, **outcome), scope, list)
 
 
+def trigger(kind: TriggerKind, *texts: str, list: str = "blocks", verb: Verb = Verb.BLOCK, **outcome: Any) -> Rules:
+    """Rules that are not names; addresses in any form."""
+    if kind is not TriggerKind.NSDNAME:
+        texts = tuple(prefix_of(text) for text in texts)
+    return Rules(texts, Outcome(verb, **outcome), Scope.BOTH, list, kind)
+
+
 def fits(*patterns: str, verb: Verb = Verb.BLOCK, list: str = "blocks", **outcome: Any) -> Rules:
     """Patterns with one outcome."""
-    return Rules((), Outcome(verb, **outcome), Scope.BOTH, list, patterns)
+    return Rules(patterns, Outcome(verb, **outcome), Scope.BOTH, list, TriggerKind.PATTERN)
 
 
 def client(address: str) -> bytes:
@@ -116,12 +124,15 @@ class World:
         groups: Sequence[tuple[GroupPolicy, Sequence[str]]] = (),
         allow_from: Sequence[str] = ("0.0.0.0/0", "::/0"),
         routes: Mapping[str, int] | None = None,
+        guard: Sequence[str] = (),
+        unguarded: Sequence[str] = (),
     ) -> None:
         """Build a generation and put it in force."""
         number = next(_number)
         options = dict(lists or {})
         for item in rules:
             options.setdefault(item.list, {})
+        self.slots = {name: slot for slot, name in enumerate(options)}
         runs, policies = [], []
         for slot, (name, given) in enumerate(options.items()):
             replaces = bool(given.pop("replaces", False))
@@ -150,6 +161,11 @@ class World:
             patterns=header.patterns,
             shadows=matrix.shadows,
             shadow_claims=matrix.shadow_claims,
+            order=matrix.order,
+            variants=matrix.variants,
+            zones=matrix.zones,
+            guard=build_clients(guard, []) if guard else None,
+            unguarded=tuple(unguarded),
         )
         self._swap(number)
 
@@ -161,8 +177,10 @@ class World:
             if item.outcome not in outcomes:
                 outcomes.append(item.outcome)
             for listed in item.names:
-                builder.add(listed.encode(), item.scope, outcomes.index(item.outcome), line)
-            triggers += [Trigger(TriggerKind.PATTERN, text, item.outcome, line) for text in item.patterns]
+                if item.kind is None:
+                    builder.add(listed.encode(), item.scope, outcomes.index(item.outcome), line)
+                else:
+                    triggers.append(Trigger(item.kind, listed, item.outcome, line))
         path = self.folder / f"{stem}.run"
         write_run(path, builder, RunHeader(tuple(outcomes), replaces), triggers)
         return ListRun(name, path, replaces)

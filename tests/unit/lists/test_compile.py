@@ -22,7 +22,8 @@ from resolver.lists import reading
 from resolver.lists.clients import lookup
 from resolver.lists.compile import BuildError, build_generation, check_lists, policy_rules, tidy_generation
 from resolver.lists.explain import matches
-from resolver.lists.matrix import OVERLAY_PROFILE
+from resolver.lists.layout import INDEX
+from resolver.lists.matrix import REBINDING_PROFILE
 from resolver.lists.merge import read_header
 from resolver.lists.parse import read_files
 from resolver.lists.report import ListOutcome, ListReport, Report
@@ -129,7 +130,7 @@ def test_groups_actions_and_routes_reach_the_engine(site: Site) -> None:
     assert site.snapshot(generation).decide("ads.example", bytes(16))[0] == 0xFFFF
     assert policy.routes == {"corp.example": 1}
     assert lookup(policy.clients, "10.1.2.3") == policy.groups["kids"]
-    assert sorted(profile.ede for profile in policy.profiles[OVERLAY_PROFILE + 1 :]) == [-1, -1, 16]
+    assert sorted(profile.ede for profile in policy.profiles[REBINDING_PROFILE + 1 :]) == [-1, -1, 16]
     assert any("order 7/2024" in profile.text for profile in policy.profiles)
     assert report.warnings == ()
 
@@ -466,7 +467,7 @@ def test_a_damaged_index_is_not_reused(site: Site) -> None:
     first, _ = site.build()
     path = first.index_path(site.state_dir)
     octets = bytearray(path.read_bytes())
-    octets[len(octets) // 2] ^= 1
+    octets[INDEX.start] ^= 1
     path.write_bytes(octets)
     second, report = site.build()
     assert (report.index, second.index) == ("built", "index/2.index")

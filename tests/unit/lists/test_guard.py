@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from resolver import decisions
 from resolver.engine.engine import RunBuilder
 from resolver.lists import history
 from resolver.lists.compile import BuildError
-from resolver.lists.guard import Protected
+from resolver.lists.explain import matches
+from resolver.lists.guard import Protected, protected
+from resolver.lists.layout import key_of
 from resolver.lists.report import ListReport, Report
 from resolver.lists.rules import Outcome
 from resolver.lists.runs import Run, RunHeader, differences, write_run
+from resolver.lists.splice import Splice
 from resolver.lists.standing import config_digest, standing
 from resolver.lists.view import LeftOut, read_view, write_view
-from resolver.snapshot import Generation, generations, put_in_force
+from resolver.snapshot import Generation, generations, put_in_force, read_policy
 from resolver.vocabulary import Action, Scope, Verb
 from tests.unit.lists.test_compile import OLD, Site
 
@@ -287,6 +291,71 @@ def test_decisions_on_single_names_stand_for_these_alone(site: Guarded) -> None:
     assert site.action(generation, "x.com.au") is Action.FORWARD
     site.decide(False)
     assert site.renew()[1].quarantined == 0
+
+
+@pytest.mark.parametrize(
+    ("pattern", "asked"),
+    [("/wordp.*ss/", "wordpress.com"), ("/.com$/", "any.com"), ("*.co.*", "x.co.id"), ("/.co.id$/", "x.co.id")],
+)
+def test_a_pattern_for_protected_names_is_left_out(site: Guarded, pattern: str, asked: str) -> None:
+    site.state_dir.mkdir()
+    (site.state_dir / "asked.json").write_text('{"names": [{"name": "wordpress.com", "count": 4, "clients": 3}]}')
+    rest = [f"||{name}^" for name in names(30)]
+    site.change(*rest, "/ads[0-9]+x/")
+    generation, report = site.change(*rest, "/ads[0-9]+x/", pattern)
+    assert [rule.name for rule in report.quarantined_rules] == [pattern]
+    assert (report.quarantined_rules[0].text, report.triggers) == (pattern, {"pattern": 1})
+    texts = [text for text, _, _ in read_policy(generation.policy_path(site.state_dir)).patterns]
+    assert texts == ["/ads[0-9]+x/"]
+    state = generation.lists[0]
+    [match] = [match for match in matches([("ads", site.state_dir / "runs" / state.run)], asked) if match.left_out]
+    assert "waits for a decision" in match.left_out
+    _, report = site.change(*rest, "||more.example^", "/ads[0-9]+x/", pattern)  # still so in the next version
+    assert report.quarantined == 1
+    site.decide(True)
+    generation, report = site.renew()
+    assert (report.quarantined, report.triggers) == (0, {"pattern": 2})
+    assert len(read_policy(generation.policy_path(site.state_dir)).patterns) == 2
+
+
+def test_a_list_of_addresses_is_held_by_its_addresses(site: Guarded) -> None:
+    site.lists({"name": "ads", "format": "addresses"})
+    site.change(*(f"198.51.100.{number}" for number in range(100)))
+    _, report = site.change(*(f"198.51.100.{number}" for number in range(10)))
+    assert report.outcome == "held" and "100 rules became 10" in report.guard
+
+
+def test_a_delta_is_judged_by_what_it_changes(tmp_path: Path, site: Guarded) -> None:
+    """Runs with a delta, as transfers make them, come to what whole runs do."""
+    rng = random.Random(9)
+    labels = ["co.id", "shop.co.id", "com", *names(3000), "wordpress.com", "x.y.kawasaki.jp", "y.kawasaki.jp", "madeup"]
+    chosen = rng.sample(labels, 2000)
+    builder = RunBuilder(replaces=True)
+    for line, name in enumerate(chosen, start=1):
+        builder.add(name.encode(), 3, 0, line)
+    write_run(tmp_path / "aa.run", builder, RunHeader(outcomes=(BLOCK,), replaces=True))
+    guarded = protected(site.config, tmp_path)
+    with Splice(tmp_path / "aa.run") as splice:
+        changes = {key_of(name): () if name in chosen else ((3, 0),) for name in rng.sample(labels, 500)}
+        splice.write(tmp_path / "bb.run", changes, splice.header)
+    left = [LeftOut(name, Scope.BOTH, BLOCK, 0, name, "t") for name in chosen[:300]]
+    (tmp_path / "v").mkdir()
+    for name in ("aa.run", "bb.run"):
+        os.link(tmp_path / name, tmp_path / "v" / name)
+    views = [tmp_path / "v" / write_view(tmp_path / "v", name, left) for name in ("aa.run", "bb.run")]
+    for pair in (views, [tmp_path / "aa.run", views[1]], [views[0], tmp_path / "bb.run"]):
+        with Run(pair[0]) as old, Run(pair[1]) as new:
+            before, after = dict(old.names()), dict(new.names())
+            changed = {name: (was, now) for name, was, now in differences(old, new)}
+            assert changed.keys() == {
+                name for name in before.keys() | after.keys() if (name in before) != (name in after)
+            }
+    with Run(tmp_path / "aa.run") as old, Run(tmp_path / "bb.run") as new:
+        assert new.shares_blocks(old)
+        known = {(hit.name, hit.scope) for hit in guarded.hits(old)}
+        quick = {(hit.name, hit.scope) for hit in guarded.changed_hits(old, new)}
+        assert quick - known == {(hit.name, hit.scope) for hit in guarded.hits(new)} - known
+        assert known
 
 
 def test_a_patched_index_and_a_merged_one_leave_the_same_out(site: Guarded) -> None:

@@ -32,6 +32,9 @@ def test_c_and_python_agree() -> None:
         "records": layout.RECORDS.size,
         "record": layout.RECORD.size,
         "wildcard": layout.RecordsFlag.WILDCARD,
+        "ranges": layout.RANGES.size,
+        "range_set": layout.RANGE_SET.size,
+        "nsname": layout.NSNAME.size,
         "no_ttl": layout.NO_TTL,
         "fingerprint_bits": layout.FINGERPRINT_BITS,
     }

@@ -68,9 +68,9 @@ class Builds:
     def runs(self, lists: Sequence[ReferenceList]) -> list[ListRun]:
         entries = []
         for number, entry in enumerate(lists):
-            path = self.folder / f"{number}-{abs(hash(tuple(entry.rules))):x}.run"
+            path = self.folder / f"{number}-{abs(hash((tuple(entry.rules), entry.triggers))):x}.run"
             if not path.exists():
-                make_run(path, entry.rules, entry.replaces)
+                make_run(path, entry.rules, entry.replaces, entry.triggers)
             entries.append(ListRun(f"list{number}", path, entry.replaces))
         return entries
 
@@ -103,7 +103,9 @@ def check(path: Path, lists: Sequence[ReferenceList], names: Sequence[str]) -> N
 _names = st.one_of(st.sampled_from(NAMES), st.sampled_from(NAMES[:12]))
 _rules = st.builds(Rule, _names, st.sampled_from(list(Scope)), st.sampled_from(OUTCOMES))
 _lists = st.lists(
-    st.builds(ReferenceList, st.lists(_rules, max_size=12).map(tuple), st.booleans()), min_size=1, max_size=4
+    st.builds(ReferenceList, st.lists(_rules, max_size=12).map(tuple), st.booleans(), st.just(())),
+    min_size=1,
+    max_size=4,
 )
 _changes = st.lists(
     st.lists(
