@@ -16,7 +16,7 @@ from resolver.lists.conditions import NOTHING, Condition
 from resolver.lists.patterns import PatternSet
 from resolver.punt import Decided
 from resolver.snapshot import CELL, Policy
-from resolver.upstream.message import HEADER, PAYLOAD_SIZE, walk
+from resolver.upstream.message import HEADER, PAYLOAD_SIZE, name_text, walk
 from resolver.vocabulary import Action, Rank, RRType, Transport
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Decisions:
         """The listsets of the patterns that a name in wire form fits, at most MAX_FOUND, those of the lowest ranks."""
         if self._set is None:
             return []
-        text = _text(name)
+        text = name_text(name)
         found = dict.fromkeys(
             listset
             for _, listset, denied in map(self._policy.patterns.__getitem__, self._set.matches(text))
@@ -120,14 +120,6 @@ class Decisions:
             return Decided((having or winners)[0].cell, listset)
         profile = self._policy.profiles[CELL.unpack(having[0].cell)[5]]
         return _reply(punt, list(dict.fromkeys(records)), profile.ede, profile.text)
-
-
-def _text(wire: bytes) -> str:
-    labels, at = [], 0
-    while wire[at]:
-        labels.append(wire[at + 1 : at + 1 + wire[at]].decode("latin-1"))
-        at += wire[at] + 1
-    return ".".join(labels)
 
 
 def _reply(punt: Punt, records: Sequence[tuple[int, int, bytes]], ede: int, text: str) -> bytes:

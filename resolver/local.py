@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from resolver.engine.engine import Index, SuffixTable
 from resolver.punt import Alias
 from resolver.snapshot import Policy
+from resolver.upstream.message import name_text
 from resolver.vocabulary import RRType
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Aliases:
         if not profile.target:
             target, own = self._target_of_rule(punt)
             ttl = ttl if own is None else min(ttl, own)  # the profile's is the rule's, but for what the list caps
-        route = self._routes.find(_text(target))
+        route = self._routes.find(name_text(target))
         return Alias(target, ttl, profile.ede, profile.text, route)
 
     def _target_of_rule(self, punt: Punt) -> tuple[bytes, int | None]:
@@ -50,12 +51,3 @@ class Aliases:
 def _wire(name: str) -> bytes:
     labels = [label.encode() for label in name.rstrip(".").lower().split(".") if label]
     return b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
-
-
-def _text(wire: bytes) -> str:
-    """The name as the route table is asked: labels joined by dots, octets as they stand."""
-    labels, at = [], 0
-    while wire[at]:
-        labels.append(wire[at + 1 : at + 1 + wire[at]].decode("latin-1"))
-        at += wire[at] + 1
-    return ".".join(labels)

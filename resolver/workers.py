@@ -183,23 +183,31 @@ class _Keeper:
                     self._flushed = message
             self._heard.notify_all()
 
+    async def _order(self, order: control.Message, is_done: Callable[[], bool], patience: float | None = None) -> bool:
+        """Send an order and wait until it is done, or nobody is there to do it; False if that takes too long.
+
+        `patience` in seconds, else SWAP_PATIENCE. Call it with `_heard` held.
+        """
+        if self.channel is None:
+            return True
+        self.channel.send(order)
+        try:
+            async with asyncio.timeout(SWAP_PATIENCE if patience is None else patience):
+                await self._heard.wait_for(lambda: self.channel is None or is_done())
+        except TimeoutError:
+            return False
+        return True
+
     async def swap(self, order: control.Swap) -> str:
         """Order a generation; returns "" once it is enforced, else why not. A worker that is down gets it later."""
         async with self._heard:
-            if self.channel is None:
-                return ""
             self._refused = None
-            self.channel.send(order)
-            try:
-                async with asyncio.timeout(SWAP_PATIENCE):
-                    await self._heard.wait_for(
-                        lambda: (
-                            self.channel is None
-                            or self.enforced == order.number
-                            or (self._refused is not None and self._refused.number == order.number)
-                        )
-                    )
-            except TimeoutError:
+
+            def is_done() -> bool:
+                is_refused = self._refused is not None and self._refused.number == order.number
+                return self.enforced == order.number or is_refused
+
+            if not await self._order(order, is_done):
                 return f"worker {self.number} did not enforce generation {order.number} within {SWAP_PATIENCE:g} s"
             refused: control.Failed | None = self._refused
             return f"worker {self.number}: {refused.text}" if refused else ""
@@ -207,56 +215,32 @@ class _Keeper:
     async def lay_over(self, order: control.Overlay) -> str:
         """Order an overlay; returns "" once it speaks, else why not. A worker that is down gets it on its way up."""
         async with self._heard:
-            if self.channel is None:
+            if await self._order(order, lambda: self.overlaid >= order.serial):
                 return ""
-            self.channel.send(order)
-            try:
-                async with asyncio.timeout(SWAP_PATIENCE):
-                    await self._heard.wait_for(lambda: self.channel is None or self.overlaid >= order.serial)
-            except TimeoutError:
-                return f"worker {self.number} did not take the change within {SWAP_PATIENCE:g} s"
-            return ""
+            return f"worker {self.number} did not take the change within {SWAP_PATIENCE:g} s"
 
     async def map_clients(self, order: control.Clients) -> str:
         """Order a client map; returns "" once it is enforced, else why not. A worker that is down gets it later."""
         async with self._heard:
-            if self.channel is None:
+            if await self._order(order, lambda: self.mapped >= order.serial):
                 return ""
-            self.channel.send(order)
-            try:
-                async with asyncio.timeout(SWAP_PATIENCE):
-                    await self._heard.wait_for(lambda: self.channel is None or self.mapped >= order.serial)
-            except TimeoutError:
-                return f"worker {self.number} did not take the client map within {SWAP_PATIENCE:g} s"
-            return ""
+            return f"worker {self.number} did not take the client map within {SWAP_PATIENCE:g} s"
 
     async def inspect(self, patience: float) -> control.Inspected | None:
         """The worker's state; None if it does not answer."""
         async with self._heard:
-            if self.channel is None:
-                return None
             self._inspected = None
-            self.channel.send(control.Inspect())
-            try:
-                async with asyncio.timeout(patience):
-                    await self._heard.wait_for(lambda: self.channel is None or self._inspected is not None)
-            except TimeoutError:
-                return None
+            await self._order(control.Inspect(), lambda: self._inspected is not None, patience)
             return self._inspected
 
     async def flush(self, order: control.Flush) -> int | None:
         """How many answers the worker has forgotten; None if it does not answer. One that is down has none."""
         async with self._heard:
-            if self.channel is None:
-                return 0
             self._flushed = None
-            self.channel.send(order)
-            try:
-                async with asyncio.timeout(SWAP_PATIENCE):
-                    await self._heard.wait_for(lambda: self.channel is None or self._flushed is not None)
-            except TimeoutError:
+            if not await self._order(order, lambda: self._flushed is not None):
                 return None
-            return self._flushed.count if self._flushed else 0
+            flushed: control.Flushed | None = self._flushed
+            return flushed.count if flushed else 0
 
     def _forget_gauges(self) -> None:
         """What counted the dead worker's cache is zero again; counters go on."""

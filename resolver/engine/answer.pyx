@@ -12,13 +12,13 @@ cdef inline bint is_blocked(const Query* q) noexcept nogil:
     return q.cell.action >= ACTION_ADDRESS and not (q.cell.action == ACTION_TCP_ONLY and q.transport != TRANSPORT_UDP)
 
 
-cdef int notify_verdict(Core* core, Query* q) noexcept nogil:
-    # Python answers a NOTIFY; a flood of them costs as little as one of queries.
-    if core.limits.buckets != NULL and q.transport == TRANSPORT_UDP and not q.counted:
-        if not limit_pays(&core.limits, q.client, core.forward.now):
-            core.counters[ENGINE_LIMITED] += 1
-            return VERDICT_DROP
-    return VERDICT_PUNT
+cdef inline bint is_over_limit(Core* core, const Query* q) noexcept nogil:
+    # Whether the client's network asks too often over UDP; it has paid for this query otherwise.
+    if core.limits.buckets == NULL or q.transport != TRANSPORT_UDP or q.counted \
+            or limit_pays(&core.limits, q.client, core.forward.now):
+        return False
+    core.counters[ENGINE_LIMITED] += 1
+    return True
 
 
 cdef void refresh_begin(Core* core, const Query* q) noexcept nogil:
@@ -45,16 +45,14 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     verdict = wire_parse(q)
     if verdict != CONTINUE:
         if verdict == VERDICT_PUNT:  # a NOTIFY: rare, and who may send one is not the client map's matter
-            return notify_verdict(core, q)
+            return VERDICT_DROP if is_over_limit(core, q) else VERDICT_PUNT
         if q.given == NULL:
             core.counters[ENGINE_MALFORMED] += 1
         return reply_error(q) if verdict == VERDICT_REPLY else VERDICT_DROP
 
     # A flood must cost as little as possible. TC brings a real client back over TCP, which proves its address.
-    if core.limits.buckets != NULL and q.transport == TRANSPORT_UDP and not q.counted:
-        if not limit_pays(&core.limits, q.client, core.forward.now):
-            core.counters[ENGINE_LIMITED] += 1
-            return reply_truncated(q)
+    if is_over_limit(core, q):
+        return reply_truncated(q)
 
     # Then who asks: a stranger must not learn from our answers or timing what is listed or cached.
     q.policy_class = client_class(&s.clients, q.client)

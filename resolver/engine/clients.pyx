@@ -231,6 +231,18 @@ cdef int client_line(const uint8_t* text, size_t length, uint8_t* out) noexcept 
     return 2 * size
 
 
+cdef uint8_t* roomy(uint8_t* items, size_t used, size_t* room, size_t width) except NULL:
+    # Items of `width` octets with room for one more. MemoryError leaves them as they are.
+    cdef void* grown
+    if used < room[0]:
+        return items
+    grown = realloc(items, (2 * room[0] + 1024) * width)
+    if grown == NULL:
+        raise MemoryError
+    room[0] = 2 * room[0] + 1024
+    return <uint8_t*> grown
+
+
 def read_clients(bytes text not None):
     """(IPv4 intervals, IPv6 intervals, lines taken, lines left to Python, the first of these). See engine.pyi."""
     cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(text)
@@ -240,7 +252,6 @@ def read_clients(bytes text not None):
     cdef size_t fours = 0, sixes = 0, four_room = 0, six_room = 0
     cdef uint8_t out[32]
     cdef int found
-    cdef void* grown
     cdef list odd = []
     try:
         while at < size:
@@ -260,21 +271,11 @@ def read_clients(bytes text not None):
                 continue
             found = client_line(data + first, last - first, out)
             if found == 8:
-                if fours == four_room:
-                    four_room = 2 * four_room + 1024
-                    grown = realloc(four, four_room * 8)
-                    if grown == NULL:
-                        raise MemoryError
-                    four = <uint8_t*> grown
+                four = roomy(four, fours, &four_room, 8)
                 memcpy(four + 8 * fours, out, 8)
                 fours += 1
             elif found:
-                if sixes == six_room:
-                    six_room = 2 * six_room + 1024
-                    grown = realloc(six, six_room * 32)
-                    if grown == NULL:
-                        raise MemoryError
-                    six = <uint8_t*> grown
+                six = roomy(six, sixes, &six_room, 32)
                 memcpy(six + 32 * sixes, out, 32)
                 sixes += 1
             else:

@@ -52,7 +52,7 @@ cdef bint read_target(const uint8_t* packet, uint32_t size, uint32_t at, Target*
     cdef Reader r
     reader_start(&r, packet, size)
     r.at = at
-    return read_name(&r, target.name, target.labels, &target.size, &target.labels_count, True)
+    return read_name(&r, target.name, target.labels, &target.size, &target.labels_count, size)
 
 
 cdef void walk_take(Walk* w, uint32_t kind, uint32_t id, const uint8_t* address) noexcept nogil:

@@ -37,32 +37,9 @@ cdef uint32_t transfer_name(Reader* r, uint8_t* name, uint8_t* labels, uint32_t*
 
     `name` has 256 octets, `labels` 128. The reader stands behind the name.
     """
-    cdef uint32_t at = r.at, limit = r.at, behind = 0, size = 0, octet, target, i
-    count[0] = 0
-    while at < r.size:
-        octet = r.data[at]
-        if octet & POINTER == POINTER:
-            if at + 1 >= r.size:
-                break
-            target = (octet & 0x3F) << 8 | r.data[at + 1]
-            if behind == 0:
-                behind = at + 2
-            if target >= limit:
-                break
-            limit = at = target
-            continue
-        if octet & POINTER or size + octet + 1 > MAX_NAME or octet >= r.size - at:
-            break
-        name[size] = <uint8_t>octet
-        if octet == 0:
-            r.at = behind if behind else at + 1
-            return size + 1
-        labels[count[0]] = <uint8_t>size
-        count[0] += 1
-        for i in range(1, octet + 1):
-            name[size + i] = <uint8_t>lower(r.data[at + i])
-        size += octet + 1
-        at += octet + 1
+    cdef uint32_t size
+    if read_name(r, name, labels, &size, count, r.at):
+        return size
     r.failed = True
     return 0
 

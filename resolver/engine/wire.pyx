@@ -60,16 +60,19 @@ cdef inline uint32_t lower(uint32_t octet) noexcept nogil:
 
 
 cdef inline bint read_name(Reader* r, uint8_t* name, uint8_t* labels, uint32_t* size, uint32_t* labels_count,
-                           bint compressed) noexcept nogil:
-    # A name, lower-case and without compression: its octets, where each label begins, and how many there are of both.
-    # `compressed`: pointers are followed, each to before where the last one led, so this ends (RFC 1035 section 4.1.4).
-    cdef uint32_t octet, i, length = 0, count = 0, limit = r.size
+                           uint32_t limit) noexcept nogil:
+    # A name, lower-case and without compression: its octets, where each label begins, and how many there are of both. The
+    # reader stands behind it then. Pointers are followed to before `limit`, and each to before where the last one led, so
+    # this ends (RFC 1035 section 4.1.4); 0: there may be none.
+    cdef uint32_t octet, i, length = 0, count = 0, behind = 0
     while True:
         octet = read_u8(r)
-        if compressed and octet & POINTER == POINTER:
+        if octet & POINTER == POINTER:
             octet = (octet & 0x3F) << 8 | read_u8(r)
             if r.failed or octet >= limit:
                 return False
+            if behind == 0:
+                behind = r.at
             limit = r.at = octet
             continue
         if r.failed or octet & POINTER or length + octet + 1 > MAX_NAME:
@@ -78,6 +81,8 @@ cdef inline bint read_name(Reader* r, uint8_t* name, uint8_t* labels, uint32_t* 
         if octet == 0:
             size[0] = length + 1
             labels_count[0] = count
+            if behind:
+                r.at = behind
             return True
         if count >= MAX_LABELS or r.size - r.at < octet:
             return False
@@ -130,6 +135,18 @@ cdef bint read_additional(Reader* r, Query* q, uint32_t records, uint32_t additi
     return True
 
 
+cdef inline bint read_question(Reader* r, Query* q) noexcept nogil:
+    # Name, type and class. No compression there: nothing stands before it to point at.
+    if not read_name(r, q.name, q.labels, &q.name_size, &q.labels_count, 0):
+        return False
+    q.qtype = <uint16_t> read_u16(r)
+    q.qclass = <uint16_t> read_u16(r)
+    if r.failed:
+        return False
+    q.question_end = r.at
+    return True
+
+
 cdef int wire_parse(Query* q) noexcept nogil:
     """Read header, question and EDNS into `q`; CONTINUE, DROP, PUNT for a NOTIFY, or REPLY with q.rcode set to the error."""
     cdef Reader r
@@ -145,27 +162,16 @@ cdef int wire_parse(Query* q) noexcept nogil:
         return VERDICT_DROP
     if q.flags & OPCODE_MASK == OPCODE_NOTIFY and questions == 1:
         q.rcode = RCODE_FORMERR
-        if not read_name(&r, q.name, q.labels, &q.name_size, &q.labels_count, False):
+        if not read_question(&r, q):
             return VERDICT_REPLY
-        q.qtype = <uint16_t> read_u16(&r)
-        q.qclass = <uint16_t> read_u16(&r)
-        if r.failed:
-            return VERDICT_REPLY
-        q.question_end = r.at
         q.reason = REASON_NOTIFY
         return VERDICT_PUNT
     if q.flags & OPCODE_MASK:
         q.rcode = RCODE_NOTIMP
         return VERDICT_REPLY
     q.rcode = RCODE_FORMERR
-    # No compression in the question: nothing stands before it to point at.
-    if questions != 1 or not read_name(&r, q.name, q.labels, &q.name_size, &q.labels_count, False):
+    if questions != 1 or not read_question(&r, q):
         return VERDICT_REPLY
-    q.qtype = <uint16_t> read_u16(&r)
-    q.qclass = <uint16_t> read_u16(&r)
-    if r.failed:
-        return VERDICT_REPLY
-    q.question_end = r.at
     q.limit = UDP_PLAIN
     sound = read_additional(&r, q, records + additional, additional)
     if q.limit < UDP_PLAIN:

@@ -81,6 +81,15 @@ def wire_name(text: str) -> bytes:
     return wire
 
 
+def name_text(wire: bytes) -> str:
+    """A name in wire form as tables of names are asked: labels joined by dots, octets as they stand."""
+    labels, at = [], 0
+    while wire[at]:
+        labels.append(wire[at + 1 : at + 1 + wire[at]].decode("latin-1"))
+        at += wire[at] + 1
+    return ".".join(labels)
+
+
 def build(question: Question, random: bytes, *, edns: bool = True, mix_case: bool = True) -> bytes:
     """A query with RD=1, the question's DO and CD, and no client option.
 

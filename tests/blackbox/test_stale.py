@@ -5,7 +5,6 @@ TAMPAH_DEAD_SECONDS=60 keeps the upstreams dead for that long instead of a few s
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -53,9 +52,7 @@ def ask_the_dead(server: Server) -> None:
 
 def test_names_asked_before_are_answered_while_every_upstream_is_dead(tmp_path: Path) -> None:
     upstream = FakeUpstream(script={name: [Act(ttl=1)] for name in NAMES})
-    with contextlib.ExitStack() as alive:
-        alive.enter_context(upstream)
-        server = alive.enter_context(make(tmp_path, upstream))
+    with upstream, make(tmp_path, upstream) as server:
         for name in NAMES:
             assert server.addresses(name) == [address_of(name)]
         time.sleep(1.1)  # every answer has expired
