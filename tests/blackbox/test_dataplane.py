@@ -166,7 +166,10 @@ def rings(pid: int) -> list[int]:
     """The supervisor's rings, opened anew, by worker."""
     found = {}
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        target = str(link.readlink())
+        try:
+            target = str(link.readlink())
+        except FileNotFoundError:  # closed since the folder was listed
+            continue
         if "tampah-records-" in target:
             found[target] = os.open(link, os.O_RDWR)
     return [found[name] for name in sorted(found)]

@@ -41,6 +41,7 @@ from resolver.upstream.pool import Pool, PoolConfig
 from resolver.vocabulary import Action, Rank, Transport
 from tests.fakes import Act, FakeUpstream, address_of
 from tests.indexes import make_index
+from tests.ports import free_port
 
 Runner = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -512,8 +513,8 @@ async def worker(folder: Path, upstream: FakeUpstream) -> AsyncIterator[tuple[in
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     udp.setblocking(False)
-    udp.bind(("127.0.0.1", 0))
-    port = udp.getsockname()[1]
+    port = free_port()
+    udp.bind(("127.0.0.1", port))
     tcp.bind(("127.0.0.1", port))
     engine.add_udp(udp.fileno(), socket.AF_INET, False)
     pool = pool_of(upstream)
