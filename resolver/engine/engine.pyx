@@ -61,6 +61,9 @@ include "ring.pyx"       # a record of each query
 include "udp.pyx"        # sockets
 include "border.pyx"     # Snapshot, Punt, Engine: what Python sees
 
+# Reading records: no worker does.
+include "tally.pyx"      # which names were asked most
+
 # Compiling lists: its own half of the module, which no query runs through.
 include "sort.pyx"       # sorting a list's rules
 include "build.pyx"      # a list's rules into a run

@@ -183,7 +183,7 @@ def protected(config: Config, state_dir: Path) -> Protected:
     for route in config.upstream.routes:
         for zone in route.zones:
             zones.setdefault(zone, "a zone of upstream.routes")
-    for asked in most_asked(state_dir, config.guard.asked):
+    for asked in most_asked(state_dir, config.guard.asked, config.guard.asked_by):
         names.setdefault(
             asked.name, f"among the names most asked here: {asked.count:,} times by {asked.clients:,} clients"
         )

@@ -170,6 +170,14 @@ class Server:
         except OSError:
             return []
 
+    def helper_pids(self, module: str) -> list[int]:
+        """The pids of the supervisor's children that run this module; waits for one."""
+
+        def found() -> list[int]:
+            return [pid for pid in self.workers_by_proc() if module in command_line(pid)]
+
+        return list(until(found, f"{module} runs"))
+
     # -- asking -----------------------------------------------------------------------------------------------------
     def ask(
         self,
@@ -260,6 +268,14 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
+
+
+def command_line(pid: int) -> str:
+    """What a process was started as; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
 
 
 def is_alive(pid: int) -> bool:

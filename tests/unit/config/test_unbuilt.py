@@ -25,8 +25,6 @@ WARNED = [
         "",
     ),
     ("rewrites: [{name: nas.lan, answers: [10.0.0.1]}]", "rewrites", ""),
-    ("query_log: {what: none}", "query_log.what", ""),
-    ("query_log: {clients: hash}", "query_log.clients", ""),
     ("query_log: {keep: 1d}", "query_log.keep", ""),
     ("query_log: {size: 1MiB}", "query_log.size", ""),
 ]
