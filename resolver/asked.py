@@ -72,17 +72,18 @@ def read_day(state_dir: Path) -> Day | None:
         return None
 
 
-def most_asked(state_dir: Path, limit: int, clients: int = 1) -> list[Asked]:
+def most_asked(state_dir: Path, limit: int, times: int = 1, clients: int = 1) -> list[Asked]:
     """The names that were asked most, at most `limit`, the most asked first.
 
-    Names that are mostly blocked are not among them: whoever would block those as well changes nothing. `clients`: at least
-    so many must have asked, where they are counted.
+    Names that are mostly blocked are not among them: whoever would block those as well changes nothing. `times`: they must
+    have been asked so often; `clients`: by at least so many, where these are counted.
     """
     day = read_day(state_dir)
     if day is None:
         return []
     least = 0 if day.clients == "none" else clients
-    wanted = (asked for asked in day.names if asked.clients >= least and 2 * asked.blocked <= asked.count)
+    often = itertools.takewhile(lambda asked: asked.count >= times, day.names)
+    wanted = (asked for asked in often if asked.clients >= least and 2 * asked.blocked <= asked.count)
     return list(itertools.islice(wanted, limit))
 
 

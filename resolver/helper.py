@@ -103,7 +103,7 @@ class Helper:
                 env=spawn.environment(),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), *self._handed],
-                start_new_session=True,  # a terminal's SIGINT goes to the supervisor
+                process_group=0,  # a terminal's SIGINT goes to the supervisor
             )
         self._facts.helpers = {**self._facts.helpers, self._name: self._process.pid}
         fault = ""

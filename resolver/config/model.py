@@ -664,6 +664,9 @@ class Guard(_Section):
     asked: types.Number = Field(
         default=1000, ge=0, le=100_000, description="How many of the names most asked in the last day are protected."
     )
+    asked_times: types.Number = Field(
+        default=50, ge=1, le=10**9, description="Of these, only names that were asked at least so often."
+    )
     asked_by: types.Number = Field(
         default=1, ge=1, le=10**6, description="Of these, only names that at least so many clients asked for."
     )
@@ -766,6 +769,11 @@ class Config(_Section):
     def state_path(self) -> Path:
         """`state_dir` as an absolute path."""
         return _expand(self._base, self.state_dir)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether there are listeners that show a certificate."""
+        return bool(self.listen.tls or self.listen.https or self.listen.quic)
 
     @property
     def certificate_paths(self) -> tuple[Path, Path] | None:

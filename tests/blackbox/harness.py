@@ -36,7 +36,7 @@ from resolver import control
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 20.0  # seconds for anything to happen
+PATIENCE = 60.0  # seconds for anything to happen
 
 
 def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
@@ -67,6 +67,8 @@ class Server:
             "admin": {"listen": f"127.0.0.1:{self.admin_port}"},
             **(config or {}),
         }
+        # Tests ask for a name until it is blocked: that is not to protect it.
+        self._given["guard"] = {"asked": 0, **self._given.get("guard", {})}
         self.configure()
 
     # -- files ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import struct
 from collections import Counter
@@ -71,7 +72,7 @@ def world_query(name: str) -> bytes:
 )
 def test_queries_that_nobody_was_served_by_do_not_count(fields: dict[str, int]) -> None:
     tally = Tally(10, KEY)
-    assert tally.add(record(wire("x.example"), **fields) + record(wire("y.example")), 0, 1) == 1
+    assert tally.add(record(wire("x.example"), bytes(16), **fields) + record(wire("y.example")), 0, 1) == 1
     assert counts(tally) == {"y.example": 1}
 
 
@@ -160,13 +161,13 @@ def test_any_queries_count_as_in_a_dictionary(asked: list[tuple[int, int, bool]]
     for number, window, stopped in sorted(asked, key=lambda each: each[1]):
         name = f"n{number}.example"
         truth[name] += 1
-        blocked[name] += stopped
+        blocked[name] += int(stopped)
         tally.add(record(wire(name), told=Told.BLOCKED if stopped else 0), window, 1)
     found = {name: (count, stopped) for name, count, stopped, *_ in tally.names_asked(3)}
     assert len(found) <= tally.count <= limit
-    for name, (count, stopped) in found.items():
+    for name, (count, stops) in found.items():
         assert truth[name] - tally.missed <= count <= truth[name]
-        assert stopped <= blocked[name]
+        assert stops <= blocked[name]
     if len(truth) <= limit:
         assert found == {name: (truth[name], blocked[name]) for name in truth}
     again = Tally(limit, KEY)
@@ -208,17 +209,18 @@ def test_a_spoilt_dump_or_record_is_refused_or_read_within_bounds(data: st.DataO
     tally = Tally(8, KEY)
     whole = b"".join(record(wire(f"name{number}.example"), bytes([number] * 16)) for number in range(6))
     tally.add(whole, 3, 1)
-    takes = (lambda spoilt: Tally(8, KEY).load(spoilt, 3, {}), lambda spoilt: Tally(8, KEY).add(spoilt, 0, 1))
-    for octets, take in zip((tally.dump(), whole), takes, strict=True):
+    dump = tally.dump()
+    for octets in (dump, whole):
         spoilt = bytearray(octets)
         for _ in range(data.draw(st.integers(1, 4))):
             spoilt[data.draw(st.integers(0, len(spoilt) - 1))] = data.draw(st.integers(0, 255))
         cut = data.draw(st.integers(0, len(spoilt)))
         for bad in (bytes(spoilt), bytes(spoilt[:cut])):
-            try:
-                take(bad)
-            except ValueError:
-                pass
+            with contextlib.suppress(ValueError):
+                if octets is dump:
+                    Tally(8, KEY).load(bad, 3, {})
+                else:
+                    Tally(8, KEY).add(bad, 0, 1)
 
 
 def test_a_tally_of_a_wrong_size_or_key_is_refused() -> None:

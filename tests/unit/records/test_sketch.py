@@ -66,7 +66,7 @@ def test_what_is_asked_most_is_written_with_verdict_and_list(tmp_path: Path) -> 
     }  # fmt: skip
     assert [asked.name for asked in most_asked(tmp_path, 10)] == ["wordpress.com", "www.good.example"]
     assert [asked.name for asked in most_asked(tmp_path, 1)] == ["wordpress.com"]
-    assert [asked.name for asked in most_asked(tmp_path, 10, clients=2)] == ["wordpress.com"]
+    assert [asked.name for asked in most_asked(tmp_path, 10, times=30, clients=2)] == ["wordpress.com"]
     day = read_day(tmp_path)
     assert day and (day.since, day.what, len(list(day.names))) == (NOW, "all", 3)
 
