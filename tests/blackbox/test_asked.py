@@ -148,3 +148,31 @@ def test_the_recorder_ends_with_its_supervisor_and_keeps_what_it_knows(tmp_path:
         found = json.loads((server.state_dir / "asked.json").read_text())["names"]
         assert {entry["name"] for entry in found} == {"wordpress.com", "example.org"}
         assert (server.state_dir / "asked.tally").stat().st_size > 100
+
+
+def test_a_list_is_previewed_by_what_was_asked_here(tmp_path: Path, upstream: int) -> None:
+    with made(tmp_path, upstream) as server:
+        for number in range(12):
+            server.ask("www.new.example", source=f"127.0.0.{1 + number % 3}")
+            server.ask("x.ads.example")
+        new = tmp_path / "new.txt"
+        new.write_text("||new.example^\n||ads.example^\n||nobody.example^\n")
+        found = server.tampah_json("preview", str(new))
+        assert found["blocked"]["names"] == 1 and found["already"]["names"] == 1
+        [effect] = found["blocked"]["list"]
+        assert (effect["name"], effect["count"], effect["rule"], effect["line"]) == (
+            "www.new.example",
+            12,
+            "new.example",
+            1,
+        )
+        assert effect["clients"] in (2, 3)  # about
+        assert found["already"]["list"][0]["by"] == "ads"
+        assert not server.is_blocked("www.new.example")  # nothing is changed
+        text = server.tampah("preview", str(new), "--list", "ads", "--format", "adblock").stdout
+        assert "would newly block: 1 names" in text and "line 1: new.example" in text
+        new.write_text("<html>Sign in\n</html>\n")
+        done = server.tampah("preview", str(new))
+        assert done.returncode == 1 and "HTML" in done.stderr
+    assert server.tampah("preview", str(tmp_path / "ads.txt")).returncode == 0  # no server is needed
+    assert server.tampah("preview", str(tmp_path / "nothing.txt")).returncode == 2
