@@ -115,8 +115,8 @@ class Policy:
     of lists, their place in the config (b"": nobody asks). `variants`: for each class that clients have four u16, the
     classes that hold for a query by what it is: bit 0 wants no recursion, bit 1 wants to verify an answer that is signed
     (b"": the class itself). `zones`: owner and rdata of policy zones' SOA, in wire form. `guard`: class 0 for the addresses
-    that no name outside should have, REFUSED_CLASS for others; `dns64` None: off; `unguarded`: names that may, with what is below them.
-    `withheld`: classes whose clients are to get SERVFAIL, as a list of theirs has never come.
+    that no name outside should have, REFUSED_CLASS for others; `unguarded`: names that may, with what is below them. `dns64`
+    None: off. `withheld`: classes whose clients are to get SERVFAIL, as a list of theirs has never come.
 
     `shadows`: where some list only counts, a u16 a cell: where the cell's claims begin in `shadow_claims` (SHADOW_CLAIM
     each, the first is nobody's), 0 for none.
@@ -421,7 +421,8 @@ class Generation:
     """One immutable state of everything that decides; `number` grows by one a build, `parent` is what it followed.
 
     `index` and `policy` are file names below state_dir, `created` is in seconds since the epoch, `config` a digest of
-    the config as read, `report` what the build had to say (see lists/compile.py), `own` lists that are no file's (lists/own).
+    the config as read, `report` what the build had to say (see lists/compile.py), `own` lists that are nobody's file
+    (lists/own).
     """
 
     number: int

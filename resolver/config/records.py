@@ -24,6 +24,7 @@ def parse_record(text: object) -> LocalRecord:
     """The record of a line; names end where they end, with a final dot or without. ValueError says what was expected."""
     import dns.exception  # only where the config has records: it takes time to load
     import dns.name
+    import dns.rdataclass
     import dns.rdatatype
     import dns.zonefile
 
@@ -32,11 +33,12 @@ def parse_record(text: object) -> LocalRecord:
         raise ValueError(expected)
     try:
         found = dns.zonefile.read_rrsets(
-            text.strip(), origin=dns.name.root, relativize=False, rdclass="IN", default_ttl=DEFAULT_TTL
+            text.strip(), origin=dns.name.root, relativize=False, rdclass=None, default_ttl=DEFAULT_TTL
         )
     except (dns.exception.DNSException, ValueError) as error:
-        raise ValueError(f"{expected}: {error}" if str(error) else expected) from None
-    if len(found) != 1 or len(found[0]) != 1:
+        said = str(error).removeprefix("<input>:1: ")
+        raise ValueError(f"{expected}: {said}" if said else expected) from None
+    if len(found) != 1 or len(found[0]) != 1 or found[0].rdclass != dns.rdataclass.IN:
         raise ValueError(expected)
     [rrset] = found
     rtype = dns.rdatatype.to_text(rrset.rdtype)

@@ -87,8 +87,8 @@ class ListPolicy:
     the TTL of its answers, in seconds. `recursive_only`: an RPZ list that says nothing to queries without RD. `break_dnssec`
     no: it leaves signed answers alone where the client wants to verify them. `soa`: owner and data in wire form of the SOA
     that goes with its answers. `groups`: the groups that see it whatever their lists and categories are, "" for clients in
-    none (None: as the groups say). `local`: what it says is the operator's own word, at rank 0. `question_only`: it speaks of
-    names that are asked for, not of what answers lead to.
+    none (None: as the groups say). `local`: what it says is the operator's own word, at rank 0. `question_only`: it speaks
+    of names that are asked for, not of what answers lead to.
     """
 
     name: str

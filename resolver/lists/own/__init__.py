@@ -1,4 +1,4 @@
-"""Lists that come with the program or follow from the config: names that are answered here, by one machinery with all others.
+"""Lists that come with the program or follow from the config: names that are answered here, by the machinery of all lists.
 
     built-in:local           rewrites, records and their reverse names, special names, DDR, DNS64 (local.py, special.py)
     built-in:canaries        names by which browsers and systems ask whether to go around this server
@@ -20,11 +20,11 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from resolver.config.model import Config, Group
+from resolver.config.model import Config
 from resolver.engine.engine import RunBuilder
-from resolver.lists.matrix import CategoryPolicy, ListPolicy
+from resolver.lists.matrix import CategoryPolicy, ListPolicy, Override
 from resolver.lists.own.local import local_rules
 from resolver.lists.own.rules import OwnRule
 from resolver.lists.own.search import SERVICES, search_rules
@@ -85,7 +85,7 @@ def own_lists(config: Config) -> list[OwnList]:
     return [each for each in found if each.rules]
 
 
-def _by_group(config: Config, key: str) -> Iterable[tuple[str, object]]:
+def _by_group(config: Config, key: str) -> Iterable[tuple[str, Any]]:
     """What a key says to each group, and to clients in none: what it says to all, but for groups that say otherwise."""
     general = getattr(config, key)
     yield NOBODY, general
@@ -132,8 +132,8 @@ def _write(own: OwnList, path: Path, digest: str) -> int:
     return write_run(path, builder, header).names
 
 
-def own_policy(wanted: Sequence[OwnList], state: ListState) -> ListPolicy | None:
-    """What decides about a list of these names; None where the config asks for it no more."""
+def own_policy(wanted: Sequence[OwnList], state: ListState) -> ListPolicy:
+    """What decides about one of these lists; nothing where the config asks for it no more."""
     for own in wanted:
         if own.name == state.name:
             return ListPolicy(
@@ -145,10 +145,4 @@ def own_policy(wanted: Sequence[OwnList], state: ListState) -> ListPolicy | None
                 local=own.name == LOCAL,
                 question_only=own.name != ENCRYPTED_DNS,
             )
-    return None
-
-
-def safe_search_of(config: Config, group: Group | None) -> tuple[str, ...]:
-    """The engines that a group's clients, None: clients in none, get filtered results from."""
-    own = group.safe_search if group else None
-    return config.safe_search if own is None else own
+    return ListPolicy(state.name, slot=state.slot, override=Override(disabled=True))

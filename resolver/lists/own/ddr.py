@@ -18,9 +18,11 @@ def designations(config: Config) -> tuple[list[str], tuple[Path, ...]]:
     by_way = [(getattr(config.listen, key), alpn, port) for key, alpn, port in _PROTOCOLS]
     if not any(endpoints for endpoints, _, _ in by_way):
         return [], ()
-    name, sources = config.listen.name, ()
-    if not name and config.certificate_paths:
-        name, sources = _name_in(config.certificate_paths[0]), (config.certificate_paths[0],)
+    name = config.listen.name
+    sources: tuple[Path, ...] = ()
+    if not name and config.certificate_paths and config.certificate_paths[0].is_file():
+        sources = config.certificate_paths[:1]
+        name = _name_in(sources[0])
     if not name:
         return [], sources
     found: list[str] = []

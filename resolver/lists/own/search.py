@@ -30,7 +30,7 @@ _TABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "bing": ("strict.bing.com", ("www.bing.com", "edgeservices.bing.com")),
     "duckduckgo": ("safe.duckduckgo.com", ("duckduckgo.com", "www.duckduckgo.com", "start.duckduckgo.com")),
 }
-SERVICES = tuple(_TABLE)
+SERVICES = tuple(_TABLE)  # config.types.SAFE_SEARCH
 
 
 def search_rules(service: str) -> list[OwnRule]:

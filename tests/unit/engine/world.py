@@ -226,6 +226,8 @@ class World:
                 verdict, reply = self.engine.resume(punt)
             elif punt.reason == PUNT_LOCAL:
                 alias = Aliases(self.index, self.policy).describe(punt)
+                if isinstance(alias, bytes):
+                    return dns.message.from_wire(alias)
                 return dns.message.from_wire(alias_reply(punt.packet, len(punt.qname), alias, None, None))
             elif answer is None:
                 return None
