@@ -21,6 +21,7 @@ from resolver.config.model import (
     Dns64,
     Fetch,
     Group,
+    Guard,
     ListConfig,
     Listen,
     QueryLog,
@@ -36,8 +37,8 @@ from resolver.config.model import (
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Admin, Cache, Category, Certificate, Config, Connections, Dns64, Fetch, Group, Listen, ListConfig, QueryLog),
-    *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, SpecialNames, TsigKey, Upstream, Window),
+    *(Admin, Cache, Category, Certificate, Config, Connections, Dns64, Fetch, Group, Guard, Listen, ListConfig),
+    *(QueryLog, RateLimit, Rebinding, Rewrite, Route, Sinkhole, SpecialNames, TsigKey, Upstream, Window),
 )
 
 

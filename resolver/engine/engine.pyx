@@ -43,6 +43,7 @@ PUNT_DNS64 = REASON_DNS64
 
 cdef uint32_t MAPPED_WORD = int.from_bytes(b"\0\0\xff\xff", "little")
 
+include "pages.pyx"      # mapped files
 include "hash.pyx"       # the keyed hash of names
 include "wire.pyx"       # the packet
 include "reply.pyx"      # writing answers
@@ -71,6 +72,7 @@ include "read.pyx"       # reading runs
 include "transfer.pyx"   # zone transfers into rules
 include "merge.pyx"      # runs into the index's buckets
 include "patch.pyx"       # a copy of an index, changed where a list did
+include "guard.pyx"      # what is asked of runs before they go live
 
 # Who is in which group.
 include "clients.pyx"    # files and networks into the client map

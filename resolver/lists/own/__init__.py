@@ -32,10 +32,10 @@ from resolver.lists.own.special import special_rules
 from resolver.lists.rules import Outcome
 from resolver.lists.runs import Run, RunHeader, run_digest, run_path, write_run
 from resolver.lists.source import stat_of
-from resolver.snapshot import NO_EDE, ListState
+from resolver.snapshot import NO_EDE, OWN_PREFIX, ListState
 from resolver.vocabulary import EDE, Action, Scope
 
-PREFIX = "built-in:"  # no list of the config can begin so
+PREFIX = OWN_PREFIX
 LOCAL, CANARIES, ENCRYPTED_DNS = f"{PREFIX}local", f"{PREFIX}canaries", f"{PREFIX}encrypted-dns"
 SEARCH = f"{PREFIX}safe-search:"
 CATEGORIES: Mapping[str, CategoryPolicy] = {  # what the config says of the last two goes before
