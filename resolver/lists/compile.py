@@ -53,6 +53,7 @@ from resolver.lists.matrix import (
 )
 from resolver.lists.merge import ListRun, read_header, write_index
 from resolver.lists.own import CATEGORIES, own_lists, own_policy, take_own
+from resolver.lists.own.ddr import undesignated
 from resolver.lists.patch import patch_index
 from resolver.lists.patterns import fitting
 from resolver.lists.reading import Reading, as_read, check_list, describe, fault_of, mend_list, take_list
@@ -557,6 +558,10 @@ def _warnings(config: Config, states: Sequence[ListState]) -> tuple[str, ...]:
         for state in states
         if state.slot == NO_SLOT
     ]
+    if undesignated(config):
+        warnings.append(
+            "listen.name: without it or a name in the certificate clients cannot find the encrypted listeners"
+        )
     return tuple(warnings)
 
 

@@ -38,6 +38,12 @@ def designations(config: Config) -> tuple[list[str], tuple[Path, ...]]:
     return found, sources
 
 
+def undesignated(config: Config) -> bool:
+    """Whether there are encrypted listeners that clients are to find and cannot, for want of a name."""
+    has_any = any(getattr(config.listen, key) for key, _, _ in _PROTOCOLS)
+    return has_any and config.special_names.resolver_arpa and not designations(config)[0]
+
+
 def _hints(endpoints: Iterable[Endpoint]) -> Iterator[str]:
     addresses = [ip_address(endpoint.host) for endpoint in endpoints]
     for version in (4, 6):

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from resolver.config.model import Config
-from resolver.lists.own.ddr import designations
+from resolver.lists.own.ddr import designations, undesignated
 from resolver.lists.own.local import local_rules
 from resolver.lists.own.special import special_rules
 from resolver.lists.records import encode_records
@@ -72,8 +72,9 @@ def test_without_a_name_nothing_is_said(tmp_path: Path, what: str) -> None:
     elif what == "no certificate":
         (tmp_path / "chain.pem").write_text("hello")
     made = config(tmp_path) if what == "nothing" else config(tmp_path, certificate=pem)
-    assert designations(made)[0] == []
+    assert designations(made)[0] == [] and undesignated(made)
 
 
 def test_without_listeners_nothing_is_said(tmp_path: Path) -> None:
     assert designations(config(tmp_path, tls=[], https=[], quic=[], name="dns.example")) == ([], ())
+    assert not undesignated(config(tmp_path, tls=[], https=[], quic=[]))
