@@ -25,10 +25,12 @@ import json
 import os
 import random
 import socket
+import ssl
 import struct
 import sys
 import threading
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -45,8 +47,8 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
-
-from tests.certificates import Certificate
+import h2.settings
+import hyperframe.frame
 
 SOA = "ns.fake.example. hostmaster.fake.example. 1 3600 600 86400 60"
 
@@ -131,8 +133,8 @@ class FakeUpstream:
     """Connections of all kinds that were accepted."""
     resumed: int = 0
     """TLS connections that went on with an earlier session."""
-    certificate: Certificate | None = None
-    """With one there are `tls_port` and `https_port` as well."""
+    certificate: Mapping[str, str] | None = None
+    """Paths of its chain and key (tests/certificates.py); with one there are `tls_port` and `https_port` as well."""
     tls_port: int = 0
     https_port: int = 0
     requests: list[dict[str, str]] = field(default_factory=list)
@@ -208,10 +210,10 @@ class FakeUpstream:
         servers = [server] if server is not None else []
         if self.certificate is not None:
             tls = await asyncio.start_server(
-                self._tls_connection, self.host, self.tls_port, ssl=self.certificate.context("dot")
+                self._tls_connection, self.host, self.tls_port, ssl=_context(self.certificate, "dot")
             )
             https = await self._loop.create_server(
-                lambda: _Http2(self), self.host, self.https_port, ssl=self.certificate.context("h2", "http/1.1")
+                lambda: _Http2(self), self.host, self.https_port, ssl=_context(self.certificate, "h2")
             )
             self.tls_port, self.https_port = (each.sockets[0].getsockname()[1] for each in (tls, https))
             servers += [tls, https]
@@ -397,6 +399,13 @@ class FakeUpstream:
         return packet
 
 
+def _context(certificate: Mapping[str, str], protocol: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate["chain"], certificate["key"])
+    context.set_alpn_protocols([protocol])
+    return context
+
+
 class _Http2(asyncio.Protocol):
     """One HTTP/2 connection to the server."""
 
@@ -404,7 +413,7 @@ class _Http2(asyncio.Protocol):
         self._upstream = upstream
         self._connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         self._bodies: dict[int, bytes] = {}
-        self._queries = 0
+        self._replies = 0
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -412,7 +421,9 @@ class _Http2(asyncio.Protocol):
         self._transport = transport
         self._upstream.connections += 1
         self._upstream.resumed += transport.get_extra_info("ssl_object").session_reused
-        self._connection.local_settings.max_concurrent_streams = self._upstream.streams
+        self._connection.local_settings = h2.settings.Settings(
+            client=False, initial_values={h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: self._upstream.streams}
+        )
         self._connection.initiate_connection()
         self._flush()
 
@@ -424,7 +435,7 @@ class _Http2(asyncio.Protocol):
             return
         for event in events:
             if isinstance(event, h2.events.RequestReceived):
-                self._upstream.requests.append({str(k): str(v) for k, v in _texts(event.headers)})
+                self._upstream.requests.append(_texts(event.headers))
                 self._bodies[event.stream_id] = b""
             elif isinstance(event, h2.events.DataReceived):
                 self._bodies[event.stream_id] += event.data
@@ -434,9 +445,6 @@ class _Http2(asyncio.Protocol):
         self._flush()
 
     def _take(self, stream: int) -> None:
-        self._queries += 1
-        if self._queries == self._upstream.goaway_after:
-            self._connection.close_connection(last_stream_id=stream)
         port = self._transport.get_extra_info("peername")[1]
         decided = self._upstream._decide(self._bodies.pop(stream), "https", port)
         if decided is not None:
@@ -454,6 +462,10 @@ class _Http2(asyncio.Protocol):
         except h2.exceptions.ProtocolError:
             pass  # the client has gone, or has reset the stream
         self._flush()
+        self._replies += 1
+        if self._replies == self._upstream.goaway_after:
+            self._transport.write(hyperframe.frame.GoAwayFrame(0, last_stream_id=stream).serialize())
+            cut = True
         if cut:
             self.end()
 
@@ -467,8 +479,8 @@ class _Http2(asyncio.Protocol):
         self._transport.write(self._connection.data_to_send())
 
 
-def _texts(headers: Any) -> list[tuple[str, str]]:
-    return [tuple(part.decode() if isinstance(part, bytes) else part for part in header) for header in headers]
+def _texts(headers: Any) -> dict[str, str]:
+    return {bytes(name).decode(): bytes(value).decode() for name, value in headers}
 
 
 def _rrset(text: str) -> dns.rrset.RRset:

@@ -6,8 +6,7 @@ it where the transport says so.
 
 A connection that breaks after it had answered something is opened again for the queries it still owed, RESENDS times a
 query; one that breaks before is a fault of the server. One that is silent for STALL seconds while it owes answers is given
-up: behind it may be a server that was started anew, or a path that is no more. A server that takes no more queries on a
-connection (HTTP/2 GOAWAY) answers there what it took, beside a new one.
+up: behind it may be a server that was started anew, or a path that is no more.
 """
 
 from __future__ import annotations
@@ -265,8 +264,8 @@ class _Link(asyncio.Protocol):
     def abort(self, fault: Fault | None = None) -> None:
         self._fault = self._fault or fault
         if self._transport is not None:
-            self._transport.abort()
-        if not self.ready.done():
+            self._transport.abort()  # `connection_lost` says why
+        else:
             self.ready.cancel()
 
     # -- called by the loop -----------------------------------------------------------------------------------------

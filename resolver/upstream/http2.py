@@ -1,8 +1,9 @@
 """DNS over HTTPS (RFC 8484) as a client: POST on one HTTP/2 connection (RFC 9113), a stream a query: sans-IO.
 
 The id is 0 on the wire (section 4.1). An answer's age (Age, section 5.1) is not taken from its TTLs: what we ask by POST no
-cache between keeps. The server says how many streams it takes at a time; more queries wait for one that ends. A server that
-says GOAWAY is owed the answers of the streams that it took; for others a new connection is opened.
+cache between keeps. The server says how many streams it takes at a time; more queries wait for one that ends. What
+a server that says GOAWAY has not answered is asked again over a new connection: h2 hears nothing after it, and a question
+may be asked twice.
 """
 
 from __future__ import annotations
@@ -51,11 +52,13 @@ class Http2:
             normalize_outbound_headers=False,
         )
         self._connection = h2.connection.H2Connection(config)
-        self._connection.local_settings.update(
-            {
+        self._connection.local_settings = h2.settings.Settings(
+            client=True,
+            initial_values={
                 h2.settings.SettingCodes.ENABLE_PUSH: 0,
                 h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 1 << 17,  # more than any answer
-            }
+                h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: 1 << 14,
+            },
         )
         self._connection.initiate_connection()
         self._connection.increment_flow_control_window(_WINDOW)
@@ -120,10 +123,8 @@ class Http2:
             self._streams = min(self._connection.remote_settings.max_concurrent_streams, _MOST_STREAMS)
         if isinstance(event, h2.events.ConnectionTerminated):
             self.is_over = True
-            last = event.last_stream_id
-            for refused in [each for each in self._answers if last is not None and each > last]:
-                del self._answers[refused]
-                found.append((refused, Fault.CLOSED))
+            found += [(each, Fault.CLOSED) for each in self._answers]
+            self._answers.clear()
             return
         if isinstance(event, h2.events.DataReceived):
             self._unacknowledged += event.flow_controlled_length
