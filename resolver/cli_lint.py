@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import click
 
 from resolver.cli import _command, _Context
-from resolver.config.types import ListFormat
 
 if TYPE_CHECKING:
     from resolver.lint.findings import Verdict
 
+_FORMATS = ("auto", "hosts", "domains", "adblock", "dnsmasq", "unbound", "rpz", "addresses")
 
 @_command
 @click.argument(
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     required=True,
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
 )
-@click.option("--format", "dialect", type=click.Choice(get_args(ListFormat)), default="auto", show_default=True)
+@click.option("--format", "dialect", type=click.Choice(_FORMATS), default="auto", show_default=True)
 @click.option("--examples", type=click.IntRange(min=0), default=5, show_default=True, help="At most so many of each kind.")
 @click.option("--all", "everything", is_flag=True, help="Every line of each kind.")
 def lint(context: _Context, files: tuple[Path, ...], dialect: str, examples: int, everything: bool) -> None:

@@ -10,8 +10,8 @@ that is not in it cannot be received.
                           Clients; Inspected; Flushed; Notified
     supervisor → fetcher  Follow whenever the config changes, Fetch
     fetcher → supervisor  Fetched for each list at a Follow and after each attempt; Changed; Done for each Fetch
-    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush, Pause, Resume: answered by Report or
-                          Failed, then the connection is closed
+    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush, Pause, Resume, Decide, RollBack: answered
+                          by Report or Failed, then the connection is closed
 
 A command imports this as it starts: nothing here is slow to import. The supervisor's and workers' ends: channel.py.
 """
@@ -287,10 +287,30 @@ class Done:
 @dataclass(frozen=True, slots=True)
 class Reload:
     """Build and enforce a generation that begins after this message came in; with `fetch`, after the sources of `lists`
-    (none: of all lists from other machines) have been asked."""
+    (none: of all lists from other machines) have been asked; with `force`, from lists that are all read again, also
+    those that a rollback holds."""
 
     fetch: bool = False
     lists: tuple[str, ...] = ()
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """Asks to approve or reject what waits of a list: its rules for `names`, or all of it. See decisions.decide()."""
+
+    list: str
+    approve: bool
+    names: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Asks for the lists as generation `number` had them; 0: the last one with other lists than those in force."""
+
+    number: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +387,8 @@ Message = (
     | Statistics
     | Override
     | TakeBack
+    | Decide
+    | RollBack
     | Pause
     | Resume
     | Report

@@ -15,13 +15,16 @@ CACHE_GAUGES = (4, 5)  # of the section "cache": entries and octets, which a new
 
 @dataclass(frozen=True, slots=True)
 class ListFacts:
-    """What is known of a list beside its counters; `slot` is where it is counted."""
+    """What is known of a list beside its counters; `slot` is where it is counted. `held`: its newest version waits for a
+    decision; `quarantined`: how many of its rules do."""
 
     name: str
     category: str
     slot: int
     names: int
     refused: int
+    held: bool = False
+    quarantined: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,11 +195,22 @@ def _upstream(section: Sequence[int], servers: Sequence[str]) -> Iterator[Metric
 def _lists(facts: Facts) -> Iterator[Metric]:
     names = GaugeMetricFamily("tampah_list_names", "Names in force.", labels=("list",))
     refused = GaugeMetricFamily("tampah_list_refused_lines", "Lines that were no rule.", labels=("list",))
+    held = GaugeMetricFamily(
+        "tampah_list_held",
+        "1: the list changed too much, its old version serves until somebody decides.",
+        labels=("list",),
+    )
+    quarantined = GaugeMetricFamily(
+        "tampah_list_quarantined",
+        "Rules left out until somebody decides, as they would block protected names.",
+        labels=("list",),
+    )
     for item in facts.lists:
         names.add_metric((item.name,), item.names)
         refused.add_metric((item.name,), item.refused)
-    yield names
-    yield refused
+        held.add_metric((item.name,), item.held)
+        quarantined.add_metric((item.name,), item.quarantined)
+    yield from (names, refused, held, quarantined)
 
 
 def _zones(facts: Facts) -> Iterator[Metric]:

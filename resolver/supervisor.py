@@ -20,6 +20,7 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,13 +28,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resolver import control, counters, logs, spawn
+from resolver import control, counters, decisions, logs, spawn
 from resolver.admin import listen
 from resolver.admin.listen import AdminError
 from resolver.channel import Channel
 from resolver.config import kept
 from resolver.config.problem import ConfigError
 from resolver.control import ControlError
+from resolver.decisions import DecisionError
 from resolver.facts import Facts, Source
 from resolver.fetch.link import Sources
 from resolver.overlay import Entry, Overlay, OverlayError
@@ -266,19 +268,18 @@ class Supervisor:
                 async with asyncio.timeout(10):
                     message = await channel.receive()
                 if message:
-                    channel.send(await self._answer(message))
+                    peer: socket.socket = writer.get_extra_info("socket")
+                    channel.send(await self._answer(message, decisions.Who.of(_user_of(peer))))
             except (ControlError, TimeoutError) as error:
                 channel.send(control.Failed(str(error) or "no message within 10 s"))
             await channel.flush()
 
-    async def _answer(self, message: control.Message) -> control.Message:
+    async def _answer(self, message: control.Message, who: decisions.Who) -> control.Message:
         match message:
-            case control.Reload(fetch, lists):
+            case control.Reload() | control.Decide() | control.RollBack():
                 try:
-                    failed = await self._fetch(lists) if fetch else []
-                    outcome = await self._reloader.request()
-                    return control.Report({**outcome.to_json(), "not_fetched": failed})
-                except (ReloadError, ConfigError, ControlError) as error:
+                    return control.Report({"not_fetched": [], **await self._change_lists(message, who)})
+                except (ReloadError, ConfigError, ControlError, DecisionError, OSError) as error:
                     return control.Failed(str(error))
             case control.Status():
                 return control.Report(await self._status())
@@ -297,6 +298,27 @@ class Supervisor:
 
                 return control.Report(metrics.summary(self._source))
         return control.Failed(f"{type(message).__name__} is not for the supervisor")
+
+    async def _change_lists(
+        self, message: control.Reload | control.Decide | control.RollBack, who: decisions.Who
+    ) -> dict[str, Any]:
+        """Another generation: what was decided is kept first, then enforced on every worker, then answered."""
+        state_dir, current = self._config.state_path, self._reloader.generation
+        if isinstance(message, control.RollBack):
+            return (await self._reloader.roll_back(message.number, message.reason, who)).to_json()
+        record: dict[str, Any] = {}
+        if current and isinstance(message, control.Decide):
+            names, reason = message.names, message.reason
+            record = decisions.decide(state_dir, current, message.list, names, reason, who, approve=message.approve)
+            _log.info(
+                "list %s %s by %s: %s", message.list, record["decision"], who.user or who.uid, reason or "no reason"
+            )
+        elif current and isinstance(message, control.Reload) and message.force:
+            decisions.release(state_dir, current, who)
+        if isinstance(message, control.Decide):
+            return {**(await self._reloader.request()).to_json(), "decision": record}
+        failed = await self._fetch(message.lists) if message.fetch else []
+        return {**(await self._reloader.request(force=message.force)).to_json(), "not_fetched": failed}
 
     async def _change_overlay(self, change: Callable[[], Entry]) -> control.Message:
         """An operator's word: kept first, then enforced on every worker, then answered."""
@@ -372,6 +394,13 @@ class Supervisor:
             if state.generation != self._facts.generation:
                 return f"worker {number} serves generation {state.generation}, not {self._facts.generation}"
         return ""
+
+
+def _user_of(peer: socket.socket) -> int:
+    """The uid at the other end of a Unix socket, as the kernel knows it."""
+    credentials = struct.Struct("3i")  # pid, uid, gid: SO_PEERCRED in unix(7)
+    uid: int = credentials.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))[1]
+    return uid
 
 
 def _command_socket(path: Path) -> socket.socket:
