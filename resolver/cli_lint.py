@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _FORMATS = ("auto", "hosts", "domains", "adblock", "dnsmasq", "unbound", "rpz", "addresses")
 
+
 @_command
 @click.argument(
     "files",
@@ -25,7 +26,9 @@ _FORMATS = ("auto", "hosts", "domains", "adblock", "dnsmasq", "unbound", "rpz", 
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
 )
 @click.option("--format", "dialect", type=click.Choice(_FORMATS), default="auto", show_default=True)
-@click.option("--examples", type=click.IntRange(min=0), default=5, show_default=True, help="At most so many of each kind.")
+@click.option(
+    "--examples", type=click.IntRange(min=0), default=5, show_default=True, help="At most so many of each kind."
+)
 @click.option("--all", "everything", is_flag=True, help="Every line of each kind.")
 def lint(context: _Context, files: tuple[Path, ...], dialect: str, examples: int, everything: bool) -> None:
     """Say what the lines of lists mean here and elsewhere, and which are refused, of no use, or reach too far.
@@ -57,7 +60,7 @@ def _lines(verdict: Verdict) -> Iterator[str]:
             yield f"  {verdict.counts[kind]:,} {kind}: {said}"
     yield from _form_lines(verdict)
     for reason, count in report.reasons.most_common():
-        yield f"  {count:,} lines refused: {reason}"
+        yield f"  {count:,} refused: {reason}"
     for line in report.refused_lines if report.reasons else ():
         yield f"    line {line.line}: {line.text}: {line.reason}"
     if len(report.refused_lines) < report.refused:

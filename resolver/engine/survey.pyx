@@ -114,7 +114,7 @@ cdef class Survey:
         cdef uint64_t at = 0, i, count
         cdef const uint8_t* rule
         cdef const uint8_t* path = NULL
-        cdef uint32_t shared, kind, outcome
+        cdef uint32_t shared, kind
         counts = [[0] * FOUND_KINDS for _ in range(self.files)]
         found = []
         self.depth = 0
@@ -303,16 +303,16 @@ cdef class Survey:
     def lines(self, uint64_t limit):
         """For each outcome: how many rules have it, and the lines of the first `limit`."""
         cdef RunBuilder builder = self.builder
-        cdef uint64_t i, at = 0
+        cdef uint64_t _i, i, at = 0
         cdef uint32_t outcome
         cdef const uint8_t* rule
         counts = [0] * self.outcomes
-        lines = [[] for _ in range(self.outcomes)]
+        lines = [[] for _ in counts]
         cdef uint64_t* seen = <uint64_t*>malloc((self.outcomes + 1) * sizeof(uint64_t))
         if seen == NULL:
             raise MemoryError
         memset(seen, 0, (self.outcomes + 1) * sizeof(uint64_t))
-        for i in range(builder.taken):
+        for _i in range(builder.taken):
             rule = builder.arena.octets + at
             outcome = load_le32(rule + 4) >> 2
             if outcome < self.outcomes:
@@ -406,8 +406,8 @@ cdef class Shares(RunHeap):
 
     def count(self):
         """(names, names that no other list covers, for each list how many each other one covers) of each list."""
-        cdef uint32_t lists = <uint32_t>len(self.inputs), number, i, j, scope
-        cdef uint32_t here = 0
+        cdef uint32_t lists = <uint32_t>len(self.inputs), number, i, j
+        cdef uint32_t here
         cdef RunReader reader
         cdef uint32_t* at_name = <uint32_t*>malloc((lists + 1) * sizeof(uint32_t))
         cdef uint64_t* names = <uint64_t*>calloc(lists + 1, sizeof(uint64_t))

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from resolver.lint.read import Linted
+from resolver.lists.guard import public_suffixes
 from resolver.lists.names import key
 from resolver.lists.parse.addresses import is_special
 from resolver.lists.patterns import TooLarge
@@ -47,12 +48,7 @@ class Suffixes(NamedTuple):
 @functools.cache
 def suffixes() -> Suffixes:
     """What publicsuffixlist knows, as A-labels."""
-    from publicsuffixlist import PublicSuffixList  # a megabyte of memory
-
-    every, registries = (
-        frozenset(rule for rule in PublicSuffixList(only_icann=only)._publicsuffix if rule.isascii())
-        for only in (False, True)
-    )
+    every, registries = public_suffixes("all"), public_suffixes("registries")
     plain = frozenset(rule for rule in every if rule[0] not in "*!")
     wildcards = frozenset(rule[2:] for rule in every if rule.startswith("*."))
     parents: dict[str, str] = {}
@@ -73,8 +69,8 @@ def suffixes() -> Suffixes:
 def broad_names(linted: Linted) -> Iterator[Broad]:
     """The rules for names that reach too far, and names in top-level domains that there are not."""
     known = suffixes()
-    reasons = {name: "a public suffix: names are registered below it" for name in known.registries}
-    reasons |= {name: "a whole hosting domain: others have their sites below it" for name in known.companies}
+    reasons = dict.fromkeys(known.registries, "a public suffix: names are registered below it")
+    reasons |= dict.fromkeys(known.companies, "a whole hosting domain: others have their sites below it")
     reasons |= {name: f"has public suffixes below it, such as {below}" for name, below in known.parents.items()}
     reasons |= {name: f"every name below it is a public suffix: *.{name}" for name in known.wildcards if "." in name}
     for name, why in reasons.items():

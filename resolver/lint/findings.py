@@ -114,7 +114,9 @@ def lint(paths: Iterable[Path], options: Options, examples: int = EXAMPLES) -> l
     for name, count, first in broad.unknown_tlds(linted):
         file, line = linted.place(first)
         more = f", and {count - 1:,} more rules" if count > 1 else ""
-        by_file[id(file)].add("no such TLD", Finding(line, name, f"“.{name}” is not in the root zone{more}"), examples, count)
+        by_file[id(file)].add(
+            "no such TLD", Finding(line, name, f"“.{name}” is not in the root zone{more}"), examples, count
+        )
     for verdict in verdicts:
         _judge_triggers(verdict, examples)
         for cancelled, line, by in cancelled_rules(linted, verdict.file):
@@ -169,7 +171,9 @@ def _judge_triggers(verdict: Verdict, examples: int) -> None:
 def _covered_networks(triggers: list[Trigger]) -> Iterator[tuple[Trigger, Trigger]]:
     """Address rules that a shorter prefix with the same outcome covers, each with it."""
     nets = {(trigger.kind, trigger.text, trigger.outcome): trigger for trigger in triggers if "/" in trigger.text}
-    nets = {key: trigger for key, trigger in nets.items() if trigger.kind not in (TriggerKind.PATTERN, TriggerKind.NSDNAME)}
+    nets = {
+        key: trigger for key, trigger in nets.items() if trigger.kind not in (TriggerKind.PATTERN, TriggerKind.NSDNAME)
+    }
     lengths: dict[int, set[int]] = {4: set(), 6: set()}
     for trigger in nets.values():
         lengths[6 if ":" in trigger.text else 4].add(int(trigger.text.rpartition("/")[2]))

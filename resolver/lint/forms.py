@@ -7,8 +7,8 @@ make of it, which tests hold against the table. What others make of it, and wher
                     engine that it uses, AdguardTeam/urlfilter: rules/networkrule.go, rules/hostrule.go
     Pi-hole         src/tools/gravity-parseList.c of FTL: names, `||name^`, and `@@||name^` in allow lists, anything else is
                     invalid; gravity.sh before it takes comments away and addresses in front of names
-    Blocky          its documentation, "Blocking and whitelisting" (hosts, plain, `*.name` with the name itself, /expression/,
-                    addresses of answers), lists/parsers/: adblock signs are stripped, `@@` is an error
+    Blocky          its documentation, "Blocking and whitelisting" (hosts, plain, `*.name` with the name itself,
+                    /expression/, addresses of answers), lists/parsers/: adblock signs are stripped, `@@` is an error
     Unbound         unbound.conf(5): local-zone, local-data, rpz; unbound-checkconf refuses every other line
     dnsmasq         dnsmasq(8): --address, --server, --local, --bogus-nxdomain, --addn-hosts; `dnsmasq --test` refuses others
 
@@ -88,6 +88,7 @@ _CONF = (_BROKEN, _BROKEN)  # Unbound and dnsmasq about everything that is not t
 _LISTS_SKIP = (_SKIPPED, _SKIPPED, _SKIPPED)  # the list readers about lines of other programs' configurations
 _PAGES = _says("nothing: it speaks of parts of pages, and is dropped")
 _PATTERN = _says("blocks every name that fits the pattern")
+_ANSWERS = _says("blocks answers that lead to this address")
 _RESTRICTED = "for the clients, types or names that it is restricted to"
 _EXCEPTION_ELSEWHERE = _says("an error in the list")
 
@@ -171,8 +172,12 @@ _ROWS = (
         "||name without ^",
         "||x.com",
         _says("a pattern: blocks every name that begins like this at a label, also x.com.example"),
-        (_says("a pattern: blocks every name that begins like this at a label, also x.com.example"), _SKIPPED, None)
-        + _CONF,
+        (
+            _says("a pattern: blocks every name that begins like this at a label, also x.com.example"),
+            _SKIPPED,
+            None,
+            *_CONF,
+        ),
     ),
     Form(
         "||name^$important",
@@ -211,7 +216,9 @@ _ROWS = (
         (_PATTERN, _says("skipped: expressions are set in its own configuration, not in lists"), _PATTERN, *_CONF),
     ),
     *(
-        Form(f"${word}", f"||x.com^${word}={value}", _blocks(_BOTH, note), (_blocks(_BOTH, note), _SKIPPED, None, *_CONF))
+        Form(
+            f"${word}", f"||x.com^${word}={value}", _blocks(_BOTH, note), (_blocks(_BOTH, note), _SKIPPED, None, *_CONF)
+        )
         for word, value, note in (
             ("client", "192.0.2.9", _RESTRICTED),
             ("ctag", "user_child", _RESTRICTED),
@@ -238,8 +245,12 @@ _ROWS = (
         "address",
         "198.51.100.1",
         _says("blocks answers that lead to this address"),
-        (_says("blocks answers that lead to this address"), _SKIPPED, _says("blocks answers that lead to this address"))
-        + _CONF,
+        (
+            _says("blocks answers that lead to this address"),
+            _SKIPPED,
+            _says("blocks answers that lead to this address"),
+            *_CONF,
+        ),
     ),
     Form(
         "prefix",
@@ -331,6 +342,7 @@ _ROWS = (
     ),
 )
 FORMS = {form.key: form for form in _ROWS}
+REFUSED_FORMS = frozenset({"page-level modifier", "cosmetic", "dnsmasq server=/name/ADDRESS"})  # here
 OTHER = "other"  # a line of none of these forms
 COMMENT = "comment"
 
@@ -377,6 +389,8 @@ def _begins_with_address(body: str) -> bool:
 def _plain_form(body: str, dialect: str, subdomains: str) -> str:
     if is_network(body):
         return "address" if is_address(body) else "prefix"
+    if dialect == "addresses":
+        return OTHER
     if "://" in body:
         return "URL"
     if body.startswith("*."):

@@ -7,16 +7,15 @@ numbers run on from file to file, `File.first` being a file's first.
 
 from __future__ import annotations
 
-import re
 import struct
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from resolver.engine.engine import RunBuilder, Survey
-from resolver.lint.forms import COMMENT, form_of
+from resolver.lint.forms import COMMENT, REFUSED_FORMS, form_of
 from resolver.lists import conditions
 from resolver.lists.names import shown
 from resolver.lists.parse import ListReport, Options, read_files
@@ -35,8 +34,9 @@ _COVERS, _COVERABLE, _SILENCES, _MORTAL, _CANCELS, _PLAIN = (1 << bit for bit in
 class Reported(ListReport):
     """A list's report that also counts why lines were refused, and keeps as many of those as are wanted."""
 
-    def __init__(self, examples: int) -> None:
+    def __init__(self, examples: int, on_refused: Callable[[int], None]) -> None:
         super().__init__()
+        self._on_refused = on_refused
         self.reasons: Counter[str] = Counter()
         self.read_triggers = self.triggers  # those with duplicates, as they were read
         self._examples = examples
@@ -47,7 +47,9 @@ class Reported(ListReport):
         kept = self.refused_lines
         if len(kept) < self.refused and self.refused <= self._examples:
             kept.append(Refused(line, shown(text, 200), reason))
-        kind = reason.rpartition(": ")[2]
+        quoted = f"{shown(text.strip())} is "
+        kind = f"… is {reason[len(quoted) :]}" if reason.startswith(quoted) else reason.rpartition(": ")[2]
+        self._on_refused(line)
         if kind in self.reasons or len(self.reasons) < MAX_REASONS:
             self.reasons[kind] += 1
 
@@ -105,6 +107,7 @@ class _Sink:
         self._files: list[File] = []
         self._template_forms: dict[tuple[bytes, bytes, str], str] = {}
         self._subdomains = ""
+        self._fed: dict[int, str] = {}  # of this chunk, the forms of lines that no template took
 
     def begin(self, file: File, options: Options) -> None:
         """What comes from now on is this file's."""
@@ -127,14 +130,26 @@ class _Sink:
         ]
         lines, rest = self._builder.scan(chunk, file.first + first_line, known)
         mine = [(number - file.first, octets) for number, octets in rest]
+        self.settle()
         for number, octets in mine:
             form = form_of(octets[:4096].decode("utf-8", "surrogateescape"), dialect, self._subdomains)
             if form != COMMENT:
-                tally = file.forms.setdefault(form, Tally())
-                tally.count += 1
-                if len(tally.lines) < self._examples:
-                    tally.lines.append(number)
+                self._fed[number] = form
         return lines, mine
+
+    def refused(self, line: int) -> None:
+        """A line has no form after all, unless it is one that is always refused."""
+        if self._fed.get(line) not in REFUSED_FORMS:
+            self._fed.pop(line, None)
+
+    def settle(self) -> None:
+        """Count the forms of the lines that were given back last: they have been read meanwhile."""
+        for number, form in self._fed.items():
+            tally = self._files[-1].forms.setdefault(form, Tally())
+            tally.count += 1
+            if len(tally.lines) < self._examples:
+                tally.lines.append(number)
+        self._fed.clear()
 
     def _template_form(self, prefix: bytes, suffix: bytes, dialect: str) -> str:
         key = prefix, suffix, dialect
@@ -155,13 +170,14 @@ def read_paths(paths: Iterable[Path], options: Options, examples: int) -> Linted
     files: list[File] = []
     first = 0
     for path in paths:
-        file = File(path, Reported(examples), first)
+        file = File(path, Reported(examples, sink.refused), first)
         files.append(file)
         sink.begin(file, options)
         try:
             read_files([(str(path), open_source(path))], options, sink, file.report)
         except NotAList as fault:
             file.fault = describe(fault)
+        sink.settle()
         first += file.report.lines + 1
     builder.sort()
     rules = [Rule(file, files[file].report.outcomes[outcome], form) for file, outcome, form in sink.numbers]
@@ -266,7 +282,7 @@ def cancelled_rules(linted: Linted, file: File) -> list[tuple[str, int, int]]:
             for scope, rule, line in here
             if conditions.parse(rule.outcome.condition).is_badfilter
         }
-        found += [(name, line, meant[scope, rule.outcome]) for scope, rule, line in here if (scope, rule.outcome) in meant]
+        found += [
+            (name, line, meant[scope, rule.outcome]) for scope, rule, line in here if (scope, rule.outcome) in meant
+        ]
     return sorted(found, key=lambda item: item[1])
-
-
