@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from resolver.cli import _command, _Context
+from resolver.cli import _command, _Context, _shown
 
 if TYPE_CHECKING:
     from resolver.lint.findings import Verdict
@@ -105,3 +105,25 @@ def _form_lines(verdict: Verdict) -> Iterator[str]:
             readings.setdefault(reading, []).append(peer)
         for reading, peers in readings.items():
             yield f"    {', '.join(peers)}: {reading}"
+
+
+def print_values(context: _Context, state_dir: Path, server: Mapping[str, Any] | None) -> None:
+    """What each list of the generation in force is worth; then, for people, how much of each list another one has."""
+    from resolver.explain import generation_of
+    from resolver.lists.value import values_of
+
+    values = values_of(state_dir, generation_of(state_dir).lists, server["hits"] if server else None)
+    columns = ("list", "names", "unique", "other rules", "unique other rules", "hits")
+    rows = (
+        [_shown(cell) for cell in (each.list, each.names, each.unique, each.others, each.unique_others, each.hits)]
+        for each in values
+    )
+    context.table([each.to_json() for each in values], columns, rows)
+    if context.as_json or len(values) < 2:
+        return
+    click.echo("of the list in a line, how much the list in a column covers")
+    context.table(
+        None,
+        ("list", *(each.list for each in values)),
+        ([each.list, *(_shown(each.overlap.get(other.list)) for other in values)] for each in values),
+    )
