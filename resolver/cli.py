@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -203,7 +204,8 @@ def check(context: _Context, schema: bool) -> None:
         "warnings": [problem.as_dict() for problem in config.warnings],
         "lists": [dataclasses.asdict(report) for report in reports],
     }
-    context.finish(data, [line for report in reports for line in report.lines()], _faults(reports))
+    faults = [*_certificate_faults(config), *_faults(reports)]
+    context.finish(data, [line for report in reports for line in report.lines()], faults)
 
 
 @_command
@@ -267,6 +269,20 @@ def _print_reload(context: _Context, data: dict[str, Any]) -> None:
 def _faults(reports: Iterable[ListReport]) -> list[str]:
     """What is wrong with lists, a message each."""
     return [f"lists.{report.name}: {report.fault}" for report in reports if report.fault]
+
+
+def _certificate_faults(config: Config) -> list[str]:
+    """What is wrong with the certificate of encrypted listeners, if there are any."""
+    paths = config.certificate_paths
+    if not config.is_encrypted or paths is None:
+        return []
+    from resolver.certificate import CertificateError, Reader
+
+    try:
+        fault = Reader(*paths).read().fault(paths[0], time.time())
+    except CertificateError as error:
+        fault = str(error)
+    return [fault] if fault else []
 
 
 @_command

@@ -765,6 +765,11 @@ class Config(_Section):
         return _expand(self._base, self.state_dir)
 
     @property
+    def is_encrypted(self) -> bool:
+        """Whether there are listeners that show a certificate."""
+        return bool(self.listen.tls or self.listen.https or self.listen.quic)
+
+    @property
     def certificate_paths(self) -> tuple[Path, Path] | None:
         """Chain and key as absolute paths; None where they are not given."""
         certificate = self.listen.certificate
