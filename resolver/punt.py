@@ -36,9 +36,9 @@ from resolver.engine.engine import (
     PUNT_REFRESH,
     REPLY,
 )
-from resolver.upstream.health import Server
 from resolver.upstream.message import HEADER, PAYLOAD_SIZE, Question, walk
 from resolver.upstream.pool import Pool, Result
+from resolver.upstream.server import Server
 from resolver.vocabulary import EDE, Rcode, RRType, Transport
 
 if TYPE_CHECKING:
