@@ -169,7 +169,7 @@ def protected(config: Config) -> Protected:
     listed, warnings = _listed(config)
     for name in listed:
         names.setdefault(name, "named in guard.protect")
-    for server in config.upstream.all_servers:
+    for server in config.upstream_servers:
         for host in (server.host, server.name):
             _add(names, host, "the name of an upstream server")
     for item in config.lists:
@@ -184,7 +184,7 @@ def protected(config: Config) -> Protected:
     for route in config.upstream.routes:
         for zone in route.zones:
             zones.setdefault(zone, "a zone of upstream.routes")
-    suffixes = _public_suffixes(config.guard.public_suffixes)
+    suffixes = public_suffixes(config.guard.public_suffixes)
     for rule in suffixes:
         if rule[0] not in "*!":
             zones.setdefault(rule, _SUFFIX if "." in rule else _TLD)
@@ -210,11 +210,11 @@ def with_asked(known: Protected, config: Config, state_dir: Path) -> Protected:
 
 def prepare() -> None:
     """Load what takes time, while there is nothing to do yet."""
-    _public_suffixes("all")
+    public_suffixes("all")
 
 
 @functools.cache
-def _public_suffixes(which: str) -> frozenset[str]:
+def public_suffixes(which: str) -> frozenset[str]:
     """The rules of the public suffix list that are A-labels: `co.id`, `*.ck`, `!www.ck`."""
     if which == "none":
         return frozenset()

@@ -154,13 +154,13 @@ def preview(
         wanted = _with_parents(asked)
         before = [
             (state, _cut(state_dir / RUNS / state.run, wanted, folder / f"{place}.run"))
-            for place, state in enumerate(generation.lists)
+            for place, state in enumerate((*generation.lists, *generation.own))
             if state.run
         ]
         new = reading.state, _cut(folder / RUNS / reading.state.run, wanted, folder / "new.run")
         after = [new if state.name == replaces else (state, run) for state, run in before]
         if not any(state.name == listed.name for state, _ in after):
-            after.append(new)
+            after.insert(sum(bool(state.run) for state in generation.lists), new)
         worlds = (
             _World(config, folder / "before" / "1.index", before, group),
             _World(changed, folder / "after" / "1.index", after, group),
@@ -212,7 +212,7 @@ def _listed(config: Config, file: Path, form: str, replaces: str) -> ListConfig:
 
 
 def _free_slot(generation: Generation) -> int:
-    taken = {state.slot for state in generation.lists}
+    taken = set(generation.slots.values())
     return next(slot for slot in range(counters.REBINDING_SLOT) if slot not in taken)
 
 

@@ -16,36 +16,42 @@ WARNED = [
     (f"listen: {{tls: [127.0.0.1:853], {CERTIFICATE}}}", "listen.tls", "127.0.0.1:853"),
     (f"listen: {{https: [127.0.0.1:443], {CERTIFICATE}}}", "listen.https", ""),
     (f"listen: {{quic: [127.0.0.1:853], {CERTIFICATE}}}", "listen.quic", ""),
-    ("upstream: {servers: [9.9.9.9, tls://1.1.1.1]}", "upstream.servers[1]", ""),
+    ("upstream: {servers: [9.9.9.9, quic://1.1.1.1]}", "upstream.servers[1]", ""),
+    ("groups: [{name: a, clients: [10.0.0.1], upstream: [9.9.9.9, quic://1.1.1.1]}]", "groups[0].upstream[1]", ""),
     ("upstream: {servers: [quic://9.9.9.9, 1.1.1.1]}", "upstream.servers[0]", ""),
     (
-        "upstream: {routes: [{zones: [a.example], servers: [10.0.0.1, tls://10.0.0.2]}]}",
+        "upstream: {routes: [{zones: [a.example], servers: [10.0.0.1, quic://10.0.0.2]}]}",
         "upstream.routes[0].servers[1]",
         "",
     ),
-    ("rewrites: [{name: nas.lan, answers: [10.0.0.1]}]", "rewrites", ""),
     ("query_log: {keep: 1d}", "query_log.keep", ""),
     ("query_log: {size: 1MiB}", "query_log.size", ""),
 ]
 REFUSED = [
-    ("upstream: {servers: [tls://9.9.9.9, https://1.1.1.1]}", "upstream.servers"),
-    ("upstream: {routes: [{zones: [a.example], servers: [tls://10.0.0.2]}]}", "upstream.routes[0].servers"),
+    ("upstream: {servers: [quic://9.9.9.9, quic://1.1.1.1]}", "upstream.servers"),
+    ("upstream: {routes: [{zones: [a.example], servers: [quic://10.0.0.2]}]}", "upstream.routes[0].servers"),
+    ("groups: [{name: a, clients: [10.0.0.1], upstream: [quic://1.1.1.1]}]", "groups[0].upstream"),
 ]
 BUILT = [
     "listen: {tls: [], certificate: {chain: ''}}",
     f"listen: {{{CERTIFICATE}}}",
     "upstream: {servers: [udp://9.9.9.9, tcp://1.1.1.1, 8.8.8.8], strategy: ordered}",
     "upstream: {strategy: random}",
+    "upstream: {servers: [tls://9.9.9.9, https://1.1.1.1, tls://dns.example], bootstrap: [9.9.9.9]}",
     "upstream: {strategy: parallel}",
     "lists: [{name: a, source: a, override: tcp-only}]",
     "lists: [{name: a, source: a, mirrors: [], override: given}]",
     "lists: [{name: a, source: https://lists.example/a.txt, mirrors: [http://lists.example/a.txt]}]",
     "lists: [{name: a, source: https://lists.example/a.txt, format: addresses, enabled: no}]",
     "rebinding: {protect: no, allow: [lan]}",
-    "rewrites: []",
+    "rewrites: [{name: nas.lan, answers: [10.0.0.1]}]",
+    "records: [nas.lan. IN TXT here]",
+    "safe_search: yes",
+    "dns64: {prefix: 64:ff9b::/96}",
     "rate_limit: {per_second: 50}",
     "groups: [{name: k, clients: ['02:00:00:aa:bb:cc'], schedule: [{days: [mon]}]}]",
     "query_log: {keep: 1w, what: all, clients: full, size: 1GiB}",
+    "query_log: {what: none, clients: hash}",
 ]
 
 
@@ -83,16 +89,16 @@ def test_what_is_built_is_not_spoken_of(tmp_path: Path, text: str) -> None:
 def test_ignored_keys_have_their_defaults_and_others_their_values(tmp_path: Path) -> None:
     text = """\
 upstream:
-  servers: [tls://1.1.1.1, 10.0.0.1, https://1.1.1.1, 10.0.0.2, quic://1.1.1.1]
+  servers: [quic://1.1.1.1, 10.0.0.1, quic://1.1.1.2, 10.0.0.2, quic://1.1.1.3]
   strategy: parallel
 cache: {serve_stale: 3d, max_ttl: 2d}
-rewrites: [{name: nas.lan, answers: [10.0.0.1]}]
+query_log: {keep: 1d, what: none}
 """
     config = load(write(tmp_path, text))
     assert [server.host for server in config.upstream.servers] == ["10.0.0.1", "10.0.0.2"]
     assert config.upstream.strategy == "parallel"
     assert (config.cache.serve_stale, config.cache.max_ttl) == (259_200, 172_800)
-    assert config.rewrites == ()
+    assert (config.query_log.keep, config.query_log.what) == (7 * 86_400, "none")
     assert [warning.line for warning in config.warnings] == [2, 2, 2, 5]
 
 
