@@ -26,9 +26,13 @@ PUNT_NOTIFY: int  # a NOTIFY (RFC 1996); only packet, client, qname and qtype co
 PUNT_PATTERN: int  # nobody knows yet which patterns `names` fit: Engine.remember(), then Engine.resume()
 
 class Index:
-    """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong."""
+    """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong.
 
-    def __init__(self, path: str | PathLike[str]) -> None: ...
+    `patient`: for a thread beside one that answers queries, which are to wait no longer than a fraction of a millisecond.
+    Then let go of it in such a thread as well.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, patient: bool = False) -> None: ...
     def find(self, name: str) -> int:
         """The listset that speaks for `name` (0: nobody). ValueError if it is no name."""
     def find_address(self, address: bytes, kind: int = 0) -> int:

@@ -42,6 +42,7 @@ PUNT_PATTERN = REASON_PATTERN
 
 cdef uint32_t MAPPED_WORD = int.from_bytes(b"\0\0\xff\xff", "little")
 
+include "pages.pyx"      # mapped files
 include "hash.pyx"       # the keyed hash of names
 include "wire.pyx"       # the packet
 include "reply.pyx"      # writing answers
