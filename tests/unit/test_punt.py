@@ -37,9 +37,10 @@ from resolver.listeners.server import StreamServer
 from resolver.listeners.stream import Stream
 from resolver.punt import Alias, Decided, Punts, alias_reply, error_reply
 from resolver.snapshot import CELL, NO_SLOT, Clients, Policy
-from resolver.upstream.health import Server, Strategy
+from resolver.upstream.health import Strategy
 from resolver.upstream.message import wire_name
 from resolver.upstream.pool import Pool, PoolConfig
+from resolver.upstream.server import Server
 from resolver.vocabulary import Action, Rank, Transport
 from tests.fakes import Act, FakeUpstream, address_of
 from tests.indexes import make_index
