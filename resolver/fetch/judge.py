@@ -70,7 +70,7 @@ def unpacked_blocks(body: Path) -> Iterator[bytes]:
         raise NotAList(f"damaged gzip data: {error}") from None
 
 
-def signed_octets(body: Path, encoding: str, is_hashed: bool) -> Iterator[bytes | mmap.mmap]:
+def signed_octets(body: Path, encoding: str, is_hashed: bool) -> Iterator[bytes | memoryview]:
     """What a signature of a body may be of: the BLAKE2b-512 or the octets, of the body as it was before the server packed
     it, then as it came. Octets are mapped, those that were unpacked in a file that lasts as long as they are looked at."""
     for is_packed in (True, False) if encoding else (False,):
@@ -89,12 +89,12 @@ def signed_octets(body: Path, encoding: str, is_hashed: bool) -> Iterator[bytes 
                 yield from _mapped(Path(file.name))
 
 
-def _mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
+def _mapped(path: Path) -> Iterator[bytes | memoryview]:
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
             yield b""
             return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as octets:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as octets:
             yield octets
 
 

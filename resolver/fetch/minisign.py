@@ -16,8 +16,6 @@ import binascii
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from typing_extensions import Buffer
-
 from resolver.config.signing import PublicKey
 from resolver.lists.rules import NotAList
 
@@ -50,7 +48,7 @@ def parse_signature(octets: bytes) -> Signature:
     return Signature(made[:2] == b"ED", made[2:10], made[10:], comment, over_all)
 
 
-def check_signature(signature: Signature, key: PublicKey, messages: Iterable[Buffer]) -> None:
+def check_signature(signature: Signature, key: PublicKey, messages: Iterable[bytes | memoryview]) -> None:
     """NotAList unless the signature is the key's, and of one of the messages: bodies, or their hashes if it is of such."""
     from cryptography.exceptions import InvalidSignature  # where lists are signed alone
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

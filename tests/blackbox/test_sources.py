@@ -52,7 +52,7 @@ def config(maintainer: ListServer, **options: Any) -> dict[str, Any]:
 
 def fetch(server: Server, *lists: str) -> list[str]:
     """Have lists fetched now and enforced; what could not be fetched."""
-    answer = control.ask(server.state_dir / control.SOCKET, control.Reload(True, lists), 30)
+    answer = control.ask(server.state_dir / control.SOCKET, control.Reload(True, lists), 120)
     assert isinstance(answer, control.Report), answer
     return [str(fault) for fault in answer.data["not_fetched"]]
 
@@ -275,6 +275,7 @@ def test_a_list_is_taken_only_if_its_maintainer_has_signed_it(
     signer = Signer(tmp_path / "signer")
     maintainer.serve("/ads.txt.minisig", Document(signer.sign(ADS)))
     given = config(maintainer, signature="auto", public_key=signer.public_key)
+    given["fetch"] = {"timeout": "20s", "deadline": "60s"}
     with Server(tmp_path, given, upstream=upstream.port) as server:
         wait_blocked(server, "ads.example")
         maintainer.serve("/ads.txt", Document(b"bank.example\n"))

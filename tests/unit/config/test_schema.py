@@ -119,7 +119,7 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
     return True
 
 
-ADDED = {"public_key", "rewrite", "signature", "tags"}  # keys since
+ADDED = {"bootstrap", "public_key", "rewrite", "signature", "tags"}  # keys since
 
 
 def test_the_contract_is_read(tmp_path: Path) -> None:
