@@ -36,7 +36,8 @@ class Aliases:
             target, own = self._target_of_rule(punt)
             ttl = ttl if own is None else min(ttl, own)  # the profile's is the rule's, but for what the list caps
         route = self._routes.find(name_text(target))
-        return Alias(target, ttl, profile.ede, profile.text, route)
+        ede, text = profile.reason(structured=punt.structured)
+        return Alias(target, ttl, ede, text, route)
 
     def _target_of_rule(self, punt: Punt) -> tuple[bytes, int | None]:
         """(target in wire form, the rule's own TTL) from the rule's records."""

@@ -18,8 +18,11 @@ from resolver.config.model import (
     Certificate,
     Config,
     Connections,
+    Cookies,
+    Ecs,
     Fetch,
     Group,
+    Identity,
     ListConfig,
     Listen,
     QueryLog,
@@ -28,6 +31,7 @@ from resolver.config.model import (
     Rewrite,
     Route,
     Sinkhole,
+    StructuredErrors,
     TsigKey,
     Upstream,
     Window,
@@ -36,6 +40,7 @@ from resolver.config.model import (
 SECTIONS: tuple[type[BaseModel], ...] = (
     *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Listen, ListConfig, QueryLog),
     *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, TsigKey, Upstream, Window),
+    *(Cookies, Ecs, Identity, StructuredErrors),
 )
 
 

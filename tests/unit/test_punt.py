@@ -81,6 +81,8 @@ class FakePunt:
     token: Any = None
     upstream: int = 0
     edns: int = -1
+    ecs: bytes = b""
+    structured: bool = False
 
     def __post_init__(self) -> None:
         query = dns.message.make_query(self.name, dns.rdatatype.RdataType(self.qtype), use_edns=self.edns, payload=4096)

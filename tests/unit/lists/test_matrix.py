@@ -22,11 +22,10 @@ from resolver.lists.matrix import (
     PolicyRules,
     Sinkhole,
     build_matrix,
-    extra_text,
-    mailbox,
     ranking,
 )
 from resolver.lists.merge import Kind, Member
+from resolver.lists.reason import extra_text, mailbox
 from resolver.snapshot import NO_EDE, NO_SLOT, Profile
 from resolver.vocabulary import EDE, Action, Rank, Verb
 from tests import reference_policy as reference
