@@ -33,7 +33,9 @@ def key(state_dir: Path) -> bytes:
     made = secrets.token_bytes(SIZE)
     beside = path.with_name(f"{FILE}.{os.getpid()}")
     try:
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        beside.unlink(missing_ok=True)
+        beside.touch(0o600)
+        with beside.open("wb") as file:
             file.write(made)
             file.flush()
             os.fsync(file.fileno())

@@ -67,8 +67,9 @@ class Profile:
     `action` is a vocabulary.Action, `ttl` seconds; `ipv4` and `ipv6` the sinkhole's 4 and 16 octets (zeros unless the
     action is ADDRESS); `ede` an INFO-CODE (RFC 8914) or NO_EDE, `text` its EXTRA-TEXT of at most MAX_TEXT octets; `soa`
     MNAME and RNAME in wire form; `target` the name that an `override: cname:` points at ("": the rule's own data);
-    `zone` which of Policy.zones has the SOA that goes with it, from 1 (0: none). `structured`: its EXTRA-TEXT as a structured
-    error (lists/reason.py), of at most MAX_STRUCTURED octets, and `structured_brief` what is left where that does not fit.
+    `zone` which of Policy.zones has the SOA that goes with it, from 1 (0: none). `structured`: its EXTRA-TEXT as a
+    structured error (lists/reason.py) of at most MAX_STRUCTURED octets, `structured_brief`: what is left where that does
+    not fit.
     """
 
     action: int

@@ -108,14 +108,16 @@ def by_dig(row: Row, way: Way, name: str, host: str, port: int) -> Answer | None
     if row.dig is None or way.dig is None:
         return None
     extra = [] if "+header-only" in row.dig else [name, row.rdtype]
-    return read_dig(run(["dig", "+nocookie", "+noad", f"@{host}", "-p", str(port), *COMMON, *way.dig, *row.dig, *extra]))
+    return read_dig(
+        run(["dig", "+nocookie", "+noad", f"@{host}", "-p", str(port), *COMMON, *way.dig, *row.dig, *extra])
+    )
 
 
 def by_kdig(row: Row, way: Way, name: str, host: str, port: int) -> Answer | None:
     """The answer as kdig sees it."""
     if row.kdig is None or way.kdig is None:
         return None
-    common = ("+noad", "+retry=0", f"+time={PATIENCE:g}")
+    common = ("+noadflag", "+retry=0", f"+time={PATIENCE:g}")
     return read_kdig(run(["kdig", f"@{host}", "-p", str(port), *common, *way.kdig, *row.kdig, name, row.rdtype]))
 
 
@@ -147,8 +149,8 @@ def read_dig(text: str) -> Answer | None:
         frozenset(head[2].split()),
         (int(head[4]), int(head[5]), int(head[6])),
         int(edns[1]) if edns else -1,
-        bool(edns) and "do" in edns[2].split(),
-        bool(head[3]) or (bool(edns) and bool(edns[3])),
+        edns is not None and "do" in edns[2].split(),
+        bool(head[3]) or (edns is not None and bool(edns[3])),
         _told(text, r"^; (COOKIE|NSID|EDE|CLIENT-SUBNET|EXPIRE|OPT=\d+)"),
     )
 
@@ -167,7 +169,7 @@ def read_kdig(text: str) -> Answer | None:
         frozenset(head[2].split()),
         (int(head[3]), int(head[4]), int(head[5])),
         int(edns[1]) if edns else -1,
-        bool(edns) and "do" in edns[2].split(),
+        edns is not None and "do" in edns[2].split(),
         " z" in f" {head[2]}".replace(" za", ""),
         _told(text, r"^;; (COOKIE|NSID|EDE|CLIENT-SUBNET|EDNS-CLIENT-SUBNET|EXPIRE|Option \(\d+\))"),
     )

@@ -114,9 +114,18 @@ def forged(secret_key: bytes, made: int, address: bytes, version: bytes = b"\1\0
 
 
 @pytest.mark.parametrize(
-    ("age", "is_good", "is_renewed"), [(0, True, False), (1700, True, False), (1900, True, True), (3500, True, True)]
-    + [(3700, False, True), (90_000, False, True), (-200, True, False), (-400, False, True)]
-)  # fmt: skip
+    ("age", "is_good", "is_renewed"),
+    [
+        (0, True, False),
+        (1700, True, False),
+        (1900, True, True),
+        (3500, True, True),
+        (3700, False, True),
+        (90_000, False, True),
+        (-200, True, False),
+        (-400, False, True),
+    ],
+)
 def test_a_cookie_is_good_for_an_hour_and_renewed_after_half(
     world: World, age: int, is_good: bool, is_renewed: bool
 ) -> None:
@@ -275,9 +284,14 @@ def test_version_and_identity_are_told_by_option(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("transport", "is_told"),
-    [(Transport.UDP, False), (Transport.TCP, True), (Transport.TLS, True), (Transport.HTTPS, False)]
-    + [(Transport.QUIC, False)],
-)  # fmt: skip
+    [
+        (Transport.UDP, False),
+        (Transport.TCP, True),
+        (Transport.TLS, True),
+        (Transport.HTTPS, False),
+        (Transport.QUIC, False),
+    ],
+)
 def test_how_long_a_connection_may_idle(world: World, transport: Transport, is_told: bool) -> None:
     world.engine.configure_edns(keepalive=105)
     answer = ask(world, "blocked.example", option(KEEPALIVE), transport=transport)
@@ -366,9 +380,9 @@ def test_who_asks_for_a_structured_error_gets_one(tmp_path: Path, ede: EDE, code
 
 def test_what_does_not_fit_goes_in_steps(tmp_path: Path) -> None:
     world = structured_world(tmp_path, **{**WORDS, "justification": "ü" * 180, "contact": f"https:{'c' * 140}"})
-    seen = []
-    for labels in range(4, 100):
-        name = "y." * labels + "x.example"
+    seen: list[set[str]] = []
+    for labels in range(4, 82):
+        name = "yy." * labels + "x.example"
         answer = ask(world, name, option(STRUCTURED), rdtype="MX", payload=512)
         assert len(answer.to_wire()) <= 512
         code, text = ede_of(answer)
@@ -433,9 +447,17 @@ def test_a_network_is_told_by_policy(
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\0\1\x18", b"\0\1\x18\1\xc0\0\2", b"\0\1\x21\0\xc0\0\2\1\1", b"\0\1\x18\0\xc0\0", b"\0\1\x18\0\xc0\0\2\0"]
-    + [b"\0\3\x18\0\xc0\0\2", b"\0\1\x17\0\xc0\0\3"],
-)  # fmt: skip
+    [
+        b"",
+        b"\0\1\x18",
+        b"\0\1\x18\1\xc0\0\2",
+        b"\0\1\x21\0\xc0\0\2\1\1",
+        b"\0\1\x18\0\xc0\0",
+        b"\0\1\x18\0\xc0\0\2\0",
+        b"\0\3\x18\0\xc0\0\2",
+        b"\0\1\x17\0\xc0\0\3",
+    ],
+)
 def test_a_malformed_network_is_a_format_error_where_it_matters(world: World, data: bytes) -> None:
     world.engine.configure_edns(ecs="forward")
     assert ask(world, "blocked.example", option(ECS, data)).rcode() == dns.rcode.FORMERR

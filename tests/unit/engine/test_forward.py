@@ -164,7 +164,8 @@ def test_a_question_goes_upstream_and_its_answer_to_the_client(scene: Scene) -> 
     scene.ask(asked)
     packet = scene.upstream.answer()
     sent = dns.message.from_wire(packet)
-    assert sent.flags == dns.flags.RD | dns.flags.AD and sent.edns == 0 and sent.payload == 1232 and sent.ednsflags == dns.flags.DO
+    assert sent.flags == dns.flags.RD | dns.flags.AD
+    assert sent.edns == 0 and sent.payload == 1232 and sent.ednsflags == dns.flags.DO
     assert str(sent.question[0]).lower() == "www.example. in a"
     scene.run()
     answer = scene.get()
