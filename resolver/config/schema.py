@@ -22,6 +22,7 @@ from resolver.config.model import (
     Ecs,
     Fetch,
     Group,
+    Guard,
     Identity,
     ListConfig,
     Listen,
@@ -38,7 +39,7 @@ from resolver.config.model import (
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Listen, ListConfig, QueryLog),
+    *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Guard, Listen, ListConfig, QueryLog),
     *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, TsigKey, Upstream, Window),
     *(Cookies, Ecs, Identity, StructuredErrors),
 )
