@@ -212,6 +212,7 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.options_at = 0
     q.options_end = 0
     q.edns = NULL
+    q.ecs_length = 0
     q.ecs_size = 0
     q.ecs_scope = 0
     q.limit = UDP_PLAIN

@@ -158,10 +158,12 @@ cdef bint ecs_take(const Edns* edns, Query* q) noexcept nogil:
         family = (<uint32_t> q.packet[at] << 8) | q.packet[at + 1]
         bits = q.packet[at + 2]
         most = 32 if family == ECS_IPV4 else 128 if family == ECS_IPV6 else 0
-        if q.packet[at + 3] or bits > most or size - 4 != (bits + 7) // 8:  # section 6: no scope, no octet too many
+        if q.packet[at + 3] or family > ECS_IPV6 or bits > most or size - 4 != (bits + 7) // 8:  # section 6: no scope, no octet too many
             return False
         if bits % 8 and q.packet[at + size - 1] & (0xFF >> (bits % 8)):
             return False
+        q.ecs_at = at
+        q.ecs_length = size
         if family == 0:  # with no prefix: the client opts out, whatever its family
             family = ECS_IPV4
         most = edns.prefix4 if family == ECS_IPV4 else edns.prefix6
@@ -211,7 +213,6 @@ cdef int edns_check(const Edns* edns, Query* q) noexcept nogil:
         return reply_error(q)
     if edns.ecs != ECS_STRIP and not ecs_take(edns, q):
         q.rcode = RCODE_FORMERR
-        q.options &= ~ASKED_ECS
         return reply_error(q)
     return CONTINUE
 
@@ -228,21 +229,16 @@ cdef uint32_t edns_size(const Query* q) noexcept nogil:
         size += 4 + edns.nsid_size
     if q.options & ASKED_KEEPALIVE and edns.keepalive and TRANSPORT_UDP < q.transport <= TRANSPORT_TLS:
         size += 6
-    if q.options & ASKED_ECS and edns.ecs != ECS_STRIP:
-        size += ecs_echo_size(q)
+    if q.options & ASKED_ECS and q.ecs_length:
+        size += 4 + q.ecs_length
     return size
-
-
-cdef uint32_t ecs_echo_size(const Query* q) noexcept nogil:
-    cdef uint32_t at, size
-    return 4 + size if edns_option(q, OPTION_ECS, &at, &size) else 0
 
 
 cdef void edns_write(const Query* q, Writer* w) noexcept nogil:
     """The options that answer those of the query: its cookie with ours, our name, how long a connection may idle, and for
     which network the answer is."""
     cdef const Edns* edns = q.edns
-    cdef uint32_t at, size, bits
+    cdef uint32_t bits
     if edns == NULL:
         return
     if q.options & ASKED_COOKIE and q.cookie_state != COOKIE_NONE:
@@ -258,14 +254,14 @@ cdef void edns_write(const Query* q, Writer* w) noexcept nogil:
         write_u16(w, OPTION_KEEPALIVE)
         write_u16(w, 2)
         write_u16(w, edns.keepalive)
-    if q.options & ASKED_ECS and edns.ecs != ECS_STRIP and edns_option(q, OPTION_ECS, &at, &size):
-        bits = q.packet[at + 2]
+    if q.options & ASKED_ECS and q.ecs_length:
+        bits = q.packet[q.ecs_at + 2]
         write_u16(w, OPTION_ECS)
-        write_u16(w, size)
-        write_octets(w, q.packet + at, 3)
+        write_u16(w, q.ecs_length)
+        write_octets(w, q.packet + q.ecs_at, 3)
         # Where upstream was told of another network than the client's word, the answer is for that word alone.
         write_u8(w, bits if q.ecs_scope and edns.ecs == ECS_SET else q.ecs_scope)
-        write_octets(w, q.packet + at + 4, size - 4)
+        write_octets(w, q.packet + q.ecs_at + 4, q.ecs_length - 4)
 
 
 cdef void edns_add(Query* q) noexcept nogil:

@@ -351,6 +351,8 @@ cdef struct Query:
     uint32_t cookie_at         # offset of the client's half in packet
     uint32_t limit             # octets that the reply may have
     const Edns* edns
+    uint32_t ecs_at            # offset of the client's own option's data in packet
+    uint32_t ecs_length        # its octets; 0: it has none, or none that is sound, or nobody looks at it
     uint32_t ecs_size          # octets of ecs, 0: the client's network is nobody's matter
     uint32_t ecs_scope         # bits that the answer is for
     uint8_t ecs[18]            # family, prefix length, address as far as the prefix goes: what an upstream sees
