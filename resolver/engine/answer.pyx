@@ -159,8 +159,11 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     if q.qtype == TYPE_ANY and q.transport == TRANSPORT_UDP:
         return reply_truncated(q)
 
-    # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before.
+    # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before: the zone's, else the
+    # class's own.
     q.route = suffix_lookup(s.routes, q.name, q.labels, q.labels_count)
+    if q.route == 0 and s.class_routes != NULL:
+        q.route = s.class_routes[q.policy_class]
     answer = q.given
     if answer == NULL and cache_lookup(&core.cache, q, core.now, &kept):
         answer = &kept

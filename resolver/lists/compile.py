@@ -71,6 +71,7 @@ from resolver.snapshot import (
     base_of,
     generations,
     in_force,
+    number_groups,
     number_routes,
     read_generation,
     write_generation,
@@ -416,6 +417,7 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         paused=dict(zip([*classes, ""], matrix.paused_classes, strict=True)),
         shadows=matrix.shadows,
         shadow_claims=matrix.shadow_claims,
+        class_routes=matrix.routes if any(matrix.routes) else (),
     )
 
 
@@ -456,7 +458,14 @@ def policy_rules(config: Config, states: Sequence[ListState]) -> PolicyRules:
             )
             for name, category in config.categories.items()
         },
-        groups=[group_policy(group) for group in config.groups],
+        groups=[
+            group_policy(group, route)
+            for group, route in zip(
+                config.groups,
+                number_groups(len(config.upstream.routes), [group.upstream for group in config.groups]),
+                strict=True,
+            )
+        ],
         sinkhole=Sinkhole(
             action=config.sinkhole.action,
             ipv4=config.sinkhole.ipv4.packed,
@@ -499,8 +508,8 @@ def _override(rule: OverrideRule) -> Override | None:
     return Override(_OVERRIDES[rule.word], rule.target)
 
 
-def group_policy(group: Group) -> GroupPolicy:
-    """What of a group's config decides between lists."""
+def group_policy(group: Group, route: int = 0) -> GroupPolicy:
+    """What of a group's config decides between lists, and the route to its own servers."""
     return GroupPolicy(
         name=group.name,
         categories=None if group.categories == "all" else frozenset(group.categories),
@@ -509,6 +518,7 @@ def group_policy(group: Group) -> GroupPolicy:
         tags=frozenset(group.tags),
         overrides={name: _override(rule) for name, rule in group.overrides.items()},
         shadow=group.shadow,
+        route=route,
     )
 
 

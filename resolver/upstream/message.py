@@ -5,8 +5,8 @@ the cache from strangers (id, direction, the question octet by octet) and the en
 the message exactly, compression pointers only lead backwards, so that no name can loop). What the records *say* is the
 engine's business.
 
-Invariants: `judge` never raises on any octets. A query carries exactly one OPT, or none: whatever the client sent there
-(cookies, padding) ends here, and its network too unless the policy on ECS has it told.
+Invariants: `judge` never raises on any octets. A query carries exactly one OPT, or none, with no option but our own padding and,
+if the policy on ECS has it told, the client's network: whatever else the client sent there (cookies, padding) ends here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from resolver.vocabulary import Rcode, RRType
 
 HEADER: Final = 12
 PAYLOAD_SIZE: Final = 1232  # asked for in our OPT: fits any path without fragments (DNS flag day 2020)
+PADDING: Final = 128  # octets of a block of an encrypted query (RFC 8467 section 4.1)
 MAX_NAME: Final = 255  # RFC 1035 section 2.3.4
 
 _UINT16 = struct.Struct(">H")
@@ -32,6 +33,7 @@ _RD, _AD, _CD, _TC = 0x0100, 0x0020, 0x0010, 0x02
 _LETTERS = bytes(0x20 if ord("a") <= octet <= ord("z") else 0 for octet in range(256))
 _OPTION = struct.Struct(">HH")
 _ECS_OPTION: Final = 8
+_PADDING_OPTION: Final = 12  # RFC 7830
 _EDE_OPTION: Final = 15
 _EDE_BOGUS: Final = frozenset(range(6, 13))  # RFC 8914: DNSSEC Bogus … NSEC Missing
 _GOOD: Final = frozenset({Rcode.NOERROR, Rcode.NXDOMAIN, 6})  # 6: YXDOMAIN, a DNAME that grew too long (RFC 6672)
@@ -93,10 +95,14 @@ def name_text(wire: bytes) -> str:
     return ".".join(labels)
 
 
-def build(question: Question, random: bytes, *, edns: bool = True, mix_case: bool = True) -> bytes:
+def build(
+    question: Question, random: bytes, *, edns: bool = True, mix_case: bool = True, padded: bool = False
+) -> bytes:
     """A query with RD=1, AD=1, the question's DO and CD, and no other option of a client than its network.
 
     AD asks whether the answer was validated (RFC 6840 section 5.7), which is kept with it for those who want to know.
+
+    `padded`: up to a multiple of PADDING octets (RFC 8467 section 4.1), so that an encrypted query's length says little.
 
     `random` holds 2 octets for the id and, if `mix_case`, as many more as the qname has (0x20,
     draft-vixie-dnsext-dns0x20): one bit of each decides on a letter's case.
@@ -110,9 +116,14 @@ def build(question: Question, random: bytes, *, edns: bool = True, mix_case: boo
     head = _HEAD.pack(random[0] << 8 | random[1], flags, 1, 0, 0, 1 if edns else 0)
     tail = question.qtype << 16 | question.qclass
     opt = (_OPT_DO if question.do else _OPT_PLAIN) if edns else b""
-    if edns and question.ecs:
-        size = len(question.ecs)
-        opt = opt[:-2] + (size + 4).to_bytes(2, "big") + _OPTION.pack(_ECS_OPTION, size) + question.ecs
+    options = b""
+    if question.ecs:
+        options = _OPTION.pack(_ECS_OPTION, len(question.ecs)) + question.ecs
+    if padded:
+        length = -(HEADER + len(qname) + 4 + len(opt) + len(options) + 4) % PADDING
+        options += _OPTION.pack(_PADDING_OPTION, length) + bytes(length)
+    if edns and options:
+        opt = opt[:-2] + len(options).to_bytes(2, "big") + options
     return head + qname + tail.to_bytes(4, "big") + opt
 
 

@@ -123,7 +123,7 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
     return True
 
 
-ADDED = {"rewrite", "tags", "sub_error", "language"}  # keys since
+ADDED = {"rewrite", "tags", "sub_error", "language", "bootstrap"}  # keys since
 
 
 def test_the_contract_is_read(tmp_path: Path) -> None:
