@@ -5,8 +5,8 @@ the cache from strangers (id, direction, the question octet by octet) and the en
 the message exactly, compression pointers only lead backwards, so that no name can loop). What the records *say* is the
 engine's business.
 
-Invariants: `judge` never raises on any octets. A query carries exactly one OPT, or none, with no option but our own padding and,
-if the policy on ECS has it told, the client's network: whatever else the client sent there (cookies, padding) ends here.
+Invariants: `judge` never raises on any octets. A query carries exactly one OPT, or none, with no option but our own padding
+and the client's network, if the policy on ECS has it told: whatever else the client sent there (cookies, …) ends here.
 """
 
 from __future__ import annotations
