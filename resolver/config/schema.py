@@ -19,6 +19,7 @@ from resolver.config.model import (
     Config,
     Connections,
     Cookies,
+    Dns64,
     Ecs,
     Fetch,
     Group,
@@ -32,6 +33,7 @@ from resolver.config.model import (
     Rewrite,
     Route,
     Sinkhole,
+    SpecialNames,
     StructuredErrors,
     TsigKey,
     Upstream,
@@ -39,8 +41,8 @@ from resolver.config.model import (
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Guard, Listen, ListConfig, QueryLog),
-    *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, TsigKey, Upstream, Window),
+    *(Admin, Cache, Category, Certificate, Config, Connections, Dns64, Fetch, Group, Guard, Listen, ListConfig),
+    *(QueryLog, RateLimit, Rebinding, Rewrite, Route, Sinkhole, SpecialNames, TsigKey, Upstream, Window),
     *(Cookies, Ecs, Identity, StructuredErrors),
 )
 

@@ -46,6 +46,7 @@ cdef enum PuntReason:
     REASON_REFRESH = 3
     REASON_PATTERN = 4
     REASON_NOTIFY = 5
+    REASON_DNS64 = 6
 
 cdef enum:
     TYPE_A = 1
@@ -108,7 +109,8 @@ cdef enum:
     ACTION_CNAME = 9
     ACTION_DATA = 10
     ACTION_SERVFAIL = 11
-    LAST_ACTION = 11
+    ACTION_LOCAL = 12
+    LAST_ACTION = 12
     RANK_OVERLAY = 0
     RANK_IMPORTANT_BLOCK = 2
     RANK_RPZ = 4
@@ -121,6 +123,7 @@ cdef enum:
     PROFILE_REBINDING = 3      # how a name outside that points inside is answered, likewise
     CELL_CONDITIONAL = 2
     CELL_KEEPS_SIGNED = 4      # its list leaves signed answers alone where the client wants to verify them
+    CELL_QUESTION_ONLY = 8     # its list speaks of names that are asked for, not of what answers lead to
     VARIANT_NOT_RECURSIVE = 1  # bits of a class's variants
     VARIANT_SIGNED = 2
     VARIANTS = 4
@@ -133,6 +136,7 @@ cdef enum:
     CLASS_REFUSED = 0xFFFF
     CLASS_WITHHELD = 0xFFFE    # a list of theirs has never come: SERVFAIL until it does
     TRANSPORT_UDP = 0
+    TRANSPORT_TCP = 1
     TRANSPORT_TLS = 2
 
 # What this server tells of itself by EDNS, and what it takes from it (edns.pyx).
@@ -329,6 +333,8 @@ cdef struct Query:
     uint64_t control_size      # its octets
     bint may_wait              # the engine may ask upstream itself
     const Answer* given        # finish(): the upstream's answer to use instead of the cache
+    const Answer* given_a      # likewise the answer to the same question for A, where AAAA is made from it (DNS64)
+    bint without_a             # there is none
     uint64_t since             # microseconds, monotonic: when it came in
     # wire
     uint16_t id

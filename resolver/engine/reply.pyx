@@ -251,9 +251,6 @@ cdef void reply_reason(Query* q, const Profile* profile) noexcept nogil:
         q.ede_brief_size = profile.brief_size
 
 
-cdef const uint8_t* RFC8482 = b"\x07RFC8482\0"
-
-
 cdef int reply_blocked(Query* q, const SnapshotView* s) noexcept nogil:
     """What the cell says of a blocked name: sinkhole addresses only for A and AAAA, HINFO for ANY (RFC 8482 section 4.2),
     every other type NODATA, so that the client has no way around by HTTPS or SVCB records."""
@@ -272,6 +269,8 @@ cdef int reply_blocked(Query* q, const SnapshotView* s) noexcept nogil:
         return reply_error(q)
     if action == ACTION_DATA:
         return reply_data(q, s, profile)
+    if action == ACTION_LOCAL:
+        return reply_local(q, s, profile)
     if action == ACTION_TCP_ONLY:
         return reply_truncated(q)
     reply_begin(q, &w)
