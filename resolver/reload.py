@@ -192,8 +192,8 @@ class Reloader:
                 return await self.reload()
             finally:
                 await self.builder.prepare()
-                # Of its own accord the collector comes once there is a quarter more to look at: what a reload leaves in cycles
-                # would pile up until then.
+                # Of its own accord the collector comes once there is a quarter more to look at, and what a reload leaves
+                # in cycles would pile up until then.
                 gc.collect()
 
     async def roll_back(self, target: int, reason: str, who: decisions.Who) -> Outcome:
