@@ -23,11 +23,13 @@ from resolver import schedule as calendar
 from resolver.config import addresses, types
 from resolver.config.problem import Problem
 from resolver.config.records import DEFAULT_TTL as DEFAULT_RECORD_TTL
+from resolver.config.signing import parse_public_key
 from resolver.config.types import Once
 from resolver.vocabulary import EDE, Action
 
 GLOB_CHARACTERS = frozenset("*?[")
 DEFAULT_TTL = 10  # seconds
+_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 ROUTES = 256  # of the engine (forward.pyx), the default one included
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}", re.IGNORECASE)
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
@@ -98,6 +100,24 @@ class Listen(_Section):
         default="",
         description="The name by which clients find tls, https and quic (RFC 9462); empty: the first of the certificate.",
     )
+    https_path: types.Text = Field(default="/dns-query", description="Where https takes queries.")
+    proxy_from: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=(),
+        max_length=64,
+        description="Load balancers that put a PROXY header (version 2) before what they pass on, over UDP and TCP: the "
+        "client is who it says. Without one nothing is taken from them.",
+    )
+    transparent: types.YesNo = Field(
+        default=False,
+        description="Takes queries that a router redirects here by TPROXY, and answers from the address that was asked.",
+    )
+
+    @field_validator("https_path")
+    @classmethod
+    def _https_path_is_one(cls, path: str) -> str:
+        if not re.fullmatch(r"/[A-Za-z0-9._~/-]*", path):
+            raise ValueError("expected a path of letters, digits and ._~/- that begins with /")
+        return path
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
@@ -222,6 +242,16 @@ class ListConfig(_Section):
         description="The SHA-256 that a body from http:// or https:// must have: sha256:HEX, or the http(s):// address of "
         "a file that says it, as sha256sum writes it. Empty: not checked.",
     )
+    signature: types.Text = Field(
+        default="",
+        description="Where the minisign signature of a body from http:// or https:// is: an http(s):// address, or auto: "
+        "the source's with .minisig behind it. Empty: not checked.",
+    )
+    public_key: types.Text = Field(
+        default="",
+        validate_default=True,
+        description="Who must have signed it: the line of minisign's .pub file that begins with RW.",
+    )
     max_size: types.Size | None = Field(
         default=None, description="A body from another machine is no longer than this; unset: fetch.max_size."
     )
@@ -307,6 +337,32 @@ class ListConfig(_Section):
         if _way(checksum) != "http":
             raise ValueError("expected sha256: and 64 hexadecimal digits, or the http:// or https:// address of a file")
         return cls._source_is_whole(checksum)
+
+    @field_validator("signature")
+    @classmethod
+    def _signature_is_one(cls, signature: str, info: ValidationInfo) -> str:
+        if not signature:
+            return signature
+        if _way(info.data.get("source", "")) != "http":
+            raise ValueError("expected no signature: only bodies from http:// and https:// are held against one")
+        if signature != "auto" and _way(signature) != "http":
+            raise ValueError("expected auto, or the http:// or https:// address of a signature")
+        return signature if signature == "auto" else cls._source_is_whole(signature)
+
+    @field_validator("public_key")
+    @classmethod
+    def _public_key_is_one(cls, public_key: str, info: ValidationInfo) -> str:
+        if "signature" not in info.data or (not public_key and not info.data["signature"]):
+            return public_key
+        if not info.data.get("signature"):
+            raise ValueError("expected no public_key without a signature: nothing is held against it")
+        parse_public_key(public_key)
+        return public_key
+
+    @property
+    def signing(self) -> str:
+        """What a body's signature is held against, and where it is; empty where it needs none."""
+        return f"{self.public_key} {self.signature}" if self.signature else ""
 
     @property
     def primaries(self) -> tuple[addresses.Primary, ...]:
@@ -470,6 +526,19 @@ class Category(_Section):
     justification: types.Text = Field(default="", description="Why it is blocked, in words for the client.")
     contact: types.Text = Field(default="", description="Whom to complain to: a mailto:, tel: or https: address.")
     law: types.Text = Field(default="", description="The law or order it is blocked by.")
+    sub_error: Literal["none", "malware", "phishing", "spam", "spyware", "network_policy", "dns_policy"] = Field(
+        default="none", description="What it is to clients that understand structured errors; not told with censored."
+    )
+    language: types.Text = Field(
+        default="en", description="The language of organisation and justification, such as id (RFC 5646)."
+    )
+
+    @field_validator("language")
+    @classmethod
+    def _language_is_a_tag(cls, language: str) -> str:
+        if not _LANGUAGE.fullmatch(language):
+            raise ValueError("expected a language tag such as en, id or zh-Hant")
+        return language
 
 
 class Window(_Section):
@@ -663,9 +732,89 @@ class RateLimit(_Section):
     prefix6: types.Number = Field(
         default=56, ge=0, le=128, description="IPv6 clients with this prefix in common count as one."
     )
-    action: Literal["truncate"] = Field(
+    action: Literal["truncate", "drop", "refuse"] = Field(
         default="truncate",
-        description="What happens beyond the limit; truncate: an empty answer that asks to come by TCP.",
+        description="What happens beyond per_second; truncate: an empty answer that asks to come by TCP.",
+    )
+    responses_per_second: types.Number = Field(
+        default=0,
+        ge=0,
+        le=10**6,
+        description="Answers of one kind a second and network over UDP, for ports that strangers can reach; 0: no limit.",
+    )
+    slip: types.Number = Field(
+        default=2,
+        ge=0,
+        le=1000,
+        description="One of so many answers beyond responses_per_second asks to come by TCP, the others are dropped; "
+        "0: all are.",
+    )
+
+
+class Identity(_Section):
+    """What the server tells of itself. Empty: nothing, REFUSED."""
+
+    version: types.Text = Field(
+        default="", description="The answer to version.bind and version.server, class CH, type TXT."
+    )
+    id: types.Text = Field(default="", description="The answer to id.server and hostname.bind, class CH, type TXT.")
+    nsid: types.Text = Field(default="", description="What clients get that ask for it by EDNS (NSID, RFC 5001).")
+
+    @field_validator("version", "id", "nsid")
+    @classmethod
+    def _fits(cls, text: str, info: ValidationInfo) -> str:
+        most = 64 if info.field_name == "nsid" else 255
+        if len(text.encode()) > most:
+            raise ValueError(f"expected at most {most} octets")
+        return text
+
+
+class StructuredErrors(_Section):
+    """Errors in a form for programs (draft-ietf-dnsop-structured-dns-error)."""
+
+    code: types.Number = Field(
+        default=0,
+        ge=0,
+        le=65_534,
+        description="Code of the EDNS option by which clients ask for them, until one is assigned; 0: off.",
+    )
+
+    @field_validator("code")
+    @classmethod
+    def _code_is_free(cls, code: int) -> int:
+        if 0 < code < 20:
+            raise ValueError("expected a code that no other option has: 20 or more")
+        return code
+
+
+class Cookies(_Section):
+    """DNS cookies (RFC 7873, RFC 9018)."""
+
+    enabled: types.YesNo = Field(default=True, description="Whether a client's cookie is answered with ours.")
+    require: types.YesNo = Field(
+        default=False,
+        description="Whether a client has to prove its address by one over UDP; until then it gets no more octets than it "
+        "sent: BADCOOKIE, or TC so that it comes by TCP.",
+    )
+
+    @field_validator("require")
+    @classmethod
+    def _none_without_cookies(cls, require: bool, info: ValidationInfo) -> bool:
+        if require and not info.data.get("enabled", True):
+            raise ValueError("expected no: cookies.enabled is no")
+        return require
+
+
+class Ecs(_Section):
+    """What upstream servers are told of a client's network (EDNS Client Subnet, RFC 7871)."""
+
+    policy: Literal["strip", "forward", "set"] = Field(
+        default="strip",
+        description="strip: nothing. forward: what the client says of itself. set: its network, unless it objects.",
+    )
+    prefix4: types.Number = Field(default=24, ge=0, le=32, description="Bits of an IPv4 address that are told at most.")
+    prefix6: types.Number = Field(
+        default=56, ge=0, le=128, description="Bits of an IPv6 address that are told at most."
     )
 
 
@@ -803,6 +952,12 @@ class Config(_Section):
     )
     dns64: Dns64 = Field(default_factory=Dns64, description="IPv6 addresses for names that have IPv4 addresses alone.")
     rate_limit: RateLimit = Field(default_factory=RateLimit, description="How much one client may ask over UDP.")
+    identity: Identity = Field(default_factory=Identity, description="What the server tells of itself.")
+    structured_errors: StructuredErrors = Field(
+        default_factory=StructuredErrors, description="Errors in a form for programs."
+    )
+    cookies: Cookies = Field(default_factory=Cookies, description="DNS cookies (RFC 7873).")
+    ecs: Ecs = Field(default_factory=Ecs, description="What upstream servers are told of a client's network.")
     connections: Connections = Field(
         default_factory=Connections, description="How many connections clients may keep, and for how long."
     )
