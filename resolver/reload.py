@@ -159,6 +159,7 @@ class Reloader:
     def __init__(self, path: Path, started: Config, workers: Workers, facts: Facts, watch: Watch) -> None:
         self._path = path
         self._started = started
+        self._config = started  # that of the generation in force
         self._workers = workers
         self._facts = facts
         self._watch = watch
@@ -175,6 +176,11 @@ class Reloader:
         self.switch = Switch(self._state_dir, workers, facts)
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
+
+    @property
+    def config(self) -> Config:
+        """The config by which is served, with the state folder of the start."""
+        return self._here(kept.real(self._config))
 
     async def request(self, *, force: bool = False) -> Outcome:
         """Wait for a reload that begins after this call; `force`: that reads every list. ReloadError if it fails."""
@@ -301,7 +307,7 @@ class Reloader:
         began: float,
     ) -> Outcome:
         """What is to be done and said once a generation is in force; `before`: the one before it."""
-        config = read.config
+        self._config = config = read.config
         report = replace(report, warnings=(*report.warnings, *self.switch.warnings))
         self._tell_facts(config, generation, report)
         changed: tuple[str, ...] = ()

@@ -732,6 +732,13 @@ class Admin(_Section):
         default=addresses.Endpoint("127.0.0.1", 8053),
         description="Address of the API, dashboard, /metrics, /healthz and /readyz; empty: none.",
     )
+    token_file: types.Text = Field(
+        default="",
+        description="A file with the token that changes over HTTP need, and nothing else; empty: there is none.",
+    )
+    trust_loopback: types.YesNo = Field(
+        default=False, description="Whether a client on this machine may change things over HTTP without the token."
+    )
 
 
 class QueryLog(_Section):
@@ -910,6 +917,11 @@ class Config(_Section):
     def protect_path(self) -> Path | None:
         """The file of protected names as an absolute path; None where the names are in the configuration itself."""
         return _expand(self._base, self.guard.protect) if isinstance(self.guard.protect, str) else None
+
+    @property
+    def token_path(self) -> Path | None:
+        """`admin.token_file` as an absolute path; None where it is not given."""
+        return _expand(self._base, self.admin.token_file) if self.admin.token_file else None
 
     @property
     def ca_path(self) -> Path | None:
