@@ -111,6 +111,14 @@ class Connections:
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """What answers are checked by (dnssec.link.Trust): lines of trust anchors, none to check nothing, and exempt names."""
+
+    anchors: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
     """Serve by generation `number` from now on; `index`, `policy` and `clients` are paths, the last of a client map to
     use instead of the policy's, "" for none; `records` is one of ring.WHAT."""
@@ -125,6 +133,7 @@ class Swap:
     connections: Connections = Connections()
     clients: str = ""
     zones: tuple[Zone, ...] = ()
+    trust: Trust = Trust()
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from resolver.upstream.pool import Pool, Result
 from resolver.vocabulary import EDE, Rcode, RRType, Transport
 
 if TYPE_CHECKING:
+    from resolver.dnssec.link import Checked
     from resolver.engine.engine import Engine, Punt
 
 MAX_WAITERS = 1000  # for one question
@@ -88,7 +89,7 @@ class Punts:
     def __init__(
         self,
         engine: Engine,
-        pool: Pool,
+        pool: Pool | Checked,
         *,
         describe: Describe,
         decide: Decide,
@@ -231,7 +232,7 @@ class Punts:
     def _learn(self, key: Hashable, punt: Punt, result: Result) -> None:
         if result.answer is not None:
             try:
-                self._engine.learn(punt, result.answer)
+                self._engine.learn(punt, result.answer, int(result.ede))
             except ValueError as error:
                 _log.debug("an answer from %s is not sound: %s", result.server, error)
                 result = Result(None, EDE.NETWORK_ERROR, "no upstream server gave a usable answer")

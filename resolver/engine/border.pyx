@@ -724,8 +724,9 @@ cdef class Engine:
         q.route = punt.route
         return verdict
 
-    def learn(self, Punt punt not None, bytes answer not None):
-        """Keep an upstream's answer in the cache; False where it is not one to keep. ValueError: not an answer to it."""
+    def learn(self, Punt punt not None, bytes answer not None, int ede=EDE_NONE):
+        """Keep an upstream's answer in the cache, with an `ede` that goes with it; False where it is not one to keep.
+        ValueError: not an answer to it."""
         cdef Query* q = &self.query
         cdef Answer prepared
         cdef int result
@@ -737,6 +738,8 @@ cdef class Engine:
         if result != PREPARED:
             raise ValueError("the answer's OPT stands before other records" if result == PREPARED_ODD
                              else "no sound answer to the question")
+        if not prepared.failed:
+            prepared.ede = ede
         return cache_store(&self.core.cache, q, &prepared, self.core.now)
 
     def fail(self, Punt punt not None, int ede):
@@ -801,7 +804,7 @@ cdef class Engine:
     def finish(self, Punt punt not None, bytes answer, int ede=EDE_NONE, str text=""):
         """Answer a punt, by the generation in force: (verdict, the answer for a stream).
 
-        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. Where there is no answer, or an error for one,
+        `answer`: the upstream's, with `ede` or -1, or None for SERVFAIL with `ede` and `text`. Where there is no answer, or an error for one,
         what is kept serves. A PUNT (the generation has changed) is among the next take_punts(), with the same token.
         """
         return self._finish(punt, answer, False, ede, text)
@@ -832,6 +835,7 @@ cdef class Engine:
             q.decided = punt.decided
             q.chosen = punt.chosen
         if answer is not None:
+            prepared.ede = EDE_NONE if prepared.failed else ede
             q.given = &prepared
         if is_stale:
             q.given = &kept

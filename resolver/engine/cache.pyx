@@ -15,7 +15,8 @@
 #
 # An entry that has expired stays until its place is needed. It serves (RFC 8767) only once asking anew has failed, and then
 # at once, while Python goes on asking in the background. That there is no answer is kept too (RFC 9520): an error that a
-# server gave for 1, 2, 4 … 30 seconds, the silence of all servers for one, so that their return is noticed.
+# server gave, or that an answer is bogus, for 1, 2, 4 … 30 seconds; the silence of all servers for one, so that their return
+# is noticed.
 
 cdef enum:
     KEY_ROOM = 264             # a name, type, class, flags, route
@@ -31,6 +32,7 @@ cdef enum:
     PREFETCH_EVERY = 5         # seconds between two of what is not
     PREFETCH_FROM = 10         # seconds that an answer must live to be fetched again early
     PREFETCH_ASKED = 2         # how often it must have been asked for again
+    NO_EDE = 0xFFFF
 
 cdef struct Entry:             # octets at the start of each entry in a ring; `octets` must stay the first field
     uint32_t octets            # of the whole entry, a multiple of ALIGN
@@ -43,7 +45,7 @@ cdef struct Entry:             # octets at the start of each entry in a ring; `o
     uint8_t frequency          # asked again, saturating
     uint8_t dead               # a filler, or replaced
     uint32_t refreshed         # second in which asking anew was last begun, 0: never
-    uint16_t ede               # INFO-CODE that goes with a failure
+    uint16_t ede               # INFO-CODE that goes with it, NO_EDE for none
     uint8_t failures           # how often in a row there was no answer; 0: this is one
     uint8_t failing            # asking anew has failed: it serves when it is expired
     Inspection inspection
@@ -310,7 +312,7 @@ cdef void entry_answer(Entry* e, uint32_t now, Answer* answer) noexcept nogil:
     answer.stale = now >= e.expires
     answer.refresh = False
     answer.failed = e.failures != 0
-    answer.ede = <int32_t> e.ede if e.failures else <int32_t> EDE_NONE
+    answer.ede = <int32_t> e.ede if e.ede != NO_EDE else <int32_t> EDE_NONE
 
 
 cdef bint entry_wants_refresh(const Cache* c, Entry* e, uint32_t now) noexcept nogil:
@@ -372,6 +374,7 @@ cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t n
     cdef Entry* old = cache_find(c, q, key, key_size, hash, &place)
     cdef Entry* e = <Entry*> c.scratch
     cdef uint8_t failures = 0
+    cdef bint is_said          # by a server, or by signatures that are wrong: not the silence of all servers
     if answer.failed:
         if old != NULL and entry_may_be_stale(c, old, now):
             old.failing = 1
@@ -380,7 +383,8 @@ cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t n
         failures = 1
         if old != NULL and old.failures and now < old.expires + FAILURE_MEMORY:
             failures = old.failures + 1 if old.failures < 6 else 6
-        lifetime = <uint32_t> 1 << (failures - 1) if answer.ede == EDE_NONE else 1
+        is_said = answer.ede == EDE_NONE or EDE_DNSSEC_BOGUS <= answer.ede <= EDE_NSEC_MISSING
+        lifetime = <uint32_t> 1 << (failures - 1) if is_said else 1
         if lifetime > FAILURE_MAX:
             lifetime = FAILURE_MAX
     if old != NULL:
@@ -401,7 +405,7 @@ cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t n
     e.refreshed = 0
     e.failing = 0
     e.failures = failures
-    e.ede = <uint16_t> (answer.ede if answer.ede != EDE_NONE else <int32_t> EDE_CACHED_ERROR)
+    e.ede = <uint16_t> answer.ede if answer.ede != EDE_NONE else EDE_CACHED_ERROR if failures else NO_EDE
     e.inspection = answer.inspection[0]
     memcpy(entry_key(e), key, key_size)
     memcpy(entry_ttls(e), answer.ttls, 2 * answer.ttl_count)

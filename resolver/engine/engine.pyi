@@ -356,8 +356,11 @@ class Engine:
     def decided(self) -> tuple[int, int, int, bytes]:
         """(listset, FindingKind of query.pxd, aliases that lead there, the cell's 8 octets): by what answer() or finish()
         decided last, for explain."""
-    def learn(self, punt: Punt, answer: bytes) -> bool:
-        """Keep an upstream's answer in the cache; False where it is not one to keep. ValueError: no sound answer to it."""
+    def learn(self, punt: Punt, answer: bytes, ede: int = -1) -> bool:
+        """Keep an upstream's answer in the cache, with the INFO-CODE that goes with it; False where it is not one to keep.
+
+        ValueError: no sound answer to it.
+        """
     def fail(self, punt: Punt, ede: int) -> None:
         """Keep for a moment that nobody answers the question (RFC 9520); an answer that may still serve does from now on.
 
@@ -379,7 +382,7 @@ class Engine:
     def finish(self, punt: Punt, answer: bytes | None, ede: int = -1, text: str = "") -> tuple[int, bytes | None]:
         """Answer a punt, by the generation in force: (verdict, the answer for a stream; a datagram is sent here).
 
-        `answer`: the upstream's, or None for SERVFAIL with `ede` and `text`. Where there is no answer, or an error for one,
+        `answer`: the upstream's, with `ede` or -1; or None for SERVFAIL with `ede` and `text`. Where there is no answer, or an error for one,
         what is kept serves (RFC 8767). A PUNT (the generation has changed) is among the next take_punts(), with the same
         token.
         """

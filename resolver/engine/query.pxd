@@ -76,6 +76,8 @@ cdef enum:
     OPTION_EDE = 15
     EDE_NONE = -1
     EDE_STALE_ANSWER = 3
+    EDE_DNSSEC_BOGUS = 6
+    EDE_NSEC_MISSING = 12
     EDE_CACHED_ERROR = 13
     EDE_NOT_READY = 14
     EDE_PROHIBITED = 18
@@ -140,7 +142,8 @@ cdef enum:
     COUNT_DURATIONS = 18192                                # [transport][way]: sum in microseconds, buckets
     COUNT_RECORDS = 18492
     COUNT_SHADOW = 18500                                   # [list slot]
-    COUNT_ALL = 19524
+    COUNT_DNSSEC = 19524                                   # counted by Python
+    COUNT_ALL = 19532
     CACHE_HITS = COUNT_CACHE
     CACHE_MISSES = COUNT_CACHE + 1
     CACHE_STORES = COUNT_CACHE + 2
@@ -256,7 +259,7 @@ cdef struct Answer:
     bint stale                 # it has expired, and serves because there is no other
     bint refresh               # the question is to be asked anew, whatever the client gets
     bint failed                # it says only that there is no answer
-    int32_t ede                # INFO-CODE of a failure that is kept, else EDE_NONE
+    int32_t ede                # INFO-CODE that goes with it, or EDE_NONE
 
 cdef struct Query:
     # in: set by the socket's edge

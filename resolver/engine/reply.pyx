@@ -261,7 +261,7 @@ cdef int reply_answer(Query* q, const Answer* answer) noexcept nogil:
     cdef const uint8_t* packet = answer.packet
     cdef uint8_t* place
     flags = ((<uint32_t> packet[2] << 8) | packet[3]) & (FLAG_TC | FLAG_AD | 0xF)
-    if not (q.dnssec_ok or q.flags & FLAG_AD):  # AD only to those who asked for it (RFC 6840 section 5.8)
+    if answer.stale or not (q.dnssec_ok or q.flags & FLAG_AD):  # AD only to those who asked for it (RFC 6840 section 5.8)
         flags &= ~<uint32_t> FLAG_AD
     q.rcode = <uint16_t> (flags & 0xF)
     reply_begin(q, &w)
