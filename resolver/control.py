@@ -118,7 +118,8 @@ class Connections:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What answers are checked by (dnssec.link.Trust): lines of trust anchors, none to check nothing, and exempt names."""
+    """What answers are checked by. `anchors`: lines as dnssec.anchors.parse takes them, none to check nothing; `negative`:
+    names below which nothing is checked."""
 
     anchors: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()

@@ -35,7 +35,7 @@ from resolver import cachefile, control, counters, logs, overlay, ring, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.decide import Decisions
-from resolver.dnssec.link import Checked, Trust
+from resolver.dnssec.link import Checked
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
 from resolver.listeners.stream import Limits, StreamServer
 from resolver.local import Aliases
@@ -111,7 +111,7 @@ class Worker:
         snapshot, aliases, decisions, self._zones = await asyncio.to_thread(_load, order, self._index)
         limits, self._upstream = order.cache, order.upstream
         self.pool.reconfigure(_pool_config(order.upstream))
-        is_new_trust = self.checked.reconfigure(Trust(order.trust.anchors, order.trust.negative))
+        is_new_trust = self.checked.reconfigure(order.trust)
         self.native.reconfigure(asks=not self.checked.is_on)
         if is_new_trust:
             self.engine.flush()  # what is kept was not checked by it

@@ -555,7 +555,8 @@ class Dnssec(_Section):
         description="File with the DS or DNSKEY records that trust begins at; empty: the root's, as they are known here.",
     )
     negative_trust_anchors: Annotated[tuple[types.Name, ...], Once] = Field(
-        default=(), description="Names that are not checked, with what is below them. Those of upstream.routes never are."
+        default=(),
+        description="Names that are not checked, with what is below them. Those of upstream.routes never are.",
     )
     _base: Path = PrivateAttr(default_factory=Path.cwd)
 

@@ -18,6 +18,7 @@ from resolver.config.model import (
     Certificate,
     Config,
     Connections,
+    Dnssec,
     Fetch,
     Group,
     Guard,
@@ -35,7 +36,21 @@ from resolver.config.model import (
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Guard, Listen, ListConfig, QueryLog),
+    *(
+        Admin,
+        Cache,
+        Category,
+        Certificate,
+        Config,
+        Connections,
+        Dnssec,
+        Fetch,
+        Group,
+        Guard,
+        Listen,
+        ListConfig,
+        QueryLog,
+    ),
     *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, TsigKey, Upstream, Window),
 )
 

@@ -1,8 +1,8 @@
 """Trust anchors: where trust begins, and where the operator says that it ends.
 
-An anchor is a zone with DS or DNSKEY records that are known beforehand. Built in are the root's key signing keys as IANA
-publishes them (https://data.iana.org/root-anchors/root-anchors.xml). A file takes their place: master file lines of DS and
-DNSKEY records, as `dnssec-keygen`, `dnssec-dsfromkey` and `unbound-anchor` write them.
+An anchor is a zone with DS or DNSKEY records that are known beforehand. Built in are the root's (trust.py). A file takes
+their place: master file lines of DS and DNSKEY records, as `dnssec-keygen`, `dnssec-dsfromkey` and `unbound-anchor` write
+them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,6 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.zonefile
 
-BUILT_IN = (
-    ". IN DS 20326 8 2 E06D44B80B8F1D39A95C0B0D7C65D08458E880409BBC683457104237C7F8EC8D",
-    ". IN DS 38696 8 2 683D2D0ACB8C9B712A1948B27F741219298D0A450D612C483AF444A4C0FB2B16",
-)
 MOST = 100  # records in a file
 
 Anchors = Mapping[dns.name.Name, tuple[dns.rdata.Rdata, ...]]

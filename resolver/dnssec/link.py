@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from resolver import spawn
+from resolver.control import Trust
 from resolver.counters import SECTIONS
 from resolver.dnssec import frames
 from resolver.dnssec.frames import Asked, Frame, Judged, Kind
@@ -46,15 +47,6 @@ _DOUBT = EDE.DNSSEC_INDETERMINATE
 _CHECKED = frozenset({Rcode.NOERROR, Rcode.NXDOMAIN, 6})  # 6: YXDOMAIN
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """What to check by. `anchors`: lines as anchors.parse takes them, none to check nothing; `negative`: names below which
-    nothing is checked."""
-
-    anchors: tuple[str, ...] = ()
-    negative: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

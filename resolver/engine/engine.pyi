@@ -409,9 +409,9 @@ class Engine:
     def finish(self, punt: Punt, answer: bytes | None, ede: int = -1, text: str = "") -> tuple[int, bytes | None]:
         """Answer a punt, by the generation in force: (verdict, the answer for a stream; a datagram is sent here).
 
-        `answer`: the upstream's, with `ede` or -1; or None for SERVFAIL with `ede` and `text`. Where there is no answer, or an error for one,
-        what is kept serves (RFC 8767). A PUNT (the generation has changed) is among the next take_punts(), with the same
-        token.
+        `answer`: the upstream's, with `ede` or -1; or None for SERVFAIL with `ede` and `text`. Where there is no answer, or
+        an error for one, what is kept serves (RFC 8767). A PUNT (the generation has changed) is among the next
+        take_punts(), with the same token.
         """
     def send(self, punt: Punt, reply: bytes) -> bytes | None:
         """Send a reply made in Python as it stands; returns it for a stream. ValueError: longer than a UDP client takes."""
