@@ -238,7 +238,7 @@ class Worker:
             with contextlib.suppress(OSError):  # the next start is without it, no more
                 cachefile.save(self._cache_file, self.engine, self._asked_whom())
         self.native.close()
-        self.checked.close()
+        await self.checked.close()
         self.pool.close()
         self.engine.close()
 

@@ -89,6 +89,7 @@ class Checked:
         self._next = 1
         self._blamed: dict[int, Server] = {}  # by route: whose answer was bogus last
         self._life: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()  # lives that are being ended
         self._process: _Process | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -113,7 +114,7 @@ class Checked:
             return False
         self._trust = trust
         self._negative = frozenset(wire_name(name) for name in trust.negative)
-        if self._process:
+        if self._process and self.is_on:
             self._configure(self._process)
         if self.is_on and self._life is None:
             self._life = asyncio.ensure_future(self._live())
@@ -309,7 +310,8 @@ class Checked:
     async def _one_life(self) -> str:
         """One life of the process; returns how it ended."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
                 *spawn.command("resolver.dnssec.process", str(theirs.fileno())),
                 env=spawn.environment(),
@@ -317,24 +319,30 @@ class Checked:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a terminal's SIGINT goes to the supervisor
             )
+            undo.pop_all()
+        own: _Process | None = None
         try:
             transport, protocol = await self._loop.create_unix_connection(lambda: _Protocol(self), sock=ours)
-            self._process = protocol.process = _Process(process, transport, protocol)
-            self._configure(self._process)
+            self._process = protocol.process = own = _Process(process, transport, protocol)
+            self._configure(own)
             for number, exchange in list(self._checks.items()):
                 self._check(number, exchange)
             fault = await protocol.ended
         finally:
-            if self._process is not None:
-                self._process.transport.close()
-            self._process = None
+            if own is not None:
+                own.transport.close()
+            else:
+                ours.close()
+            if self._process is own:
+                self._process = None
             with contextlib.suppress(TimeoutError):  # it has closed the socket: it is about to end, or beyond help
                 async with asyncio.timeout(1):
                     await process.wait()
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
-        return fault or f"status {await process.wait()}"
+            status = await process.wait()
+        return fault or f"status {status}"
 
     def _look(self) -> None:
         """End checks that take too long, and a validator that hangs."""
@@ -355,20 +363,25 @@ class Checked:
             self._doubt(exchange, "the chain of trust took too long")
 
     def _end(self) -> None:
+        """End the validator, and every check."""
         if self._life is not None:
             self._life.cancel()
+            self._ending.add(self._life)
+            self._life.add_done_callback(self._ending.discard)
         if self._timer is not None:
             self._timer.cancel()
-        if self._process is not None:
-            self._process.transport.close()
-        self._life = self._timer = None
+        self._life = self._process = None
         for number, exchange in list(self._checks.items()):
             del self._checks[number]
-            self._doubt(exchange, "the server is shutting down")
+            if exchange.trust is self._trust:
+                self._doubt(exchange, "the server is shutting down")
+            else:
+                self._anew(exchange)
 
-    def close(self) -> None:
-        """End the validator, and every check with a failure."""
+    async def close(self) -> None:
+        """End the validator, and every check with a failure; returns when its process has ended."""
         self._end()
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
 
 class _Protocol(asyncio.Protocol):

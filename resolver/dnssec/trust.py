@@ -24,7 +24,7 @@ def trust_of(config: Config) -> Trust:
     section = config.dnssec
     if section.mode != "validate":
         return Trust()
-    anchors = ROOT
+    anchors: tuple[str, ...] = ROOT
     if path := section.anchor_path:
         from resolver.dnssec.anchors import read
 

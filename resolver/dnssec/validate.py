@@ -242,7 +242,8 @@ class _Check:
             return
         if signers:
             raise failure
-        ede = EDE.RRSIGS_MISSING if denials else EDE.NSEC_MISSING
+        is_unsigned = any(self._authority.signatures(rrset.name, rrset.rdtype) is None for rrset in denials)
+        ede = EDE.RRSIGS_MISSING if is_unsigned else EDE.NSEC_MISSING
         yield from self._unsigned(name, self._qtype, ede, failure.text)
 
     def _disprove(self, name: dns.name.Name, zone: Zone, failure: Bogus) -> None:
