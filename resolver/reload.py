@@ -123,7 +123,7 @@ class Builder:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,  # a terminal's SIGINT goes to the supervisor, which ends the build
+                process_group=0,  # a terminal's SIGINT goes to the supervisor, which ends the build
             )
 
     async def build(self, config: Config, *, force: bool = False, rollback: int = 0) -> Report:

@@ -79,6 +79,7 @@ class Worker:
         self._buckets = memoryview(mmap.mmap(configure.buckets_fd, 0))
         self._buckets_key = bytes.fromhex(configure.buckets_key)
         self._index: Index | None = None
+        self._snapshots: list[Snapshot] = []  # the one in force
         self._policy = Path()
         self._overlay: list[overlay.Entry] = []
         self._tell = tell
@@ -109,6 +110,7 @@ class Worker:
     async def swap(self, order: control.Swap) -> None:
         """Load a generation and enforce it; ValueError or OSError says why not, and then nothing has changed."""
         snapshot, aliases, decisions, self._zones = await asyncio.to_thread(_load, order, self._index)
+        before, self._snapshots = self._snapshots, [snapshot]
         limits, self._upstream = order.cache, order.upstream
         self.pool.reconfigure(_pool_config(order.upstream))
         is_new_trust = self.checked.reconfigure(order.trust)
@@ -143,6 +145,7 @@ class Worker:
                 self._keeping = asyncio.ensure_future(cachefile.load(self._cache_file, self.engine, self._asked_whom()))
             gc.collect()
             gc.freeze()  # what is here now stays: the collector need not look at it again
+        await asyncio.to_thread(before.clear)  # to let go of a large index takes milliseconds
 
     async def map_clients(self, order: control.Clients) -> None:
         """Enforce another client map with the generation in force; ValueError or OSError says why not.
@@ -150,7 +153,8 @@ class Worker:
         A map for another generation is passed over: that one came, or comes, with its own.
         """
         if order.number == self.generation and self._index is not None:
-            self.engine.swap(await asyncio.to_thread(_remap, self._index, self._policy, order))
+            self._snapshots = [await asyncio.to_thread(_remap, self._index, self._policy, order)]
+            self.engine.swap(self._snapshots[0])
 
     def certify(self, order: control.Certificate) -> None:
         """Show this certificate from the next connection on; OSError if that cannot be done."""
@@ -245,7 +249,9 @@ class Worker:
 
 def _load(order: control.Swap, known: Index | None) -> tuple[Snapshot, Aliases, Decisions, dict[str, int]]:
     # An index file is never written again, so one that is mapped and verified need not be so twice.
-    index = known if known is not None and known.path == order.index else Index(order.index)
+    index = known
+    if index is None or index.path != order.index:
+        index = Index(order.index, patient=known is not None)  # who loads the first serves nobody yet
     policy = read_policy(Path(order.policy))
     if order.clients:
         policy = replace(policy, clients=read_clients(Path(order.clients)))
@@ -363,6 +369,7 @@ def serve(fd: int, context: ssl.SSLContext | None = None) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLD)
     spawn.share_arena()
+    spawn.take_short_turns()
     logs.set_up("worker")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
