@@ -317,7 +317,6 @@ class Checked:
                 env=spawn.environment(),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # a terminal's SIGINT goes to the supervisor
             )
             undo.pop_all()
         own: _Process | None = None

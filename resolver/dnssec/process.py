@@ -2,7 +2,7 @@
 
 It owns no socket but the one to its worker, asks nothing by itself (the worker does, by its own servers) and ends when the
 worker closes. It does one thing after the other, so a worker's backlog is this process's queue; the worker bounds it. Its
-priority is lower than the worker's: answers that are known go before answers that are new.
+priority is lower than the worker's, in whose scheduling group it is: answers that are known go before answers that are new.
 
 A question about the chain that several checks need at a time is asked once.
 """

@@ -18,7 +18,7 @@ import pytest
 from tests.blackbox.harness import Server, is_alive, until
 from tests.zones import Internet
 
-pytestmark = pytest.mark.peer("dnssec-signzone", "named", "unbound")
+pytestmark = pytest.mark.peer("dnssec-signzone", "named", "nsd", "unbound")
 
 SECURE, INSECURE, BOGUS = "secure", "insecure", "bogus"
 OK, NX = "NOERROR", "NXDOMAIN"

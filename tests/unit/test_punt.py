@@ -111,7 +111,7 @@ class FakeEngine:
         answers, self.answers = self.answers, []
         return answers
 
-    def learn(self, punt: FakePunt, answer: bytes) -> bool:
+    def learn(self, punt: FakePunt, answer: bytes, ede: int = -1) -> bool:
         if self.unsound:
             raise ValueError("no sound answer")
         self.learned.append((punt, answer))
