@@ -26,6 +26,7 @@ class Aliases:
     def __init__(self, index: Index, policy: Policy) -> None:
         self._index = index
         self._profiles = policy.profiles
+        self._class_routes = policy.class_routes
         self._routes = SuffixTable({zone: (route, route) for zone, route in policy.routes.items()})
 
     def describe(self, punt: Punt) -> Alias:
@@ -36,6 +37,8 @@ class Aliases:
             target, own = self._target_of_rule(punt)
             ttl = ttl if own is None else min(ttl, own)  # the profile's is the rule's, but for what the list caps
         route = self._routes.find(name_text(target))
+        if not route and self._class_routes:
+            route = self._class_routes[punt.policy_class]
         return Alias(target, ttl, profile.ede, profile.text, route)
 
     def _target_of_rule(self, punt: Punt) -> tuple[bytes, int | None]:

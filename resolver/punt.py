@@ -34,9 +34,9 @@ from resolver.engine.engine import (
     PUNT_PATTERN,
     PUNT_REFRESH,
 )
-from resolver.upstream.health import Server
 from resolver.upstream.message import HEADER, PAYLOAD_SIZE, Question, walk
 from resolver.upstream.pool import Pool, Result
+from resolver.upstream.server import Server
 from resolver.vocabulary import EDE, Rcode, RRType, Transport
 
 if TYPE_CHECKING:

@@ -49,7 +49,7 @@ NO_EDE = -1
 MAX_TEXT = 200  # octets of EXTRA-TEXT
 
 MAGIC = b"TAMPAHPL"
-VERSION = 2
+VERSION = 3
 _PREAMBLE = struct.Struct("<8sIIQ16s")  # magic, version, header's length, file's length, checksum
 assert _PREAMBLE.size == 40
 CELL = struct.Struct("<BBBBHH")  # rank, action, flags, member, list slot, profile; see lists/matrix.py
@@ -107,7 +107,8 @@ class Policy:
     classes that hold for a query by what it is: bit 0 wants no recursion, bit 1 wants to verify an answer that is signed
     (b"": the class itself). `zones`: owner and rdata of policy zones' SOA, in wire form. `guard`: class 0 for the addresses
     that no name outside should have, REFUSED_CLASS for others; `unguarded`: names that may, with what is below them.
-    `withheld`: classes whose clients are to get SERVFAIL, as a list of theirs has never come.
+    `withheld`: classes whose clients are to get SERVFAIL, as a list of theirs has never come. `class_routes`: for each class
+    the route of what is in no routed zone; (): the default one for all.
 
     `shadows`: where some list only counts, a u16 a cell: where the cell's claims begin in `shadow_claims` (SHADOW_CLAIM
     each, the first is nobody's), 0 for none.
@@ -131,6 +132,7 @@ class Policy:
     paused: Mapping[str, int] = field(default_factory=dict)
     shadows: bytes = b""
     shadow_claims: bytes = b""
+    class_routes: tuple[int, ...] = ()
 
     def withhold(self, clients: Clients) -> Clients:
         """A client map in which the classes that are withheld have WITHHELD_CLASS."""
@@ -168,6 +170,7 @@ def write_policy(path: Path, policy: Policy) -> None:
         "decisions": _decisions_to_json(policy),
         "patterns": policy.patterns,
         "paused": dict(policy.paused),
+        "class_routes": policy.class_routes,
         "sections": {},
     }
     client_sections = (getattr(policy.clients, name) for name in _CLIENT_SECTIONS)
@@ -234,6 +237,7 @@ def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
         paused=header["paused"],
         shadows=section("shadows"),
         shadow_claims=section("shadow_claims"),
+        class_routes=tuple(header["class_routes"]),
     )
 
 
@@ -243,6 +247,8 @@ def _check(policy: Policy) -> None:
         raise ValueError("the matrix has another size than classes and shapes say")
     if policy.shadows and len(policy.shadows) != 2 * policy.classes * policy.shapes:
         raise ValueError("the shadow cells are not as many as classes and shapes say")
+    if policy.class_routes and len(policy.class_routes) != policy.classes:
+        raise ValueError("the classes' routes are not as many as the classes")
     if not all(number < policy.classes for number in (*policy.groups.values(), *policy.paused.values())):
         raise ValueError("a group has a class that is not there")
     if not policy.profiles or any(len(profile.ipv4) != 4 or len(profile.ipv6) != 16 for profile in policy.profiles):
@@ -349,6 +355,15 @@ def number_routes(zones_of_routes: Sequence[Sequence[str]]) -> dict[str, int]:
         for zone in zones:
             routes.setdefault(zone.rstrip(".").lower(), number)
     return routes
+
+
+def number_groups(zone_routes: int, upstreams: Sequence[Sequence[object]]) -> list[int]:
+    """Group → route: groups with servers of their own are numbered behind the `zone_routes` routes of zones, those with
+    the same servers alike; 0 for a group without."""
+    numbers: dict[tuple[object, ...], int] = {}
+    return [
+        numbers.setdefault(tuple(servers), zone_routes + 1 + len(numbers)) if servers else 0 for servers in upstreams
+    ]
 
 
 # -- generations ------------------------------------------------------------------------------------------------------

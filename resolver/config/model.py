@@ -27,6 +27,7 @@ from resolver.vocabulary import EDE, Action
 
 GLOB_CHARACTERS = frozenset("*?[")
 DEFAULT_TTL = 10  # seconds
+ROUTES = 256  # of the engine (forward.pyx), the default one included
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}", re.IGNORECASE)
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
 
@@ -128,6 +129,21 @@ class Upstream(_Section):
         default=2.0, description="How long one server is waited for before the next is asked."
     )
     routes: tuple[Route, ...] = Field(default=(), description="Zones that servers of their own are asked about.")
+    bootstrap: Annotated[tuple[types.Server, ...], Once] = Field(
+        default=(),
+        description="Plain servers that are asked where the servers are that are written by name, as tls://dns.example.",
+    )
+    ca: types.Text = Field(
+        default="", description="File with certificates, in PEM form, of authorities to trust besides the system's."
+    )
+
+    @field_validator("bootstrap")
+    @classmethod
+    def _bootstrap_needs_no_look_up(cls, servers: tuple[addresses.Server, ...]) -> tuple[addresses.Server, ...]:
+        for server in servers:
+            if server.is_encrypted:
+                raise ValueError(f"expected plain servers with an address, such as 9.9.9.9, not {server}")
+        return servers
 
     @field_validator("timeout")
     @classmethod
@@ -141,17 +157,6 @@ class Upstream(_Section):
     def _zones_have_one_route(cls, routes: tuple[Route, ...]) -> tuple[Route, ...]:
         types.without_repeats(tuple(zone for route in routes for zone in route.zones))
         return routes
-
-    @model_validator(mode="after")
-    def _servers_are_countable(self) -> Self:
-        if len(self.all_servers) > counters.SERVERS:
-            raise ValueError(f"expected at most {counters.SERVERS} different servers, routes included")
-        return self
-
-    @property
-    def all_servers(self) -> tuple[addresses.Server, ...]:
-        """Every server once, those of routes last, in the order of the file."""
-        return tuple(dict.fromkeys((*self.servers, *(server for route in self.routes for server in route.servers))))
 
 
 class Cache(_Section):
@@ -511,6 +516,10 @@ class Group(_Section):
     shadow: types.YesNo = Field(
         default=False, description="Only count what would be blocked; mandatory lists are enforced all the same."
     )
+    upstream: Annotated[tuple[types.Server, ...], Once] = Field(
+        default=(),
+        description="Servers that the group's questions go to instead of upstream.servers; upstream.routes still win.",
+    )
     schedule: tuple[Window, ...] = Field(
         default=(), description="When the group applies; empty: always. At other times its clients are not in it."
     )
@@ -758,6 +767,17 @@ class Config(_Section):
     _warnings: tuple[Problem, ...] = PrivateAttr(default=())
 
     @model_validator(mode="after")
+    def _servers_are_countable(self) -> Self:
+        if len(self.upstream_servers) > counters.SERVERS:
+            raise ValueError(
+                f"expected at most {counters.SERVERS} different upstream servers, those of routes and groups included"
+            )
+        if 1 + len(self.upstream.routes) + len({group.upstream for group in self.groups} - {()}) > ROUTES:
+            message = f"expected at most {ROUTES - 1} routes: those of zones and the different `upstream` of groups"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
     def _settle(self, info: ValidationInfo) -> Self:
         """Take file and warnings from the context, and tell the lists where relative paths start."""
         context = info.context or {}
@@ -815,6 +835,18 @@ class Config(_Section):
     def ca_path(self) -> Path | None:
         """`fetch.ca` as an absolute path; None where it is not given."""
         return _expand(self._base, self.fetch.ca) if self.fetch.ca else None
+
+    @property
+    def upstream_servers(self) -> tuple[addresses.Server, ...]:
+        """Every upstream server once: the default ones, those of routes, of groups, and of the bootstrap."""
+        of_routes = (server for route in self.upstream.routes for server in route.servers)
+        of_groups = (server for group in self.groups for server in group.upstream)
+        return tuple(dict.fromkeys((*self.upstream.servers, *of_routes, *of_groups, *self.upstream.bootstrap)))
+
+    @property
+    def upstream_ca(self) -> Path | None:
+        """`upstream.ca` as an absolute path; None where it is not given."""
+        return _expand(self._base, self.upstream.ca) if self.upstream.ca else None
 
     @property
     def worker_count(self) -> int:

@@ -33,15 +33,15 @@ def _not(*built: object) -> Callable[[Any], bool]:
     return lambda value: value is not None and value not in built
 
 
-def _encrypted(server: Any) -> bool:
+def _quic(server: Any) -> bool:
     try:
-        return addresses.parse_server(server).is_encrypted
+        return addresses.parse_server(server).scheme == "quic"
     except ValueError:
         return False
 
 
-def _all_encrypted(servers: Any) -> bool:
-    return isinstance(servers, list) and bool(servers) and all(map(_encrypted, servers))
+def _all_quic(servers: Any) -> bool:
+    return isinstance(servers, list) and bool(servers) and all(map(_quic, servers))
 
 
 # The first row that matches speaks for a key and all beneath it.
@@ -49,10 +49,12 @@ ROWS = (
     _Row(("listen", "tls"), _given, "DNS over TLS"),
     _Row(("listen", "https"), _given, "DNS over HTTPS"),
     _Row(("listen", "quic"), _given, "DNS over QUIC"),
-    _Row(("upstream", "servers"), _all_encrypted, "encrypted upstream", weakens=True),
-    _Row(("upstream", "servers", EACH), _encrypted, "encrypted upstream"),
-    _Row(("upstream", "routes", EACH, "servers"), _all_encrypted, "encrypted upstream", weakens=True),
-    _Row(("upstream", "routes", EACH, "servers", EACH), _encrypted, "encrypted upstream"),
+    _Row(("upstream", "servers"), _all_quic, "DNS over QUIC upstream", weakens=True),
+    _Row(("upstream", "servers", EACH), _quic, "DNS over QUIC upstream"),
+    _Row(("upstream", "routes", EACH, "servers"), _all_quic, "DNS over QUIC upstream", weakens=True),
+    _Row(("upstream", "routes", EACH, "servers", EACH), _quic, "DNS over QUIC upstream"),
+    _Row(("groups", EACH, "upstream"), _all_quic, "DNS over QUIC upstream", weakens=True),
+    _Row(("groups", EACH, "upstream", EACH), _quic, "DNS over QUIC upstream"),
     _Row(("rewrites",), _given, "rewrites"),
     _Row(("query_log", "what"), _not("all"), "the query log"),
     _Row(("query_log", "clients"), _not("full"), "the query log"),

@@ -32,8 +32,8 @@ from resolver.upstream.pool import Done, Result
 from resolver.vocabulary import EDE, Rcode
 
 if TYPE_CHECKING:
-    from resolver.upstream.health import Server
     from resolver.upstream.pool import Pool
+    from resolver.upstream.server import Server
 
 MOST: Final = 1_000  # answers under check
 PATIENCE: Final = 10.0  # seconds for one of them: the chain may be long and its servers slow

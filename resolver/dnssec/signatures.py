@@ -38,6 +38,7 @@ MAX_EXPONENT_OCTETS: Final = 8
 MAX_COLLISIONS: Final = 4  # keys of one tag and algorithm that are tried
 MAX_KEYS: Final = 64  # of one zone
 MAX_SIGNATURES: Final = 8  # of one set of records that are looked at
+RECORDS_A_CHECK: Final = 64  # a larger set costs as many checks as it has so many records
 _ZONE_KEY, _REVOKED, _PROTOCOL = 0x0100, 0x0080, 3
 _ANY_ALGORITHM = dns.dnssec.allow_all_policy
 
@@ -57,21 +58,21 @@ class Indeterminate(Exception):
 
 @dataclasses.dataclass(slots=True)
 class Budget:
-    """What may still be spent for one question; each method spends one and raises Bogus once there is none."""
+    """What may still be spent for one question; each method spends it and raises Bogus once there is none."""
 
     checks: int = 100  # signatures and digests
     failures: int = 16  # of these that come to nothing
     hashes: int = 64  # names hashed for NSEC3 (CVE-2023-50868)
     questions: int = 48  # asked upstream
 
-    def check(self) -> None:
+    def check(self, cost: int = 1) -> None:
         """A signature or digest is about to be checked."""
-        self.checks -= 1
+        self.checks -= cost
         self._bound(self.checks, "signatures to check")
 
-    def fail(self) -> None:
+    def fail(self, cost: int = 1) -> None:
         """It did not fit."""
-        self.failures -= 1
+        self.failures -= cost
         self._bound(self.failures, "signatures that are wrong")
 
     def hash(self) -> None:
@@ -180,6 +181,7 @@ def verify(
     owner_labels = label_count(rrset.name)
     what = f"{rrset.name} {dns.rdatatype.to_text(rrset.rdtype)}"
     failure: Bogus | None = None
+    cost = 1 + len(rrset) // RECORDS_A_CHECK
     for rdata in list(signatures)[:MAX_SIGNATURES]:
         signature = cast(RRSIG, rdata)
         if signature.signer != zone or signature.labels > owner_labels or signature.algorithm not in ALGORITHMS:
@@ -197,12 +199,12 @@ def verify(
             continue
         fitting = [key for key in keys if key.tag == signature.key_tag and key.algorithm == signature.algorithm]
         for key in fitting[:MAX_COLLISIONS]:
-            budget.check()
+            budget.check(cost)
             if _is_signed(rrset, signature, key, now):
                 left = int(signature.expiration - now)
                 ttl = min(rrset.ttl, signatures.ttl, signature.original_ttl, left)
                 return Verified(ttl, int(signature.labels))
-            budget.fail()
+            budget.fail(cost)
             failure = Bogus(EDE.DNSSEC_BOGUS, f"the signature of {what} is wrong")
     raise failure or Bogus(EDE.DNSSEC_BOGUS, f"no key of {zone} has signed {what}")
 

@@ -89,8 +89,11 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     if is_blocked(q) and not q.cell.flags & (CELL_NEEDS_ANSWER | (CELL_KEEPS_SIGNED if q.dnssec_ok else 0)):
         return reply_blocked(q, s)
 
-    # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before.
+    # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before: the zone's, else the
+    # class's own.
     q.route = suffix_lookup(s.routes, q.name, q.labels, q.labels_count)
+    if q.route == 0 and s.class_routes != NULL:
+        q.route = s.class_routes[q.policy_class]
     answer = q.given
     if answer == NULL and cache_lookup(&core.cache, q, core.now, &kept):
         answer = &kept

@@ -51,6 +51,7 @@ cdef class Snapshot:
         self.unguarded = SuffixTable({name: (1, 1) for name in policy.unguarded})
         s.index = &self.index.view
         s.routes = &self.routes.view
+        s.zone_routes = max(policy.routes.values(), default=0)
         s.unguarded = &self.unguarded.view
         if number < 1:  # what was inspected in no generation is stamped 0
             raise ValueError(f"{number} is no generation")
@@ -86,6 +87,9 @@ cdef class Snapshot:
             for i in range(s.class_count):
                 s.pattern_rank = min(s.pattern_rank,
                                      <uint32_t> s.cells[i * s.shape_count + index_shape(s.index, listset)].rank)
+        if policy.class_routes:
+            routes = b"".join([int(route).to_bytes(2, "little") for route in policy.class_routes])
+            s.class_routes = <const uint16_t*> copied(routes, 2 * <Py_ssize_t> s.class_count, "routes of classes")
         self._shadows(bytes(policy.shadows), bytes(policy.shadow_claims))
         self._clients(&s.clients, policy.clients, s.variant_classes if s.variants != NULL else s.class_count)
         if policy.guard is not None:
@@ -179,6 +183,7 @@ cdef class Snapshot:
         free(<void*> self.view.zones)
         free(<void*> self.view.order)
         free(<void*> self.view.variants)
+        free(<void*> self.view.class_routes)
         clients_free(&self.view.clients)
         clients_free(&self.view.guard)
 
@@ -533,7 +538,7 @@ cdef class Engine:
             raise ValueError(f"upstream {upstream} is in use")
         u.used = True
         u.socket_count = len(fds)
-        u.counters = COUNT_UPSTREAM + slot * 22
+        u.counters = COUNT_UPSTREAM + slot * 32
         for i in range(u.socket_count):
             u.fds[i] = -1
             u.in_flight[i] = 0

@@ -320,7 +320,7 @@ cdef bint policy_answer(Core* core, const Answer* answer, Query* q) noexcept nog
 cdef void policy_guard(const SnapshotView* s, Query* q) noexcept nogil:
     # A name outside has an address inside: blocked like an important name, so that no list but the operator opens the way.
     # Routed zones are the operator's own.
-    if q.route or q.cell.rank <= RANK_IMPORTANT_BLOCK or s.profile_count <= PROFILE_REBINDING:
+    if 0 < q.route <= s.zone_routes or q.cell.rank <= RANK_IMPORTANT_BLOCK or s.profile_count <= PROFILE_REBINDING:
         return
     if suffix_lookup(s.unguarded, q.name, q.labels, q.labels_count):
         return

@@ -20,6 +20,8 @@ cdef struct SnapshotView:      # one generation as the stages see it; Snapshot o
     Clients guard              # class 0: an address that no name outside should have; count4 0: no guard
     const SuffixView* unguarded    # names that may have such addresses
     const SuffixView* routes
+    uint32_t zone_routes       # the highest route of a zone; those above it are groups' own
+    const uint16_t* class_routes   # by class: the route of what is in no routed zone; NULL: the default one for all
     uint64_t number
 
 

@@ -139,11 +139,11 @@ cdef enum:
     COUNT_CACHE = 16768
     COUNT_ENGINE = 16776
     COUNT_UPSTREAM = 16784
-    COUNT_DURATIONS = 18192                                # [transport][way]: sum in microseconds, buckets
-    COUNT_RECORDS = 18492
-    COUNT_SHADOW = 18500                                   # [list slot]
-    COUNT_DNSSEC = 19524                                   # counted by Python
-    COUNT_ALL = 19532
+    COUNT_DURATIONS = 18832                                # [transport][way]: sum in microseconds, buckets
+    COUNT_RECORDS = 19132
+    COUNT_SHADOW = 19140                                   # [list slot]
+    COUNT_DNSSEC = 20164                                   # counted by Python
+    COUNT_ALL = 20172
     CACHE_HITS = COUNT_CACHE
     CACHE_MISSES = COUNT_CACHE + 1
     CACHE_STORES = COUNT_CACHE + 2

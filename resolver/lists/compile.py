@@ -70,6 +70,7 @@ from resolver.snapshot import (
     base_of,
     generations,
     in_force,
+    number_groups,
     number_routes,
     read_generation,
     write_generation,
@@ -415,6 +416,7 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         paused=dict(zip([*classes, ""], matrix.paused_classes, strict=True)),
         shadows=matrix.shadows,
         shadow_claims=matrix.shadow_claims,
+        class_routes=matrix.routes if any(matrix.routes) else (),
     )
 
 
@@ -453,7 +455,14 @@ def policy_rules(config: Config, states: Sequence[ListState]) -> PolicyRules:
             )
             for name, category in config.categories.items()
         },
-        groups=[group_policy(group) for group in config.groups],
+        groups=[
+            group_policy(group, route)
+            for group, route in zip(
+                config.groups,
+                number_groups(len(config.upstream.routes), [group.upstream for group in config.groups]),
+                strict=True,
+            )
+        ],
         sinkhole=Sinkhole(
             action=config.sinkhole.action,
             ipv4=config.sinkhole.ipv4.packed,
@@ -496,8 +505,8 @@ def _override(rule: OverrideRule) -> Override | None:
     return Override(_OVERRIDES[rule.word], rule.target)
 
 
-def group_policy(group: Group) -> GroupPolicy:
-    """What of a group's config decides between lists."""
+def group_policy(group: Group, route: int = 0) -> GroupPolicy:
+    """What of a group's config decides between lists, and the route to its own servers."""
     return GroupPolicy(
         name=group.name,
         categories=None if group.categories == "all" else frozenset(group.categories),
@@ -506,6 +515,7 @@ def group_policy(group: Group) -> GroupPolicy:
         tags=frozenset(group.tags),
         overrides={name: _override(rule) for name, rule in group.overrides.items()},
         shadow=group.shadow,
+        route=route,
     )
 
 

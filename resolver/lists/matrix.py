@@ -126,7 +126,7 @@ class GroupPolicy:
     """What a group of clients has filtered: of these categories, these lists (None: all), answered like this.
 
     `overrides`: list → what it does for this group instead of what its own override says, None: what its rules say.
-    `shadow`: nothing of it is enforced but mandatory lists, the rest is counted.
+    `shadow`: nothing of it is enforced but mandatory lists, the rest is counted. `route`: to servers of its own, 0: none.
     """
 
     name: str
@@ -136,6 +136,7 @@ class GroupPolicy:
     tags: frozenset[str] = frozenset()
     overrides: Mapping[str, Override | None] = field(default_factory=dict)
     shadow: bool = False
+    route: int = 0
 
     def sees(self, source: ListPolicy) -> bool:
         """Whether a list is there for this group: both its name and its category must be among the group's."""
@@ -199,12 +200,13 @@ class Matrix:
     order: bytes
     variants: bytes
     zones: tuple[tuple[bytes, bytes], ...]
+    routes: tuple[int, ...]  # by class
 
 
 class _PolicyClass(NamedTuple):
     """What tells classes apart: `visible` lists as bits, the actions that differ for their categories, the name and tags
-    as far as a condition asks for them, overrides that differ from the lists' own, and whether all but mandatory lists
-    only count."""
+    as far as a condition asks for them, overrides that differ from the lists' own, whether all but mandatory lists only
+    count, and the route of what no zone's route speaks of."""
 
     visible: int
     actions: frozenset[tuple[str, Action]]
@@ -212,6 +214,7 @@ class _PolicyClass(NamedTuple):
     tags: frozenset[str] = frozenset()
     overrides: frozenset[tuple[int, Override | None]] = frozenset()
     shadow: bool = False
+    route: int = 0
 
 
 def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
@@ -267,6 +270,7 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
         order=order.tobytes(),
         variants=variants,
         zones=_zones(rules),
+        routes=tuple(policy_class.route for policy_class in classes),
     )
 
 
@@ -384,7 +388,7 @@ def _class_of(rules: PolicyRules, group: GroupPolicy, asked: frozenset[str]) -> 
     )
     name = group.name if group.name in asked else ""
     return _PolicyClass(
-        sum(1 << number for number in seen), actions, name, group.tags & asked, overrides, shadow=group.shadow
+        sum(1 << number for number in seen), actions, name, group.tags & asked, overrides, group.shadow, group.route
     )
 
 
@@ -399,6 +403,7 @@ def _paused(rules: PolicyRules, policy_class: _PolicyClass) -> _PolicyClass:
         policy_class.name,
         policy_class.tags,
         frozenset(pair for pair in policy_class.overrides if pair[0] in kept),
+        route=policy_class.route,
     )
 
 

@@ -35,9 +35,10 @@ from resolver.engine.engine import (
 from resolver.listeners.stream import StreamServer
 from resolver.punt import Alias, Decided, Punts, alias_reply, error_reply
 from resolver.snapshot import CELL, NO_SLOT, Clients, Policy
-from resolver.upstream.health import Server, Strategy
+from resolver.upstream.health import Strategy
 from resolver.upstream.message import wire_name
 from resolver.upstream.pool import Pool, PoolConfig
+from resolver.upstream.server import Server
 from resolver.vocabulary import Action, Rank, Transport
 from tests.fakes import Act, FakeUpstream, address_of
 from tests.indexes import make_index

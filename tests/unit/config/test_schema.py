@@ -119,7 +119,7 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
     return True
 
 
-ADDED = {"rewrite", "tags"}  # keys since
+ADDED = {"rewrite", "tags", "bootstrap", "dnssec", "mode", "trust_anchor", "negative_trust_anchors"}  # keys since
 
 
 def test_the_contract_is_read(tmp_path: Path) -> None:

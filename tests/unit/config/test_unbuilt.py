@@ -16,10 +16,11 @@ WARNED = [
     (f"listen: {{tls: [127.0.0.1:853], {CERTIFICATE}}}", "listen.tls", "127.0.0.1:853"),
     (f"listen: {{https: [127.0.0.1:443], {CERTIFICATE}}}", "listen.https", ""),
     (f"listen: {{quic: [127.0.0.1:853], {CERTIFICATE}}}", "listen.quic", ""),
-    ("upstream: {servers: [9.9.9.9, tls://1.1.1.1]}", "upstream.servers[1]", ""),
+    ("upstream: {servers: [9.9.9.9, quic://1.1.1.1]}", "upstream.servers[1]", ""),
+    ("groups: [{name: a, clients: [10.0.0.1], upstream: [9.9.9.9, quic://1.1.1.1]}]", "groups[0].upstream[1]", ""),
     ("upstream: {servers: [quic://9.9.9.9, 1.1.1.1]}", "upstream.servers[0]", ""),
     (
-        "upstream: {routes: [{zones: [a.example], servers: [10.0.0.1, tls://10.0.0.2]}]}",
+        "upstream: {routes: [{zones: [a.example], servers: [10.0.0.1, quic://10.0.0.2]}]}",
         "upstream.routes[0].servers[1]",
         "",
     ),
@@ -30,14 +31,16 @@ WARNED = [
     ("query_log: {size: 1MiB}", "query_log.size", ""),
 ]
 REFUSED = [
-    ("upstream: {servers: [tls://9.9.9.9, https://1.1.1.1]}", "upstream.servers"),
-    ("upstream: {routes: [{zones: [a.example], servers: [tls://10.0.0.2]}]}", "upstream.routes[0].servers"),
+    ("upstream: {servers: [quic://9.9.9.9, quic://1.1.1.1]}", "upstream.servers"),
+    ("upstream: {routes: [{zones: [a.example], servers: [quic://10.0.0.2]}]}", "upstream.routes[0].servers"),
+    ("groups: [{name: a, clients: [10.0.0.1], upstream: [quic://1.1.1.1]}]", "groups[0].upstream"),
 ]
 BUILT = [
     "listen: {tls: [], certificate: {chain: ''}}",
     f"listen: {{{CERTIFICATE}}}",
     "upstream: {servers: [udp://9.9.9.9, tcp://1.1.1.1, 8.8.8.8], strategy: ordered}",
     "upstream: {strategy: random}",
+    "upstream: {servers: [tls://9.9.9.9, https://1.1.1.1, tls://dns.example], bootstrap: [9.9.9.9]}",
     "upstream: {strategy: parallel}",
     "lists: [{name: a, source: a, override: tcp-only}]",
     "lists: [{name: a, source: a, mirrors: [], override: given}]",
@@ -85,7 +88,7 @@ def test_what_is_built_is_not_spoken_of(tmp_path: Path, text: str) -> None:
 def test_ignored_keys_have_their_defaults_and_others_their_values(tmp_path: Path) -> None:
     text = """\
 upstream:
-  servers: [tls://1.1.1.1, 10.0.0.1, https://1.1.1.1, 10.0.0.2, quic://1.1.1.1]
+  servers: [quic://1.1.1.1, 10.0.0.1, quic://1.1.1.2, 10.0.0.2, quic://1.1.1.3]
   strategy: parallel
 cache: {serve_stale: 3d, max_ttl: 2d}
 rewrites: [{name: nas.lan, answers: [10.0.0.1]}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace as _replace
+from typing import Any, cast
 
 import dns.dnssec
 import dns.name
@@ -14,6 +15,7 @@ import dns.rrset
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from dns.rdtypes.ANY.DNSKEY import DNSKEY
+from dns.rdtypes.ANY.DS import DS
 from dns.rdtypes.ANY.RRSIG import RRSIG
 
 from resolver.dnssec import signatures
@@ -83,7 +85,7 @@ def test_a_wildcard_is_told_by_the_labels() -> None:
     assert signatures.label_count(expanded.name) == 3 and signatures.label_count(wildcard.name) == 1
 
 
-def flags(value: int, **changes: int) -> DNSKEY:
+def flags(value: int, **changes: Any) -> DNSKEY:
     changed = KEY.replace(flags=value, **changes)
     assert isinstance(changed, DNSKEY)
     return changed
@@ -102,7 +104,7 @@ def test_keys_that_may_not_sign_are_not_used() -> None:
 
 def rsa_key(exponent: bytes, modulus: bytes) -> DNSKEY:
     length = bytes((len(exponent),)) if len(exponent) < 256 else b"\0" + len(exponent).to_bytes(2, "big")
-    return DNSKEY(KEY.rdclass, KEY.rdtype, 0x0100, 3, 8, length + exponent + modulus)
+    return flags(0x0100, algorithm=8, key=length + exponent + modulus)
 
 
 def test_rsa_keys_that_would_make_a_check_slow_are_not_used() -> None:
@@ -128,7 +130,7 @@ def test_delegations_that_are_known_here() -> None:
     assert known_delegations([foreign]) == ([], EDE.UNSUPPORTED_ALGORITHM)
     keys = usable_keys(ZONE, [KEY])
     assert keys_of([ds["SHA384"]], ZONE, keys, Budget()) == keys
-    assert keys_of([ds["SHA384"].replace(digest=bytes(48))], ZONE, keys, Budget()) == []
+    assert keys_of([cast(DS, ds["SHA384"].replace(digest=bytes(48)))], ZONE, keys, Budget()) == []
     assert keys_of([ds["SHA384"]], dns.name.from_text("other."), keys, Budget()) == []
 
 
@@ -139,7 +141,7 @@ def colliding(count: int) -> list[DNSKEY]:
     for at in range(count):
         public[0], public[1] = at // 256, at % 256
         public[2], public[3] = (0xFFFF - at) // 256, (0xFFFF - at) % 256
-        keys.append(DNSKEY(KEY.rdclass, KEY.rdtype, 0x0100, 3, 15, bytes(public)))
+        keys.append(flags(0x0100, algorithm=15, key=bytes(public)))
     assert len({dns.dnssec.key_id(key) for key in keys}) == 1
     return keys
 
@@ -150,7 +152,8 @@ def test_many_keys_and_signatures_of_one_tag_cost_a_bounded_amount() -> None:
     usable = usable_keys(ZONE, keys)
     assert len(usable) == signatures.MAX_KEYS
     tag = dns.dnssec.key_id(keys[0])
-    bad = [sign().replace(algorithm=15, key_tag=tag, signature=bytes((at,)) * 64) for at in range(200)]
+    right = sign()
+    bad = [cast(RRSIG, right.replace(algorithm=15, key_tag=tag, signature=bytes((at,)) * 64)) for at in range(200)]
     budget = Budget()
     began = time.monotonic()
     with pytest.raises(Bogus):
@@ -161,12 +164,19 @@ def test_many_keys_and_signatures_of_one_tag_cost_a_bounded_amount() -> None:
                 raise raised.value
     assert budget.failures == -1 and budget.checks >= 100 - 17
     assert time.monotonic() - began < 20
-    ds = [
-        dns.dnssec.make_ds(ZONE, KEY, "SHA256").replace(algorithm=15, key_tag=tag, digest=bytes((at,)) * 32)
-        for at in range(200)
-    ]
+    one = dns.dnssec.make_ds(ZONE, KEY, "SHA256")
+    ds = [cast(DS, one.replace(algorithm=15, key_tag=tag, digest=bytes((at,)) * 32)) for at in range(200)]
     with pytest.raises(Bogus, match="too many"):
         keys_of(ds, ZONE, usable, Budget())
+
+
+def test_a_large_set_of_records_costs_more() -> None:
+    texts = [f"10.0.{at // 256}.{at % 256}" for at in range(3000)]
+    large = dns.rrset.from_text_list("www.example.", 300, "IN", "A", texts)
+    budget = Budget()
+    assert check(sign(large), rrset=large, budget=budget).ttl == 300 and budget.checks == 100 - 47
+    with pytest.raises(Bogus, match="too many signatures that are wrong"):
+        check(sign(), sign(), rrset=large, budget=Budget())
 
 
 def test_budgets_count_from_one_place() -> None:
