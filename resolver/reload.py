@@ -425,14 +425,14 @@ class Reloader:
         facts.lists = [
             ListFacts(
                 name=state.name,
-                category=categories.get(state.name, ""),
+                category=categories.get(state.name, "") or snapshot.own_category(state.name),
                 slot=state.slot,
                 names=state.names,
                 refused=reports[state.name].refused if state.name in reports else 0,
                 held=state.held == snapshot.HELD,
                 quarantined=state.quarantined,
             )
-            for state in generation.lists
+            for state in (*generation.lists, *generation.own)
         ]
 
 

@@ -201,7 +201,7 @@ class Worker:
             self._tell(control.Notified(tuple(lists)))
         return reply
 
-    def _describe(self, punt: Punt) -> Alias:
+    def _describe(self, punt: Punt) -> Alias | bytes:
         return self._aliases.describe(punt)
 
     def _decide(self, punt: Punt) -> Decided | bytes | None:

@@ -22,6 +22,7 @@ from resolver import counters
 from resolver import schedule as calendar
 from resolver.config import addresses, types
 from resolver.config.problem import Problem
+from resolver.config.records import DEFAULT_TTL as DEFAULT_RECORD_TTL
 from resolver.config.types import Once
 from resolver.vocabulary import EDE, Action
 
@@ -93,6 +94,10 @@ class Listen(_Section):
         default=(), description="DNS over QUIC (RFC 9250) on each address."
     )
     certificate: Certificate = Field(default_factory=Certificate, description="The certificate of tls, https and quic.")
+    name: types.OptionalName = Field(
+        default="",
+        description="The name by which clients find tls, https and quic (RFC 9462); empty: the first of the certificate.",
+    )
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
@@ -516,6 +521,13 @@ class Group(_Section):
     shadow: types.YesNo = Field(
         default=False, description="Only count what would be blocked; mandatory lists are enforced all the same."
     )
+    safe_search: types.SafeSearch | None = Field(
+        default=None, description="SafeSearch for the group, as the key outside of groups; unset: as that says."
+    )
+    block_encrypted_dns: types.YesNo | None = Field(
+        default=None,
+        description="Whether names of public encrypted resolvers are blocked; unset: as the key outside says.",
+    )
     upstream: Annotated[tuple[types.Server, ...], Once] = Field(
         default=(),
         description="Servers that the group's questions go to instead of upstream.servers; upstream.routes still win.",
@@ -612,6 +624,7 @@ class Rewrite(_Section):
     answers: Annotated[tuple[types.Answer, ...], Once] = Field(
         min_length=1, description="Addresses, or one name that it is an alias of."
     )
+    ttl: types.Ttl = Field(default=DEFAULT_RECORD_TTL, description="How long a client may keep the answer.")
 
     @field_validator("answers")
     @classmethod
@@ -619,6 +632,50 @@ class Rewrite(_Section):
         if len(answers) > 1 and any(isinstance(answer, str) for answer in answers):
             raise ValueError("expected addresses, or one domain name alone")
         return answers
+
+
+class SpecialNames(_Section):
+    """Names that are answered here and never asked upstream, but for zones of `upstream.routes`."""
+
+    localhost: types.YesNo = Field(
+        default=True, description="localhost and what is below it: 127.0.0.1 and ::1 (RFC 6761)."
+    )
+    invalid: types.YesNo = Field(default=True, description="invalid and what is below it: NXDOMAIN (RFC 6761).")
+    test: types.YesNo = Field(default=True, description="test and what is below it: NXDOMAIN (RFC 6761).")
+    onion: types.YesNo = Field(default=True, description="onion and what is below it: NXDOMAIN (RFC 7686).")
+    home_arpa: types.YesNo = Field(
+        default=True, description="home.arpa and what is below it: an empty zone (RFC 8375)."
+    )
+    private_reverse: types.YesNo = Field(
+        default=True, description="Reverse zones of private and special addresses: empty ones (RFC 6303, RFC 7793)."
+    )
+    resolver_arpa: types.YesNo = Field(
+        default=True,
+        description="resolver.arpa: where this server's encrypted listeners are, if it has any (RFC 9462).",
+    )
+    firefox_canary: types.YesNo = Field(
+        default=True, description="use-application-dns.net: NXDOMAIN, so that Firefox keeps to this server by itself."
+    )
+    icloud_relay: types.YesNo = Field(
+        default=True, description="mask.icloud.com and mask-h2.icloud.com: NXDOMAIN, so that Private Relay is not used."
+    )
+
+
+class Dns64(_Section):
+    """IPv6 addresses for names that have IPv4 addresses alone (RFC 6147)."""
+
+    prefix: types.Dns64Prefix = Field(
+        default=None,
+        description="The prefix that IPv4 addresses are put behind, of 32, 40, 48, 56, 64 or 96 bits; empty: off.",
+    )
+    clients: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=(), description="Who gets such addresses; empty: everybody."
+    )
+    exclude: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=(),
+        description="Addresses that are as good as none: IPv6 ones besides ::ffff:0:0/96 do not keep a name from getting "
+        "made ones, IPv4 ones are put behind no prefix.",
+    )
 
 
 class RateLimit(_Section):
@@ -752,6 +809,21 @@ class Config(_Section):
     sinkhole: Sinkhole = Field(default_factory=Sinkhole, description="How blocked names are answered by default.")
     rebinding: Rebinding = Field(default_factory=Rebinding, description="Protection against DNS rebinding.")
     rewrites: tuple[Rewrite, ...] = Field(default=(), description="Names that are answered here.")
+    records: Annotated[tuple[types.Record, ...], Once] = Field(
+        default=(), description="Further records of such names, each in the form of a zone file."
+    )
+    special_names: SpecialNames = Field(
+        default_factory=SpecialNames, description="Names that are answered here and never asked upstream."
+    )
+    block_encrypted_dns: types.YesNo = Field(
+        default=False, description="Block the names of public encrypted resolvers, a list that comes with the program."
+    )
+    safe_search: types.SafeSearch = Field(
+        default=(),
+        description="Search engines that are to filter their results: yes, no, or some of google, youtube, "
+        "youtube-moderate, bing, duckduckgo.",
+    )
+    dns64: Dns64 = Field(default_factory=Dns64, description="IPv6 addresses for names that have IPv4 addresses alone.")
     rate_limit: RateLimit = Field(default_factory=RateLimit, description="How much one client may ask over UDP.")
     connections: Connections = Field(
         default_factory=Connections, description="How many connections clients may keep, and for how long."

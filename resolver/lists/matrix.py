@@ -6,6 +6,7 @@ the actions it changes; groups that agree on both share a class, and class 0, cl
 that speaks about a name stands in one total order (vocabulary.Rank, then the config's order of lists, then the order of
 members), and the first that a class sees wins:
 
+    0 what the config itself says of a name (behind an operator's words, which the engine knows)
     1 important allow   2 important block   3 allow   4 RPZ   5 block          255 nobody speaks
 
 - A member whose list a class does not see is not there. A shadow list, and one with `override: disabled`, never wins
@@ -52,6 +53,7 @@ from resolver.vocabulary import EDE, Action, Rank, Verb
 NEEDS_ANSWER = 1  # flags of a cell
 CONDITIONAL = 2
 KEEPS_SIGNED = 4
+QUESTION_ONLY = 8
 SHADOW = 0x80
 OVERLAY_PROFILE = 2  # PROFILE_OVERLAY in engine/query.pxd
 REBINDING_PROFILE = 3  # PROFILE_REBINDING there
@@ -84,7 +86,9 @@ class ListPolicy:
     `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too. `max_ttl` caps
     the TTL of its answers, in seconds. `recursive_only`: an RPZ list that says nothing to queries without RD. `break_dnssec`
     no: it leaves signed answers alone where the client wants to verify them. `soa`: owner and data in wire form of the SOA
-    that goes with its answers.
+    that goes with its answers. `groups`: the groups that see it whatever their lists and categories are, "" for clients in
+    none (None: as the groups say). `local`: what it says is the operator's own word, at rank 0. `question_only`: it speaks
+    of names that are asked for, not of what answers lead to.
     """
 
     name: str
@@ -99,6 +103,9 @@ class ListPolicy:
     recursive_only: bool = True
     break_dnssec: bool = True
     soa: tuple[bytes, bytes] | None = None
+    groups: frozenset[str] | None = None
+    local: bool = False
+    question_only: bool = False
 
     def speaks(self) -> bool:
         """Whether a match in it can decide anything."""
@@ -140,6 +147,8 @@ class GroupPolicy:
 
     def sees(self, source: ListPolicy) -> bool:
         """Whether a list is there for this group: both its name and its category must be among the group's."""
+        if source.groups is not None:
+            return self.name in source.groups
         by_name = self.lists is None or source.name in self.lists
         return by_name and (self.categories is None or source.category in self.categories)
 
@@ -310,7 +319,7 @@ def claims(rules: PolicyRules, shape: Shape, *, shadows: bool = False) -> list[C
         counts = shadows and policy.shadow and not (policy.override and policy.override.disabled)
         if (policy.speaks() or counts) and (source, kind) not in denied:
             condition = conditions.parse(kind.condition)
-            if condition.is_denial or condition.is_badfilter:
+            if condition.is_denial or condition.is_badfilter or (policy.local and kind.action is Action.FORWARD):
                 continue
             rank, action, target = _judge(policy, kind)
             order = _ORDINARY
@@ -351,6 +360,8 @@ def _judge(policy: ListPolicy, kind: Kind) -> tuple[Rank, Action | None, str]:
     action, target = (Action.ALLOW if kind.verb is Verb.ALLOW else kind.action), ""
     if policy.override and (policy.rpz or action is not Action.ALLOW):
         action, target = policy.override.action, policy.override.target
+    if policy.local:
+        return Rank.OVERLAY, action, target
     if policy.rpz:
         return Rank.RPZ, action, target
     if action is Action.ALLOW:
@@ -360,7 +371,8 @@ def _judge(policy: ListPolicy, kind: Kind) -> tuple[Rank, Action | None, str]:
 
 # -- classes ----------------------------------------------------------------------------------------------------------
 def _every_list(rules: PolicyRules) -> _PolicyClass:
-    return _PolicyClass((1 << len(rules.lists)) - 1, frozenset())
+    seen = (number for number, policy in enumerate(rules.lists) if policy.groups is None or "" in policy.groups)
+    return _PolicyClass(sum(1 << number for number in seen), frozenset())
 
 
 def _asked_of_clients(shapes: Sequence[Shape]) -> frozenset[str]:
@@ -530,7 +542,9 @@ def _cell(
         flags |= NEEDS_ANSWER
     if not policy.break_dnssec and action >= Action.ADDRESS:
         flags |= KEEPS_SIGNED
-    if winner.member >= NO_MEMBER and not winner.target and action in (Action.DATA, Action.CNAME):
+    if policy.question_only:
+        flags |= QUESTION_ONLY
+    if winner.member >= NO_MEMBER and not winner.target and action in (Action.DATA, Action.CNAME, Action.LOCAL):
         raise ValueError(f"list {policy.name}: more than {NO_MEMBER} rules speak of a name before its rule with data")
     profile = _profile(rules, policy, action, winner.ttl, winner.target)
     number = profiles.setdefault(profile, len(profiles))

@@ -24,7 +24,6 @@ WARNED = [
         "upstream.routes[0].servers[1]",
         "",
     ),
-    ("rewrites: [{name: nas.lan, answers: [10.0.0.1]}]", "rewrites", ""),
     ("query_log: {what: none}", "query_log.what", ""),
     ("query_log: {clients: hash}", "query_log.clients", ""),
     ("query_log: {keep: 1d}", "query_log.keep", ""),
@@ -47,7 +46,10 @@ BUILT = [
     "lists: [{name: a, source: https://lists.example/a.txt, mirrors: [http://lists.example/a.txt]}]",
     "lists: [{name: a, source: https://lists.example/a.txt, format: addresses, enabled: no}]",
     "rebinding: {protect: no, allow: [lan]}",
-    "rewrites: []",
+    "rewrites: [{name: nas.lan, answers: [10.0.0.1]}]",
+    "records: [nas.lan. IN TXT here]",
+    "safe_search: yes",
+    "dns64: {prefix: 64:ff9b::/96}",
     "rate_limit: {per_second: 50}",
     "groups: [{name: k, clients: ['02:00:00:aa:bb:cc'], schedule: [{days: [mon]}]}]",
     "query_log: {keep: 1w, what: all, clients: full, size: 1GiB}",
@@ -91,13 +93,13 @@ upstream:
   servers: [quic://1.1.1.1, 10.0.0.1, quic://1.1.1.2, 10.0.0.2, quic://1.1.1.3]
   strategy: parallel
 cache: {serve_stale: 3d, max_ttl: 2d}
-rewrites: [{name: nas.lan, answers: [10.0.0.1]}]
+query_log: {what: none}
 """
     config = load(write(tmp_path, text))
     assert [server.host for server in config.upstream.servers] == ["10.0.0.1", "10.0.0.2"]
     assert config.upstream.strategy == "parallel"
     assert (config.cache.serve_stale, config.cache.max_ttl) == (259_200, 172_800)
-    assert config.rewrites == ()
+    assert config.query_log.what == "all"
     assert [warning.line for warning in config.warnings] == [2, 2, 2, 5]
 
 
