@@ -94,7 +94,13 @@ def validating(folder: Path, internet: Internet, **config: object) -> Server:
     folder.mkdir(exist_ok=True)
     (folder / "ads.txt").write_text("www.valid.test.ads.example\nwww.p384.test\n")
     section = {"mode": "validate", "trust_anchor": str(internet.anchor)}
-    given = {"dnssec": section, "lists": [{"name": "ads", "source": "ads.txt"}], "workers": 1, **config}
+    given = {
+        "dnssec": section,
+        "special_names": {"test": False},
+        "lists": [{"name": "ads", "source": "ads.txt"}],
+        "workers": 1,
+        **config,
+    }
     return Server(folder, given, upstream=internet.upstream)
 
 
