@@ -42,6 +42,7 @@ def config(way: str, internet: Internet, port: int) -> str:
 workers: 1
 upstream: {{servers: ["127.0.0.1:{internet.upstream}"]}}
 dnssec: {{mode: {mode}, trust_anchor: {internet.anchor}}}
+special_names: {{test: no}}
 cache: {{size: 64MiB, prefetch: no}}
 admin: {{listen: "127.0.0.1:{free_port()}"}}
 """
