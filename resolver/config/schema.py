@@ -18,11 +18,14 @@ from resolver.config.model import (
     Certificate,
     Config,
     Connections,
+    Cookies,
     Dns64,
     Dnssec,
+    Ecs,
     Fetch,
     Group,
     Guard,
+    Identity,
     ListConfig,
     Listen,
     QueryLog,
@@ -32,6 +35,7 @@ from resolver.config.model import (
     Route,
     Sinkhole,
     SpecialNames,
+    StructuredErrors,
     TsigKey,
     Upstream,
     Window,
@@ -40,6 +44,7 @@ from resolver.config.model import (
 SECTIONS: tuple[type[BaseModel], ...] = (
     *(Admin, Cache, Category, Certificate, Config, Connections, Dns64, Dnssec, Fetch, Group, Guard, Listen, ListConfig),
     *(QueryLog, RateLimit, Rebinding, Rewrite, Route, Sinkhole, SpecialNames, TsigKey, Upstream, Window),
+    *(Cookies, Ecs, Identity, StructuredErrors),
 )
 
 

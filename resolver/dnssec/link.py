@@ -84,7 +84,7 @@ class Checked:
         self._counts = counters[section.start : section.start + section.length] if counters is not None else None
         self._trust = Trust()
         self._negative: frozenset[bytes] = frozenset()
-        self._exchanges: dict[tuple[bytes, int, int, int], _Exchange] = {}
+        self._exchanges: dict[tuple[Question, int], _Exchange] = {}
         self._checks: dict[int, _Exchange] = {}
         self._next = 1
         self._blamed: dict[int, Server] = {}  # by route: whose answer was bogus last
@@ -147,13 +147,13 @@ class Checked:
 
             self._pool.start(question, route, tell, tcp_only=tcp_only, first=first, last=last)
             return
-        key = (question.qname, question.qtype, question.qclass, route)
-        exchange = self._exchanges.get(key)
+        asked = question._replace(do=True, cd=True)
+        exchange = self._exchanges.get((asked, route))
         if exchange is not None:
             exchange.waiting.append((question.do, done))
             return
-        exchange = _Exchange(question._replace(do=True, cd=True), route, [(question.do, done)], trust)
-        self._exchanges[key] = exchange
+        exchange = _Exchange(asked, route, [(question.do, done)], trust)
+        self._exchanges[asked, route] = exchange
         self._pool.start(
             exchange.question,
             route,
@@ -200,8 +200,7 @@ class Checked:
         self._pool.start(exchange.question, exchange.route, lambda result: self._came(exchange, result), last=last)
 
     def _forget(self, exchange: _Exchange) -> None:
-        question = exchange.question
-        key = (question.qname, question.qtype, question.qclass, exchange.route)
+        key = (exchange.question, exchange.route)
         if self._exchanges.get(key) is exchange:
             del self._exchanges[key]
 
@@ -237,7 +236,7 @@ class Checked:
             self._finish(exchange, result, result)
             return
         self._count(judged.status)
-        whole = Result(judged.whole, judged.ede, judged.text, exchange.server)
+        whole = Result(judged.whole, server=exchange.server)
         self._finish(exchange, whole, replace(whole, answer=judged.plain))
 
     def _other(self, exchange: _Exchange) -> Server | None:

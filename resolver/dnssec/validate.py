@@ -7,7 +7,7 @@ are none. One part that is unsigned makes the whole insecure; one that is wrong 
 A secure answer is made anew from what was checked: other records in ANSWER and AUTHORITY and all of ADDITIONAL are left out,
 since AD speaks for the first two and nothing for the third; TTLs are those of RFC 4035 section 5.3.3. An insecure one stays
 as it came. Both are given in two forms: whole, and without the records of DNSSEC for clients that did not set DO (section
-3.2.1).
+3.2.1). Of their OPT remains for which network they are (RFC 7871), and an EDE says why a signed zone counts as unsigned.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Generator
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+import dns.edns
 import dns.exception
 import dns.flags
 import dns.message
@@ -282,7 +283,12 @@ class _Check:
     def outcome(self) -> Outcome:
         """What `run` has come to, where it did not raise."""
         message = self._message
-        message.use_edns(False)
+        options: list[dns.edns.Option] = [
+            option for option in message.options if isinstance(option, dns.edns.ECSOption)
+        ]
+        if self._ede >= 0:
+            options.append(dns.edns.EDEOption(dns.edns.EDECode.make(self._ede)))
+        message.use_edns(0, options=options)
         message.flags &= ~(dns.flags.AD | dns.flags.AA)
         if self._is_secure:
             message.flags |= dns.flags.AD

@@ -64,7 +64,7 @@ class PoolConfig:
 @dataclass(frozen=True, slots=True)
 class Result:
     """What came of a question: `answer` (question in lower case, id arbitrary, OPT as the server sent it), or None and
-    why as an Extended DNS Error; of an answer, what there is to say of it. `server` is the name of the one that answered."""
+    why as an Extended DNS Error. `server` is the name of the one that answered."""
 
     answer: bytes | None
     ede: int = -1

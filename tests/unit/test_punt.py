@@ -88,6 +88,8 @@ class FakePunt:
     token: Any = None
     upstream: int = 0
     edns: int = -1
+    ecs: bytes = b""
+    structured: bool = False
     client: bytes = bytes(16)
 
     def __post_init__(self) -> None:
@@ -119,7 +121,7 @@ class FakeEngine:
         answers, self.answers = self.answers, []
         return answers
 
-    def learn(self, punt: FakePunt, answer: bytes, ede: int = -1) -> bool:
+    def learn(self, punt: FakePunt, answer: bytes) -> bool:
         if self.unsound:
             raise ValueError("no sound answer")
         self.learned.append((punt, answer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dns.edns
 import dns.flags
 import dns.message
 import dns.name
@@ -98,7 +99,7 @@ def test_what_is_signed_is_secure_and_nothing_else_goes_with_it(world: World) ->
     assert outcome.status is Status.SECURE and outcome.ede == -1
     assert world.asked == [("example.", "DNSKEY")]
     message = parse_message(outcome.whole)
-    assert message.flags & dns.flags.AD and not message.flags & dns.flags.AA and message.edns < 0
+    assert message.flags & dns.flags.AD and not message.flags & dns.flags.AA and not message.options
     assert records(outcome.whole, 1) == {"www.example. A", "www.example. RRSIG"}
     assert not records(outcome.whole, 2) and not records(outcome.whole, 3)
     assert records(outcome.plain, 1) == {"www.example. A"} and parse_message(outcome.plain).flags & dns.flags.AD
@@ -247,6 +248,23 @@ def test_where_trust_ends_and_where_it_never_began(world: World) -> None:
     assert World().check("www.example.", WWW, anchors=key).status is Status.SECURE
     other = parse([f"example. IN DNSKEY {STRANGER.key}"])
     assert World().check("www.example.", WWW, anchors=other).ede == EDE.DNSKEY_MISSING
+
+
+def test_for_which_network_an_answer_is_stays_with_it(world: World) -> None:
+    reply = parse_message(_message("www.example.", "A", WWW, [], [], 0))
+    network = dns.edns.ECSOption("192.0.2.0", 24, 24)
+    reply.use_edns(0, options=[network, dns.edns.EDEOption(dns.edns.EDECode.DNSSEC_BOGUS, "says somebody")])
+    session = Session(ANCHORS, frozenset(), world.zones, now=NOW)
+    steps = validate(dns.name.from_text("www.example."), 1, reply.to_wire(max_size=65535), session)
+    next(steps)
+    try:
+        steps.send(parse_message(_message("example.", "DNSKEY", *world.said["example.", "DNSKEY"], [], 0)))
+    except StopIteration as end:
+        assert end.value.status is Status.SECURE
+        for octets in (end.value.whole, end.value.plain):
+            assert list(parse_message(octets).options) == [network]
+    else:
+        pytest.fail("it asks on")
 
 
 def test_octets_that_are_no_message(world: World) -> None:

@@ -218,21 +218,6 @@ def signed_query(name: str) -> dns.message.Message:
     return dns.message.make_query(name, "A", want_dnssec=True)
 
 
-def test_an_answer_is_kept_with_what_there_is_to_say_of_it(world: World) -> None:
-    asked = query("www.example")
-    message = reply_to(asked, "www.example. 300 A 192.0.2.1")
-    punt = world.punt(asked)
-    first = read(world.engine.finish(punt, message, EDE.UNSUPPORTED_ALGORITHM)[1])
-    assert first.answer and infos(first) == [(EDE.UNSUPPORTED_ALGORITHM, None)]
-    assert world.engine.learn(punt, message, EDE.UNSUPPORTED_ALGORITHM)
-    kept = world.ask("www.example")
-    assert kept.answer and infos(kept) == [(EDE.UNSUPPORTED_ALGORITHM, None)]
-    assert world.engine.learn(
-        world.punt(query("other.example")), reply_to(query("other.example"), "other.example. 9 A 192.0.2.1")
-    )
-    assert not infos(world.ask("other.example"))
-
-
 def test_what_is_stale_is_not_authentic(world: World) -> None:
     asked = signed_query("www.example")
     message = bytearray(reply_to(asked, "www.example. 5 A 192.0.2.1"))
