@@ -120,7 +120,7 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
 
 
 ADDED = {"rewrite", "tags", "records", "block_encrypted_dns", "safe_search", "special_names", "dns64"}  # keys since
-ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap"}
+ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap", "local_zones"}
 
 
 def test_the_contract_is_read(tmp_path: Path) -> None:
@@ -158,7 +158,10 @@ def test_the_shipped_file_explains_every_key() -> None:
 def test_what_the_shipped_file_comments_out_is_read_too(tmp_path: Path) -> None:
     text = (ROOT / "config.yaml").read_text()
     text = re.sub(
-        r"^(\s*)(routes|categories|groups|rewrites|records|tsig_keys): (\[\]|\{\})$", r"\1\2:", text, flags=re.MULTILINE
+        r"^(\s*)(routes|categories|groups|rewrites|records|local_zones|tsig_keys): (\[\]|\{\})$",
+        r"\1\2:",
+        text,
+        flags=re.MULTILINE,
     )
     file = tmp_path / "config.yaml"
     file.write_text(re.sub(r"^( *)#  (?=[ -] *|\w)", r"\1  ", text, flags=re.MULTILINE))
