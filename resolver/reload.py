@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import glob
 import json
 import logging
@@ -191,6 +192,9 @@ class Reloader:
                 return await self.reload()
             finally:
                 await self.builder.prepare()
+                # Of its own accord the collector comes once there is a quarter more to look at, and what a reload leaves
+                # in cycles would pile up until then.
+                gc.collect()
 
     async def roll_back(self, target: int, reason: str, who: decisions.Who) -> Outcome:
         """Enforce the lists as generation `target` had them (0: the last with other ones). ReloadError if it fails."""
