@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resolver import certificate, control, counters, decisions, logs, spawn
+from resolver import certificate, control, cookies, counters, decisions, logs, spawn
 from resolver.admin import listen
 from resolver.admin.listen import AdminError
 from resolver.certificate import CertificateError
@@ -122,7 +122,9 @@ class Supervisor:
             self._overlay = Overlay(state_dir)
             fds = make_counters(config.worker_count)
             self._source = Source([memoryview(mmap.mmap(fd, counters.SIZE)) for fd in fds], self._facts)
-            self._workers = Workers(self._sockets, fds, config.cache.size, self._facts, state_dir / "cache")
+            self._workers = Workers(
+                self._sockets, fds, config.cache.size, self._facts, state_dir / "cache", cookies.key(state_dir)
+            )
             self._certificate = certificate.Keeper(reader, self._facts, self._certify) if reader else None
             self._watch = Watch(state_dir)
             self._reloader = Reloader(path, config, self._workers, self._facts, self._watch)
