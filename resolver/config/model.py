@@ -961,6 +961,10 @@ class Config(_Section):
     records: Annotated[tuple[types.Record, ...], Once] = Field(
         default=(), description="Further records of such names, each in the form of a zone file."
     )
+    local_zones: Annotated[tuple[types.Name, ...], Once] = Field(
+        default=(),
+        description="Names of which, with all below them, only rewrites and records exist: nothing is asked upstream.",
+    )
     special_names: SpecialNames = Field(
         default_factory=SpecialNames, description="Names that are answered here and never asked upstream."
     )

@@ -127,7 +127,7 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
 
 
 ADDED = {"rewrite", "tags", "records", "block_encrypted_dns", "safe_search", "special_names", "dns64"}  # keys since
-ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap"}
+ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap", "local_zones"}
 ADDED |= {"dnssec", *Dnssec.model_fields}
 ADDED |= {"public_key", "signature"}
 ADDED |= {"sub_error", "language"}
@@ -168,7 +168,10 @@ def test_the_shipped_file_explains_every_key() -> None:
 def test_what_the_shipped_file_comments_out_is_read_too(tmp_path: Path) -> None:
     text = (ROOT / "config.yaml").read_text()
     text = re.sub(
-        r"^(\s*)(routes|categories|groups|rewrites|records|tsig_keys): (\[\]|\{\})$", r"\1\2:", text, flags=re.MULTILINE
+        r"^(\s*)(routes|categories|groups|rewrites|records|local_zones|tsig_keys): (\[\]|\{\})$",
+        r"\1\2:",
+        text,
+        flags=re.MULTILINE,
     )
     file = tmp_path / "config.yaml"
     file.write_text(re.sub(r"^( *)#  (?=[ -] *|\w)", r"\1  ", text, flags=re.MULTILINE))
