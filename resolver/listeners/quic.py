@@ -1,0 +1,654 @@
+"""QUIC on this worker's UDP sockets: which connection a datagram belongs to, who gets one, and when each is heard again.
+
+    socket ─ _Door ─ a known connection id? ─▶ Link ─▶ aioquic ─▶ events ─▶ a service (doq.py, http3.py) ─▶ Engine.answer()
+                    └ a first packet ─▶ gate.py ─▶ a new Link, a Retry, or nothing
+
+QUIC here is Python, and a datagram costs a quarter of a millisecond, a handshake some ten times that. Plain DNS on the
+same loop must not wait for it: a round takes datagrams for `ROUND` and then lets the loop look at everything else.
+Connections that a round has touched send once, at its end, so an answer, the acknowledgement of its query and whatever
+else is due share a datagram.
+
+Limits: gate.py bounds handshakes, places.py connections, QUIC's own credit the queries of one connection under way, the
+windows of resolver/quic.py what is kept for it, `unsent` the answers that it does not take. A connection that has ended is
+forgotten at once, and so is its memory: what still comes for it gets a stateless reset (RFC 9000 section 10.3). aioquic is
+fed by strangers: whatever it raises ends that one connection.
+
+Not done: early data (0-RTT) is not granted; a session can be resumed at the worker that it began with, otherwise the
+handshake is a full one; no NEW_TOKEN; no ECN.
+
+Invariants: `_links` has every id by which a connection may be called, and a Link that is gone has none there; `_half` are
+those whose handshake has not succeeded; a Link is in `_places` if its has; nothing is sent but in `_flush`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from aioquic.buffer import Buffer
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
+from aioquic.quic.events import (
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    ConnectionTerminated,
+    HandshakeCompleted,
+    ProtocolNegotiated,
+    QuicEvent,
+)
+from aioquic.quic.packet import (
+    QuicHeader,
+    QuicPacketType,
+    encode_quic_retry,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+from aioquic.quic.retry import QuicRetryTokenHandler
+from aioquic.tls import SessionTicket, load_pem_private_key, load_pem_x509_certificates
+
+from resolver.engine.engine import PUNT, REPLY, WAIT
+from resolver.listeners.doq import DoqService
+from resolver.listeners.gate import Answer, Gate
+from resolver.listeners.places import Places
+from resolver.listeners.stream import Answerer, client_octets
+from resolver.quic import CID, DOQ, LARGEST_MESSAGE, RESET_TOKEN, Connection, Doq, Ids, ServerConnection
+from resolver.vocabulary import Transport
+
+ROUND = 0.0005  # seconds of datagrams before the loop looks at other sockets
+BATCH = 32  # datagrams of a round at most
+SWEEP = 0.5  # seconds between looks for connections to close
+LINGER = 0.05  # seconds in which a draining server still hears what clients had sent
+GRANULARITY = 0.001  # seconds by which a timer may be early
+MARGIN = 1.0  # seconds that QUIC's own idle time is longer than ours, so that clients hear of the end
+WINDOW = 128 * 1024  # octets of a connection that may wait for others before them
+CRYPTO = 16_384  # the same of its handshake
+HALF_OPEN = 16_384  # octets that a handshake may take
+UNSENT = 1 << 20  # octets of answers that a client has not taken before it loses its connection
+AUDIT = 64 * 1024  # octets of answers between looks at that
+TICKETS = 4096  # sessions that can be resumed
+RESETS = 200  # stateless resets in one sweep's time
+_SIZE = 2048  # of a datagram that is read: what is longer is no QUIC of ours
+_RESET_LEAST, _RESET_MOST = 5 + RESET_TOKEN, 42  # octets of a stateless reset
+_ANCILLARY = 128
+_LONG = 0x80
+_SHORTEST = 1 + CID  # octets of a packet
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times in seconds. `per_worker`, `per_client`: connections; `pipeline`: queries of one that wait for an answer."""
+
+    connections: int = 20_000
+    per_client: int = 64
+    pipeline: int = 128
+    idle: float = 10.0
+    frame: float = 5.0  # for a query, from its first octet to its last
+
+
+class Service(Protocol):
+    """What is spoken on a connection. The numbers are its error codes for CONNECTION_CLOSE."""
+
+    transport: Transport
+    done: int
+    too_much: int
+    broken: int
+
+    @property
+    def pending(self) -> int:
+        """How many queries wait for an answer."""
+
+    def handle(self, event: QuicEvent, now: float) -> None:
+        """What the connection reports."""
+
+    def reply(self, stream: int, message: bytes | None) -> None:
+        """The answer to what was asked on a stream; None: there is none."""
+
+    def look(self, now: float) -> None:
+        """Called now and then, for what takes too long."""
+
+
+Peer = tuple[
+    Any, tuple[tuple[int, int, bytes], ...]
+]  # address as the socket has it, and by which of ours it was called
+MakeService = Callable[[Connection, Callable[[int, bytes], None]], Service]
+
+
+class _Door:
+    """One bound socket and what is spoken on it."""
+
+    def __init__(self, sock: socket.socket, *, wildcard: bool, alpn: str, make: MakeService, refusal: int) -> None:
+        self.sock = sock
+        self._wildcard = wildcard
+        self.alpn = alpn
+        self.make = make
+        self.refusal = refusal  # the error code for what comes too early
+        self.configuration: QuicConfiguration | None = None
+
+    def receive(self) -> tuple[bytes, Peer] | None:
+        """The next datagram, None if there is none now."""
+        try:
+            if self._wildcard:  # the answer must leave from the address that was asked
+                data, ancillary, _, address = self.sock.recvmsg(_SIZE, _ANCILLARY)
+                return data, (address, tuple(ancillary))
+            data, address = self.sock.recvfrom(_SIZE)
+            return data, (address, ())
+        except OSError:
+            return None
+
+    def send(self, data: bytes, peer: Peer) -> None:
+        """Send, or lose it: QUIC sends again."""
+        address, ancillary = peer
+        try:
+            if ancillary:
+                self.sock.sendmsg((data,), ancillary, 0, address)
+            else:
+                self.sock.sendto(data, address)
+        except OSError:
+            pass
+
+
+class QuicServer:
+    """All QUIC connections of one worker. `on_punts` is called when the engine has punts to take (Punts.run)."""
+
+    def __init__(
+        self, engine: Answerer, on_punts: Callable[[], None], ids: Ids, *, limits: Limits | None = None
+    ) -> None:
+        logging.getLogger("quic").setLevel(logging.CRITICAL)  # aioquic's: strangers must not fill our log
+        self.engine = engine
+        self.on_punts = on_punts
+        self.has_punts = False
+        self.limits = limits or Limits()
+        self._ids = ids
+        self._loop = asyncio.get_running_loop()
+        self._doors: list[_Door] = []
+        self._pair: tuple[Any, Any, list[Any]] | None = None
+        self._gate = Gate()
+        self._retry = QuicRetryTokenHandler()
+        self._places: Places[Link] = Places(self.limits.connections, self.limits.per_client, self.limits.idle)
+        self._links: dict[bytes, Link] = {}
+        self._half: dict[Link, None] = {}
+        self._dirty: dict[Link, None] = {}
+        self._is_in_round = False
+        self._is_draining = False
+        self._tickets: OrderedDict[bytes, SessionTicket] = OrderedDict()
+        self._resets = 0
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+
+    @property
+    def connections(self) -> int:
+        """How many are open, handshakes included."""
+        return len(self._places) + len(self._half)
+
+    # -- what it is told --------------------------------------------------------------------------------------------
+
+    def listen_doq(self, sock: socket.socket, *, wildcard: bool) -> None:
+        """Speak DNS over QUIC on a bound socket, which from now on belongs to this server."""
+        self._open(_Door(sock, wildcard=wildcard, alpn=DOQ, make=self._make_doq, refusal=Doq.PROTOCOL_ERROR))
+
+    def _make_doq(self, quic: Connection, ask: Callable[[int, bytes], None]) -> Service:
+        return DoqService(quic, ask, patience=self.limits.frame)
+
+    def _open(self, door: _Door) -> None:
+        self._doors.append(door)
+        self._configure(door)
+        self._loop.add_reader(door.sock.fileno(), self._receive, door)
+
+    def certify(self, chain: str, key: str) -> None:
+        """Show this certificate (PEM) to who connects from now on. ValueError if it cannot be read."""
+        first, *others = load_pem_x509_certificates(chain.encode("latin-1"))
+        self._pair = first, load_pem_private_key(key.encode("latin-1")), others
+        for door in self._doors:
+            self._configure(door)
+
+    def limit(self, limits: Limits) -> None:
+        """Keep to these limits from now on; those a client was told stay with its connection."""
+        self.limits = limits
+        self._places.connections, self._places.per_client = limits.connections, limits.per_client
+        self._places.idle = limits.idle
+        for door in self._doors:
+            self._configure(door)
+
+    def _configure(self, door: _Door) -> None:
+        if self._pair is not None:
+            certificate, key, others = self._pair
+            door.configuration = QuicConfiguration(
+                is_client=False,
+                alpn_protocols=[door.alpn],
+                idle_timeout=self.limits.idle + MARGIN,
+                max_stream_data=LARGEST_MESSAGE,
+                connection_id_length=CID,
+                certificate=certificate,
+                private_key=key,
+                certificate_chain=others,
+            )
+
+    async def drain(self, grace: float) -> None:
+        """Take no new connection, answer what is in flight, close. Whatever is open after `grace` seconds is closed too."""
+        await asyncio.sleep(min(LINGER, grace))
+        self._is_draining = True
+        for link in [*self._places.holders, *self._half]:
+            link.end_if_done()
+        self._flush()
+        try:
+            async with asyncio.timeout(grace):
+                await self._is_empty.wait()
+        except TimeoutError:
+            for link in [*self._places.holders, *self._half]:
+                link.cut()
+            self._flush()
+        self._sweeper.cancel()
+        for door in self._doors:
+            self._loop.remove_reader(door.sock.fileno())
+            door.sock.close()
+
+    # -- datagrams --------------------------------------------------------------------------------------------------
+
+    def _receive(self, door: _Door) -> None:
+        now = time.monotonic()
+        end = now + ROUND
+        self._is_in_round = True
+        try:
+            for _ in range(BATCH):
+                received = door.receive()
+                if received is None:
+                    break
+                self._take(door, *received, now)
+                now = time.monotonic()
+                if now >= end:
+                    break
+            if self.has_punts:
+                self.has_punts = False
+                self.on_punts()  # may answer at once
+        finally:
+            self._is_in_round = False
+            self._flush()
+
+    def _take(self, door: _Door, data: bytes, peer: Peer, now: float) -> None:
+        if len(data) < _SHORTEST:
+            return
+        cid = data[6 : 6 + data[5]] if data[0] & _LONG else data[1 : 1 + CID]
+        link = self._links.get(cid)
+        if link is not None and link.door is door:
+            link.receive(data, peer, now)
+        elif data[0] & _LONG:
+            self._knock(door, data, peer, now)
+        else:
+            self._reset(door, cid, len(data), peer)
+
+    def _knock(self, door: _Door, data: bytes, peer: Peer, now: float) -> None:
+        """A packet with a long header that belongs to no connection."""
+        configuration = door.configuration
+        if self._is_draining or configuration is None or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
+            return  # also RFC 9000 section 14.1: smaller ones would let us send more than we got
+        try:
+            header = pull_quic_header(Buffer(data=data), host_cid_length=CID)
+        except ValueError:
+            return
+        if header.version not in configuration.supported_versions:
+            if header.packet_type != QuicPacketType.VERSION_NEGOTIATION:  # or two servers could be set on each other
+                offer = encode_quic_version_negotiation(
+                    source_cid=header.destination_cid,
+                    destination_cid=header.source_cid,
+                    supported_versions=configuration.supported_versions,
+                )
+                door.send(offer, peer)
+            return
+        if header.packet_type != QuicPacketType.INITIAL or len(header.destination_cid) < 8:  # section 7.2
+            return
+        client = client_octets(peer[0][0])
+        original = self._proven(header, peer, now)
+        answer = self._gate.ask(client, is_proven=original is not None, now=now)
+        if answer is Answer.PROVE and not header.token:
+            self._send_retry(door, header, peer, now)
+        elif answer is Answer.ENTER:
+            self._enter(door, configuration, header, client, original).receive(data, peer, now)
+
+    def _proven(self, header: QuicHeader, peer: Peer, now: float) -> bytes | None:
+        """The destination that a client chose first, if it comes back from a Retry; None if it proves no address."""
+        if not header.token:
+            return None
+        try:
+            return self._retry.validate_token(
+                address=_plain(peer), destination_cid=header.destination_cid, token=header.token, now=now
+            )
+        except ValueError:
+            return None
+
+    def _send_retry(self, door: _Door, header: QuicHeader, peer: Peer, now: float) -> None:
+        assert header.version is not None
+        cid = self._ids.make()
+        token = self._retry.create_token(
+            address=_plain(peer),
+            original_destination_connection_id=header.destination_cid,
+            retry_source_connection_id=cid,
+            now=now,
+        )
+        packet = encode_quic_retry(
+            version=header.version,
+            source_cid=cid,
+            destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid,
+            retry_token=token,
+        )
+        door.send(packet, peer)
+
+    def _enter(
+        self, door: _Door, configuration: QuicConfiguration, header: QuicHeader, client: bytes, original: bytes | None
+    ) -> Link:
+        quic = ServerConnection(
+            configuration,
+            self._ids,
+            original=header.destination_cid if original is None else original,
+            retry=None if original is None else header.destination_cid,
+            window=WINDOW,
+            crypto=CRYPTO,
+            streams=self.limits.pipeline,
+            find_ticket=self._find_ticket,
+            keep_ticket=self._keep_ticket,
+        )
+        link = Link(self, door, quic, client, is_proven=original is not None)
+        self._half[link] = None
+        self._is_empty.clear()
+        self.call(link, header.destination_cid)
+        self.call(link, quic.host_cid)
+        return link
+
+    def _reset(self, door: _Door, cid: bytes, length: int, peer: Peer) -> None:
+        """Tell a client that its connection is not known here any more; smaller than what it sent, or it could go on."""
+        size = min(length - 1, _RESET_MOST)
+        if size < _RESET_LEAST or self._resets >= RESETS or self._is_draining:
+            return
+        self._resets += 1
+        noise = self._ids.make() * 4
+        first = bytes((noise[0] & 0x3F | 0x40,))  # like a short header
+        door.send((first + noise)[: size - RESET_TOKEN] + self._ids.reset_token(cid), peer)
+
+    def _find_ticket(self, ticket: bytes) -> SessionTicket | None:
+        return self._tickets.pop(ticket, None)
+
+    def _keep_ticket(self, ticket: SessionTicket) -> None:
+        self._tickets[ticket.ticket] = ticket
+        if len(self._tickets) > TICKETS:
+            self._tickets.popitem(last=False)
+
+    # -- called by links --------------------------------------------------------------------------------------------
+
+    def call(self, link: Link, cid: bytes) -> None:
+        """A connection may be called by this id."""
+        self._links[cid] = link
+        link.cids.add(cid)
+
+    def uncall(self, link: Link, cid: bytes) -> None:
+        """And by this one no more."""
+        link.cids.discard(cid)
+        if self._links.get(cid) is link:
+            del self._links[cid]
+
+    def admit(self, link: Link, now: float) -> bool:
+        """A handshake has succeeded: give the connection a place."""
+        self._end_half(link, now, succeeded=True)
+        link.active_at = now
+        return not self._is_draining and self._places.take(link)
+
+    def forget(self, link: Link) -> None:
+        """A connection is over."""
+        for cid in list(link.cids):
+            self.uncall(link, cid)
+        self._end_half(link, time.monotonic(), succeeded=False)
+        self._places.leave(link)
+        self._dirty.pop(link, None)
+        if not self._half and not len(self._places):
+            self._is_empty.set()
+
+    def _end_half(self, link: Link, now: float, *, succeeded: bool) -> None:
+        if self._half.pop(link, self) is None:
+            self._gate.end(link.client, was_proven=link.is_proven, succeeded=succeeded, now=now)
+
+    def active(self, link: Link) -> None:
+        """A query came in whole, or an answer went out."""
+        self._places.active(link, time.monotonic())
+
+    def touched(self, link: Link) -> None:
+        """A connection has something to send: at the end of this round, or soon."""
+        if not self._dirty and not self._is_in_round:
+            self._loop.call_soon(self._flush)
+        self._dirty[link] = None
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the end has begun."""
+        return self._is_draining
+
+    def _flush(self) -> None:
+        while self._dirty:
+            link, _ = self._dirty.popitem()
+            link.send(time.monotonic())
+
+    def _sweep(self) -> None:
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+        self._resets = 0
+        now = time.monotonic()
+        for link in [each for each in self._half if now - each.active_at >= self._gate.patience]:
+            link.vanish()
+        for link in self._places.overdue(now):
+            link.cut()
+        for link in self._places.holders:
+            link.look(now)
+        self._flush()
+
+
+class Link:
+    """One connection. `client`: its address when it came, 16 octets; `is_proven`: by a Retry."""
+
+    __slots__ = (
+        "_asking",
+        "_peer",
+        "_quic",
+        "_received",
+        "_server",
+        "_service",
+        "_timer",
+        "_timer_at",
+        "_unaudited",
+        "active_at",
+        "cids",
+        "client",
+        "door",
+        "is_proven",
+    )
+
+    def __init__(
+        self, server: QuicServer, door: _Door, quic: ServerConnection, client: bytes, *, is_proven: bool
+    ) -> None:
+        self._server = server
+        self._quic: ServerConnection | None = quic  # None: gone
+        self._service: Service | None = None  # None: the handshake is under way
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._peer: Any = None
+        self._asking = client  # its address now
+        self._received = 0
+        self._unaudited = 0
+        self.active_at = time.monotonic()
+        self.cids: set[bytes] = set()
+        self.client = client
+        self.door = door
+        self.is_proven = is_proven
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether nobody waits for an answer on it."""
+        return self._service is None or not self._service.pending
+
+    def receive(self, data: bytes, peer: Peer, now: float) -> None:
+        """A datagram for this connection."""
+        if self._quic is None:
+            return
+        if self._service is None:
+            self._received += len(data)
+            if self._received > HALF_OPEN:
+                self.vanish()
+                return
+        self._drive(partial(self._quic.receive_datagram, data, peer, now), now)
+
+    def send(self, now: float) -> None:
+        """Send what is due and set the timer."""
+        quic = self._quic
+        if quic is None:
+            return
+        try:
+            for data, peer in quic.datagrams_to_send(now):
+                self.door.send(data, peer)
+            self._report(now)  # new ids are made while sending
+            if self._quic is None:
+                return
+            if self._server.is_draining:
+                self.end_if_done()
+            if quic.is_over:
+                self.vanish()
+            else:
+                self._set_timer(quic.get_timer(), now)
+        except Exception:
+            self._fail()
+
+    def look(self, now: float) -> None:
+        """Called now and then."""
+        if self._service is not None and self._quic is not None:
+            self._service.look(now)
+            if self._quic.is_ending:
+                self._server.touched(self)
+
+    def cut(self) -> None:
+        """Close, without waiting for anything."""
+        self._close(self._service.done if self._service else 0)
+
+    def end_if_done(self) -> None:
+        """Close if nobody waits for an answer, and the last one has arrived."""
+        if self.is_spare and self._quic is not None and not self._quic.unsent:
+            self.cut()
+
+    def vanish(self) -> None:
+        """Be gone without a word."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._server.forget(self)
+        if self._quic is not None:
+            self._quic.dispose()
+            self._quic = self._service = None  # the service knows both: no cycle may stay
+
+    # -- work -------------------------------------------------------------------------------------------------------
+
+    def _drive(self, step: Callable[[], None], now: float) -> None:
+        """Let aioquic do something, look at what it reports, and send later."""
+        try:
+            step()
+            self._report(now)
+        except Exception:
+            self._fail()
+        else:
+            if self._quic is not None:
+                self._server.touched(self)
+
+    def _report(self, now: float) -> None:
+        while self._quic is not None and (event := self._quic.next_event()) is not None:
+            if isinstance(event, ConnectionIdIssued):
+                self._server.call(self, event.connection_id)
+            elif isinstance(event, ConnectionIdRetired):
+                self._server.uncall(self, event.connection_id)
+            elif isinstance(event, HandshakeCompleted):
+                self._begin(now)
+            elif isinstance(event, ConnectionTerminated):
+                self.vanish()
+            elif self._service is not None:
+                if not self._quic.is_ending:
+                    self._service.handle(event, now)
+            elif not isinstance(event, ProtocolNegotiated):  # early data, which was not granted
+                self._close(self.door.refusal)
+
+    def _begin(self, now: float) -> None:
+        assert self._quic is not None
+        self._service = self.door.make(self._quic, self._ask)
+        if not self._server.admit(self, now):
+            self._close(self._service.too_much)
+
+    def _ask(self, stream: int, message: bytes) -> None:
+        server, service, quic = self._server, self._service, self._quic
+        assert service is not None and quic is not None
+        server.active(self)
+        peer = quic.get_peer_address()
+        if peer is not None and peer is not self._peer:  # the client has moved
+            self._peer, self._asking = peer, client_octets(peer[0][0])
+        token = partial(self._answered, stream)
+        verdict, reply = server.engine.answer(message, self._asking, int(service.transport), token)
+        if verdict == REPLY:
+            self._give(stream, reply)
+        elif verdict in (PUNT, WAIT):
+            server.has_punts = True
+        else:
+            service.reply(stream, None)
+
+    def _answered(self, stream: int, reply: bytes | None) -> None:
+        """The token of a punt: its answer."""
+        if self._quic is None or self._quic.is_ending:
+            return
+        try:
+            self._give(stream, reply)
+        except Exception:
+            self._fail()
+            return
+        self._server.active(self)
+        self._server.touched(self)
+
+    def _give(self, stream: int, reply: bytes | None) -> None:
+        assert self._service is not None and self._quic is not None
+        self._service.reply(stream, reply)
+        self._unaudited += len(reply or b"")
+        if self._unaudited >= AUDIT:
+            self._unaudited = 0
+            if self._quic.unsent > UNSENT:
+                self._close(self._service.too_much)
+
+    def _close(self, code: int) -> None:
+        if self._quic is not None:
+            self._quic.close(code)
+            self._server.touched(self)
+
+    def _fail(self) -> None:
+        """After an error of aioquic's or ours: this connection ends, no other."""
+        _log.debug("a QUIC connection ended by an error", exc_info=True)
+        self.vanish()
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def _set_timer(self, at: float | None, now: float) -> None:
+        """An earlier timer stays: it sets the next one when it comes, and most are never waited for."""
+        if at is None:
+            return
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._server._loop.call_later(max(at - now, GRANULARITY), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._quic is not None:
+            now = time.monotonic()
+            self._drive(partial(self._quic.handle_timer, now), now)
+
+
+def _plain(peer: Peer) -> tuple[str, int]:
+    host, port = peer[0][:2]
+    return host.partition("%")[0], port
