@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,6 @@ from resolver import __version__
 
 if TYPE_CHECKING:
     from resolver.config.model import Config
-    from resolver.control import Reload
     from resolver.lists.report import ListReport
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
@@ -204,7 +204,8 @@ def check(context: _Context, schema: bool) -> None:
         "warnings": [problem.as_dict() for problem in config.warnings],
         "lists": [dataclasses.asdict(report) for report in reports],
     }
-    context.finish(data, [line for report in reports for line in report.lines()], _faults(reports))
+    faults = [*_certificate_faults(config), *_faults(reports)]
+    context.finish(data, [line for report in reports for line in report.lines()], faults)
 
 
 @_command
@@ -227,14 +228,15 @@ def compile_(context: _Context) -> None:
 
 @_command
 @click.option("--fetch", "fetches", is_flag=True, help="Ask the sources of lists from other machines first.")
-def reload(context: _Context, fetches: bool) -> None:
+@click.option("--force", is_flag=True, help="Read every list again, also those that a rollback holds.")
+def reload(context: _Context, fetches: bool, force: bool) -> None:
     """Have the running server enforce config and lists as they are now; returns when every worker does.
 
     Lists from other machines are taken as they were fetched last, unless --fetch asks for newer ones.
     """
     from resolver import control
 
-    _reload(context, control.Reload(fetch=fetches))
+    _print_reload(context, _ask(context, control.Reload(fetch=fetches, force=force)))
 
 
 @_command
@@ -246,14 +248,13 @@ def fetch(context: _Context, names: tuple[str, ...]) -> None:
     """
     from resolver import control
 
-    _reload(context, control.Reload(fetch=True, lists=names))
+    _print_reload(context, _ask(context, control.Reload(fetch=True, lists=names)))
 
 
-def _reload(context: _Context, order: Reload) -> None:
-    """A reload by the running server, and what came of it."""
+def _print_reload(context: _Context, data: dict[str, Any]) -> None:
+    """What a reload by the running server came to, for commands that end in one."""
     from resolver.lists.report import Report
 
-    data = _ask(context, order)
     restart, seconds, alarms, not_fetched = (
         data.pop(key) for key in ("needs_restart", "reload_seconds", "client_alarms", "not_fetched")
     )
@@ -267,7 +268,21 @@ def _reload(context: _Context, order: Reload) -> None:
 
 def _faults(reports: Iterable[ListReport]) -> list[str]:
     """What is wrong with lists, a message each."""
-    return [f"lists.{report.name}: {report.error}" for report in reports if report.error]
+    return [f"lists.{report.name}: {report.fault}" for report in reports if report.fault]
+
+
+def _certificate_faults(config: Config) -> list[str]:
+    """What is wrong with the certificate of encrypted listeners, if there are any."""
+    paths = config.certificate_paths
+    if not config.is_encrypted or paths is None:
+        return []
+    from resolver.certificate import CertificateError, Reader
+
+    try:
+        fault = Reader(*paths).read().fault(paths[0], time.time())
+    except CertificateError as error:
+        fault = str(error)
+    return [fault] if fault else []
 
 
 @_command
@@ -417,7 +432,7 @@ def lists(context: _Context) -> None:
 
     config = context.config()
     states = list_states(config, _ask_if_running(context))
-    columns = ["list", "state", "names", "refused", "format", "age", "hits", "shadow"]
+    columns = ["list", "state", "names", "refused", "quarantined", "format", "age", "hits", "shadow"]
     if any(listed.is_remote for listed in config.lists):
         columns += ["next", "source"]
     if any(listed.scheme == "axfr" for listed in config.lists):
@@ -429,6 +444,9 @@ def lists(context: _Context) -> None:
         columns,
         ([_shown(getattr(state, c)) for c in columns] for state in states),
     )
+    for state in states:
+        for line in state.guard:
+            click.echo(f"{state.list}: {line}", err=True)
 
 
 @_command
@@ -519,3 +537,7 @@ def _ask_if_running(context: _Context) -> dict[str, Any] | None:
         return _ask(context, control.Status())
     except control.ControlError:
         return None
+
+
+# Commands of other modules, which need what is above, join by being imported.
+from resolver import cli_guard as cli_guard  # noqa: E402

@@ -5,13 +5,14 @@ ends are this program, yet nothing is believed: a line that is too long, no JSON
 missing, unknown or of the wrong type is a `ControlError` that says which. `_KINDS` is the whole vocabulary; a class
 that is not in it cannot be received.
 
-    supervisor → worker   Configure once, then Overlay, Swap and Clients, each whenever it changes; Inspect; Flush; Drain
+    supervisor → worker   Configure once, then Certificate, Overlay, Swap and Clients, each whenever it changes; Inspect;
+                          Flush; Drain
     worker → supervisor   Ready once, Swapped or Failed for each Swap, Overlaid for each Overlay, Mapped for each
-                          Clients; Inspected; Flushed; Notified
+                          Clients, Certified for each Certificate; Inspected; Flushed; Notified
     supervisor → fetcher  Follow whenever the config changes, Fetch
     fetcher → supervisor  Fetched for each list at a Follow and after each attempt; Changed; Done for each Fetch
-    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush, Pause, Resume: answered by Report or
-                          Failed, then the connection is closed
+    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush, Pause, Resume, Decide, RollBack: answered
+                          by Report or Failed, then the connection is closed
 
 A command imports this as it starts: nothing here is slow to import. The supervisor's and workers' ends: channel.py.
 """
@@ -37,12 +38,17 @@ class ControlError(Exception):
 # -- supervisor → worker --------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A bound socket handed down: its descriptor, its family, `stream` for TCP, `wildcard` for 0.0.0.0 and ::."""
+    """A bound socket handed down: its descriptor, its family, `stream` for TCP, `wildcard` for 0.0.0.0 and ::.
+
+    `kind`: what is spoken on it: "dns"; "tls" (DoT) and "https" (DoH over HTTP/1.1 and HTTP/2), both of TCP; "quic" (DoQ)
+    and "https3" (DoH over HTTP/3), both of UDP.
+    """
 
     fd: int
     family: int
     stream: bool
     wildcard: bool
+    kind: str = "dns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,17 @@ class Clients:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """Show this certificate to who connects from now on: `chain` and `key` are PEM text, `algorithm` is the key's; `serial`
+    counts up. The first one comes before the first Swap."""
+
+    serial: int
+    chain: str
+    key: str
+    algorithm: str
+
+
+@dataclass(frozen=True, slots=True)
 class OverlayEntry:
     """An operator's word: overlay.Entry."""
 
@@ -204,6 +221,13 @@ class Flushed:
 @dataclass(frozen=True, slots=True)
 class Mapped:
     """Every query from now on sees the client map `serial`."""
+
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """Who connects from now on sees the certificate `serial`."""
 
     serial: int
 
@@ -287,10 +311,30 @@ class Done:
 @dataclass(frozen=True, slots=True)
 class Reload:
     """Build and enforce a generation that begins after this message came in; with `fetch`, after the sources of `lists`
-    (none: of all lists from other machines) have been asked."""
+    (none: of all lists from other machines) have been asked; with `force`, from lists that are all read again, also
+    those that a rollback holds."""
 
     fetch: bool = False
     lists: tuple[str, ...] = ()
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """Asks to approve or reject what waits of a list: its rules for `names`, or all of it. See decisions.decide()."""
+
+    list: str
+    approve: bool
+    names: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Asks for the lists as generation `number` had them; 0: the last one with other lists than those in force."""
+
+    number: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +387,7 @@ class Report:
 
 Message = (
     Configure
+    | Certificate
     | Overlay
     | Swap
     | Clients
@@ -353,6 +398,7 @@ Message = (
     | Swapped
     | Overlaid
     | Mapped
+    | Certified
     | Inspected
     | Notified
     | Flushed
@@ -367,6 +413,8 @@ Message = (
     | Statistics
     | Override
     | TakeBack
+    | Decide
+    | RollBack
     | Pause
     | Resume
     | Report

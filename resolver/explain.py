@@ -39,10 +39,10 @@ from resolver.engine.engine import (
     SuffixTable,
 )
 from resolver.fetch.store import Place
-from resolver.lists import names
+from resolver.lists import history, names
 from resolver.lists.explain import Match, TriggerMatch, covers_address, covers_pattern, matches, trigger_matches
 from resolver.lists.matrix import OVERLAY_PROFILE
-from resolver.lists.report import Report, duration
+from resolver.lists.report import ListReport, Report, duration
 from resolver.lists.rules import Outcome, TriggerKind
 from resolver.lists.runs import Run
 from resolver.local import Aliases
@@ -60,7 +60,8 @@ _EXPLAINED_CACHE = 1 << 20  # octets: the engine wants one, nothing is kept in i
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One rule that covers the name: where it stands, the name it is about, and what it says."""
+    """One rule that covers the name: where it stands, the name it is about, and what it says. `since`: since which
+    generation; `quarantined`: why it is left out of what is served, "" if it is not."""
 
     list: str
     file: str
@@ -69,6 +70,8 @@ class Spoken:
     covers: str
     says: str
     wins: bool
+    since: str = ""
+    quarantined: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,11 @@ class Explanation:
         for match in self.matches:
             line = f":{match.line}" if match.line else ""
             place = f"{match.file}{line}" if match.file else f"line {match.line}"
-            verb = "decides" if match.wins else "speaks"
-            yield f"  {match.list} {verb}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
+            verb = "is silenced" if match.quarantined else "decides" if match.wins else "speaks"
+            line = f"  {match.list} {verb}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
+            if match.since:
+                line += f"; {match.since}"
+            yield f"{line}; quarantined: {match.quarantined}" if match.quarantined else line
         if not self.matches:
             yield "  no list speaks of it"
         by = f" by list {self.list}" if self.list else ""
@@ -175,12 +181,15 @@ def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: S
             action = Action(policy.profiles[OVERLAY_PROFILE].action)
     spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
     by_name = winner if finding == _FOUND_NAME else ""
+    since = Stands(state_dir, generation.number)
     leading = [(_address(step), step) for step in leads_to]
     for step in (asked, *(_name(step) for found, step in leading if found is None)):
-        spoken += tuple(_spoken(match, dict(paths)[match.list], by_name, action) for match in matches(paths, step))
+        spoken += tuple(
+            _spoken(match, dict(paths)[match.list], by_name, action, since) for match in matches(paths, step)
+        )
         spoken += tuple(
             dataclasses.replace(
-                _spoken(_as_match(match), dict(paths)[match.list], by_name, action), covers="names that fit it"
+                _spoken(_as_match(match), dict(paths)[match.list], by_name, action, None), covers="names that fit it"
             )
             for match in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(step))
         )
@@ -242,18 +251,46 @@ def _by_hand(entry: overlay.Entry, state_dir: Path, *, wins: bool) -> Spoken:
     return Spoken("overlay", path, 0, entry.name, _SCOPES[Scope.BOTH], says, wins)
 
 
+class Stands:
+    """Since when rules stand, in words; the history is read once."""
+
+    def __init__(self, state_dir: Path, generation: int) -> None:
+        self._state_dir = state_dir
+        self._generation = generation
+        self._known = history.generations_known(state_dir)
+
+    def since(self, match: Match) -> str:
+        """For a rule that is served; "" if nothing is known."""
+        rule = (match.name, match.scope, match.outcome)
+        found = history.since(self._state_dir, self._generation, match.list, rule, self._known)
+        if found is None:
+            return ""
+        made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.time))
+        return f"since generation {found.generation}{'' if found.exact else ' or longer'} ({made})"
+
+
 def _as_match(found: TriggerMatch) -> Match:
     """A pattern as a rule that covers the name, which stands where the pattern's text does."""
     trigger = found.trigger
     return Match(found.list, trigger.line, trigger.text, Scope.SELF, trigger.outcome)
 
 
-def _spoken(match: Match, run_path: Path, winner: str, action: int) -> Spoken:
+def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stands | None) -> Spoken:
     file, line = _place(run_path, match.line)
     if file and not line:
         file = f"*.{match.name}.{file}" if match.scope is Scope.BELOW else f"{match.name}.{file}"
     decides = match.list == winner and (match.outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
-    return Spoken(match.list, file, line, match.name, _SCOPES[match.scope], _says(match.outcome), decides)
+    return Spoken(
+        match.list,
+        file,
+        line,
+        match.name,
+        _SCOPES[match.scope],
+        _says(match.outcome),
+        decides and not match.left_out,
+        since=stands.since(match) if stands and not match.left_out else "",
+        quarantined=match.left_out,
+    )
 
 
 def _triggered(
@@ -380,7 +417,8 @@ class ListView:
     it decided, and that it would have decided where it only counts.
 
     `age`: how long ago the source was last found good; for a list from another machine, how long ago that one last said
-    what its list is. `next`: in how long it is asked again, `failures`: how often in a row that came to nothing.
+    what its list is. `next`: in how long it is asked again, `failures`: how often in a row that came to nothing. `guard`:
+    what the guard holds back, and what to do, for a person.
     """
 
     list: str
@@ -396,6 +434,9 @@ class ListView:
     next: str = ""
     failures: int = 0
     zone: str = ""
+    quarantined: int = 0
+    pending_names: int | None = None
+    guard: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -427,11 +468,25 @@ def list_states(config: Config, server: Mapping[str, Any] | None) -> list[ListVi
                 error=report.error,
                 source=listed.shown,
                 zone=_zone_of(listed, config.state_path),
+                quarantined=state.quarantined,
+                pending_names=report.pending_names if state.pending else None,
+                guard=tuple(_guarded(state, report)),
             )
         if listed.is_remote and listed.enabled != "no":
             view = _with_source(view, listed, config.state_path)
         found.append(view)
     return found
+
+
+def _guarded(state: snapshot.ListState, report: ListReport) -> Iterator[str]:
+    """What of a list is not served, and what to do."""
+    if state.held:
+        yield f"{state.held}: {report.guard}"
+    if state.quarantined:
+        yield f"quarantined rules, which would block protected names: {state.quarantined:,}"
+        yield from (f"  {rule}" for rule in report.quarantined_rules)
+    if report.advice:
+        yield report.advice
 
 
 def _zone_of(listed: ListConfig, state_dir: Path) -> str:

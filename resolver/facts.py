@@ -15,13 +15,16 @@ CACHE_GAUGES = (4, 5)  # of the section "cache": entries and octets, which a new
 
 @dataclass(frozen=True, slots=True)
 class ListFacts:
-    """What is known of a list beside its counters; `slot` is where it is counted."""
+    """What is known of a list beside its counters; `slot` is where it is counted. `held`: its newest version waits for a
+    decision; `quarantined`: how many of its rules do."""
 
     name: str
     category: str
     slot: int
     names: int
     refused: int
+    held: bool = False
+    quarantined: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Facts:
     `servers`: names of the upstream servers by slot. `processes`: name → pid; `fetcher`: its pid, 0
     while there is none. `sources`: list → how fetching it goes, of lists from other machines.
     `pauses`: target → end, since the epoch. `client_files`: file → (lines that name clients, lines that do not).
+    `certificate_expiry`: since the epoch; 0 while none is shown.
     """
 
     generation: int = 0
@@ -74,6 +78,9 @@ class Facts:
     pauses: Mapping[str, float] = field(default_factory=dict)
     client_files: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     client_maps: int = 0
+    certificate_expiry: float = 0.0
+    certificate_renewals: int = 0
+    certificate_failures: int = 0
 
 
 class Source:

@@ -106,6 +106,7 @@ class TampahCollector(Collector):
         yield from _sources(facts)
         yield from _groups(facts)
         yield from _zones(facts)
+        yield from _certificate(facts)
         yield from _server(facts)
 
 
@@ -195,11 +196,22 @@ def _upstream(section: Sequence[int], servers: Sequence[str]) -> Iterator[Metric
 def _lists(facts: Facts) -> Iterator[Metric]:
     names = GaugeMetricFamily("tampah_list_names", "Names in force.", labels=("list",))
     refused = GaugeMetricFamily("tampah_list_refused_lines", "Lines that were no rule.", labels=("list",))
+    held = GaugeMetricFamily(
+        "tampah_list_held",
+        "1: the list changed too much, its old version serves until somebody decides.",
+        labels=("list",),
+    )
+    quarantined = GaugeMetricFamily(
+        "tampah_list_quarantined",
+        "Rules left out until somebody decides, as they would block protected names.",
+        labels=("list",),
+    )
     for item in facts.lists:
         names.add_metric((item.name,), item.names)
         refused.add_metric((item.name,), item.refused)
-    yield names
-    yield refused
+        held.add_metric((item.name,), item.held)
+        quarantined.add_metric((item.name,), item.quarantined)
+    yield from (names, refused, held, quarantined)
 
 
 def _zones(facts: Facts) -> Iterator[Metric]:
@@ -263,6 +275,24 @@ def _groups(facts: Facts) -> Iterator[Metric]:
     yield from (applies, paused, lines, refused)
     yield _gauge("pauses", "Pauses of filtering that last.", len(facts.pauses))
     yield _counter("client_maps", "Client maps put in force between reloads.", facts.client_maps)
+
+
+def _certificate(facts: Facts) -> Iterator[Metric]:
+    if facts.certificate_expiry:
+        yield _gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When the certificate of the encrypted listeners expires.",
+            facts.certificate_expiry,
+        )
+        yield _gauge("certificate_expiry_seconds", "How long that is from now.", facts.certificate_expiry - time.time())
+        yield _counter(
+            "certificate_renewals", "Renewed certificates that were put in force.", facts.certificate_renewals
+        )
+        yield _counter(
+            "certificate_failures",
+            "Changed certificate files that were not taken, so that the old pair stayed.",
+            facts.certificate_failures,
+        )
 
 
 def _server(facts: Facts) -> Iterator[Metric]:

@@ -22,12 +22,12 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resolver import control, counters, snapshot, spawn
+from resolver import control, counters, decisions, snapshot, spawn
 from resolver.config import kept
 from resolver.config.addresses import Endpoint, Server
 from resolver.config.problem import ConfigError
@@ -122,16 +122,17 @@ class Builder:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,  # a terminal's SIGINT goes to the supervisor, which ends the build
+                process_group=0,  # a terminal's SIGINT goes to the supervisor, which ends the build
             )
 
-    async def build(self, config: Config) -> Report:
-        """Build the next generation. ReloadError says why there is none."""
+    async def build(self, config: Config, *, force: bool = False, rollback: int = 0) -> Report:
+        """Build the next generation, as compile.build_generation() does. ReloadError says why there is none."""
         await self.prepare()
         assert self._process is not None
         process = self._process
+        order = {"force": force, "rollback": rollback}
         try:
-            output, complaints = await process.communicate(config.to_json().encode())
+            output, complaints = await process.communicate(f"{config.to_json()}\n{json.dumps(order)}".encode())
         finally:
             await self.stop()
         try:
@@ -165,6 +166,7 @@ class Reloader:
         self._server_slots: dict[str, int] = {}
         self._running = asyncio.Lock()
         self._next: asyncio.Task[Outcome] | None = None
+        self._force_next = False
         self.builder = Builder()
         self._tidier = Builder("--tidy")
         self._tidying: asyncio.Task[None] | None = None
@@ -174,8 +176,9 @@ class Reloader:
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
 
-    async def request(self) -> Outcome:
-        """Wait for a reload that begins after this call. ReloadError if it fails."""
+    async def request(self, *, force: bool = False) -> Outcome:
+        """Wait for a reload that begins after this call; `force`: that reads every list. ReloadError if it fails."""
+        self._force_next |= force
         if self._next is None:
             self._next = asyncio.create_task(self._turn())
         return await asyncio.shield(self._next)
@@ -189,18 +192,31 @@ class Reloader:
             finally:
                 await self.builder.prepare()
 
+    async def roll_back(self, target: int, reason: str, who: decisions.Who) -> Outcome:
+        """Enforce the lists as generation `target` had them (0: the last with other ones). ReloadError if it fails."""
+        await self._stop_tidying()
+        async with self._running:
+            try:
+                return await self._told(lambda began: self._roll_back(began, target, reason, who))
+            finally:
+                await self.builder.prepare()
+
     async def reload(self, read: Reading | None = None) -> Outcome:
         """One reload, now, by a config just `read` if there is one. Counted and logged whichever way it ends."""
+        return await self._told(lambda began: self._reload(began, read))
+
+    async def _told(self, how: Callable[[float], Awaitable[Outcome]]) -> Outcome:
+        """A way to another generation, which is given the time when it began; counted and logged."""
         began = time.monotonic()
         try:
-            outcome = await self._reload(began, read)
+            outcome = await how(began)
         except ReloadError as error:
             self._facts.reload_failures += 1
             self.last_error = str(error)
             if self.generation:  # at the start the caller ends with this error
                 _log.error("reload failed, nothing has changed: %s", error)
             raise
-        faults = [f"lists.{alarm.name}: {alarm.error}" for alarm in outcome.report.alarms]
+        faults = [f"lists.{alarm.name}: {alarm.fault}" for alarm in outcome.report.alarms]
         self.last_error = "; ".join([*faults, *outcome.client_alarms])
         if self.last_error:
             self._facts.reload_failures += 1
@@ -211,6 +227,8 @@ class Reloader:
             _log.info("%s", line)
         for alarm in outcome.report.alarms:
             _log.error("%s", alarm.line())
+        for listed in outcome.report.quarantines:
+            _log.warning("%s", listed.line())
         for text in outcome.client_alarms:
             _log.error("%s", text)
         if outcome.needs_restart:
@@ -230,7 +248,8 @@ class Reloader:
         sources += [glob.escape(str(path)) for group in config.groups for path in group.files]
         self._watch.follow(sources, {**state_of(sources), **read.state})
         digest = config.digest if isinstance(config, kept.Kept) else config_digest(self._here(config))
-        generation = await asyncio.to_thread(standing, config, digest, self._state_dir)
+        force, self._force_next = self._force_next, False
+        generation = None if force else await asyncio.to_thread(standing, config, digest, self._state_dir)
         report = Report.from_json(generation.report) if generation else None
         before = self.generation
         if generation:
@@ -245,12 +264,44 @@ class Reloader:
         if self.on_config:
             self.on_config(self._here(config) if any(listed.is_remote for listed in config.lists) else config)
         if generation is None or report is None:
-            report = await self.builder.build(self._here(config))
-            generation = snapshot.read_generation(self._state_dir, report.generation)
-            try:
-                await self._put_in_force(config, generation)
-            except (WorkersError, OSError) as error:
-                raise ReloadError(str(error)) from None
+            generation, report = await self._build(config, force=force)
+        return await self._finish(read, digest, generation, report, before, began)
+
+    async def _roll_back(self, began: float, target: int, reason: str, who: decisions.Who) -> Outcome:
+        try:
+            read = read_config(self._path)
+            target = target or snapshot.previous(self._state_dir)
+        except (ConfigError, ValueError) as error:
+            raise ReloadError(str(error)) from None
+        before = self.generation
+        generation, report = await self._build(read.config, rollback=target)
+        decisions.roll_back(self._state_dir, generation, target, reason, who)
+        _log.warning("rolled back to generation %d by %s: %s", target, who.user or who.uid, reason or "no reason given")
+        return await self._finish(read, generation.config, generation, report, before, began)
+
+    async def _build(
+        self, config: Config, *, force: bool = False, rollback: int = 0
+    ) -> tuple[snapshot.Generation, Report]:
+        """The next generation, in force on every worker."""
+        report = await self.builder.build(self._here(config), force=force, rollback=rollback)
+        generation = snapshot.read_generation(self._state_dir, report.generation)
+        try:
+            await self._put_in_force(config, generation)
+        except (WorkersError, OSError) as error:
+            raise ReloadError(str(error)) from None
+        return generation, report
+
+    async def _finish(
+        self,
+        read: Reading,
+        digest: str,
+        generation: snapshot.Generation,
+        report: Report,
+        before: snapshot.Generation | None,
+        began: float,
+    ) -> Outcome:
+        """What is to be done and said once a generation is in force; `before`: the one before it."""
+        config = read.config
         report = replace(report, warnings=(*report.warnings, *self.switch.warnings))
         self._tell_facts(config, generation, report)
         changed: tuple[str, ...] = ()
@@ -359,6 +410,8 @@ class Reloader:
                 slot=state.slot,
                 names=state.names,
                 refused=reports[state.name].refused if state.name in reports else 0,
+                held=state.held == snapshot.HELD,
+                quarantined=state.quarantined,
             )
             for state in generation.lists
         ]

@@ -40,6 +40,7 @@ from typing import Any
 
 from resolver.lists import conditions
 
+RUNS = "runs"  # folder below state_dir
 REFUSED_CLASS = 0xFFFF  # a client that is not in allow_from
 WITHHELD_CLASS = 0xFFFE  # one with a list that has never come, and that is to have no answers without it: SERVFAIL
 NO_SLOT = 0xFFFF  # no list won, or there was no slot left for it
@@ -351,6 +352,16 @@ def number_routes(zones_of_routes: Sequence[Sequence[str]]) -> dict[str, int]:
 
 
 # -- generations ------------------------------------------------------------------------------------------------------
+HELD = "held"
+REJECTED = "rejected"
+VIEW_SUFFIX = ".view.run"  # ends the name of a view of a run, which begins with the run's
+
+
+def base_of(run: str) -> str:
+    """The file name of the run itself, for that of a run or of a view of it."""
+    return f"{run.partition('.')[0]}.run" if run.endswith(VIEW_SUFFIX) else run
+
+
 @dataclass(frozen=True, slots=True)
 class ListState:
     """A list as a generation serves it.
@@ -360,6 +371,10 @@ class ListState:
     source was last found good, in seconds since the epoch. `slot` counts it in shared memory (counters.LIST_SLOTS).
     `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too. `zone` and
     `soa`: an RPZ zone's name without the final dot, and its SOA's data in text.
+
+    `run` may be a view of a run (lists/view.py), without rules that the guard left out, `quarantined` of which wait for a
+    decision. `pending`: the run that its source came to, where it is not served, and `held` why: HELD by the guard until
+    somebody decides, or REJECTED. `origin`: `source` in the config, `digest` of what was read for `run`.
     """
 
     name: str
@@ -375,6 +390,20 @@ class ListState:
     answer_triggers: bool = False
     zone: str = ""
     soa: str = ""
+    origin: str = ""
+    digest: str = ""
+    pending: str = ""
+    held: str = ""
+    quarantined: int = 0
+
+    @property
+    def newest(self) -> str:
+        """The run that the source came to last, served or not, as it was read; "" if there is none."""
+        return self.pending or base_of(self.run)
+
+    def files(self) -> set[str]:
+        """Its files below state_dir."""
+        return {f"{RUNS}/{run}" for run in (self.run, base_of(self.run), self.pending) if run}
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> ListState:
@@ -387,7 +416,8 @@ class Generation:
     """One immutable state of everything that decides; `number` grows by one a build, `parent` is what it followed.
 
     `index` and `policy` are file names below state_dir, `created` is in seconds since the epoch, `config` a digest of
-    the config as read, `report` what the build had to say (see lists/compile.py).
+    the config as read, `report` what the build had to say (see lists/compile.py). `decided`: how many decisions
+    (decisions.py) it goes by. `returns_to`: the generation that a rollback made this one of, 0 if none did.
     """
 
     number: int
@@ -398,6 +428,8 @@ class Generation:
     policy: str
     lists: tuple[ListState, ...]
     report: dict[str, Any] = field(default_factory=dict)
+    decided: int = 0
+    returns_to: int = 0
 
     @property
     def slots(self) -> dict[str, int]:
@@ -414,7 +446,7 @@ class Generation:
 
     def files(self) -> set[str]:
         """Every file below state_dir that must be kept as long as this generation is."""
-        return {self.index, self.policy, *(f"runs/{state.run}" for state in self.lists if state.run)}
+        return {self.index, self.policy}.union(*(state.files() for state in self.lists))
 
     def is_complete(self, state_dir: Path) -> bool:
         """Whether its files are there and the policy is whole (the index is verified by the engine)."""
@@ -468,6 +500,19 @@ def last_good(state_dir: Path) -> Generation | None:
     current = in_force(state_dir)
     candidates = [generation for generation in generations(state_dir) if generation.number <= current]
     return next((generation for generation in candidates if generation.is_complete(state_dir)), None)
+
+
+def previous(state_dir: Path) -> int:
+    """The number of the newest kept generation before the one in force that has other lists or other versions of them.
+
+    ValueError if there is none."""
+    known = generations(state_dir)
+    number = in_force(state_dir)
+    runs = {each.number: [(state.name, state.run) for state in each.lists] for each in known}
+    for each in known:
+        if each.number < number and runs[each.number] != runs.get(number):
+            return each.number
+    raise ValueError(f"{state_dir}: there is no generation before this one with other lists")
 
 
 def _record(state_dir: Path, number: int) -> Path:

@@ -15,7 +15,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -25,6 +25,8 @@ from resolver.control import Bound
 
 BUFFER = 4 << 20  # octets asked of the kernel for each direction of a UDP socket
 BACKLOG = 1024  # TCP connections that may wait for accept
+# What is spoken on the sockets of each key of `listen`, by TCP and by UDP (control.Bound.kind); "": there is no socket.
+KINDS = {"dns": ("dns", "dns"), "tls": ("tls", ""), "https": ("https", "https3"), "quic": ("", "quic")}
 _IP_PKTINFO = 8  # linux/in.h; Python names it from 3.12 on
 _DISCARD = 9  # RFC 863: the port that drained sockets are tied to
 _TCP_LISTEN = "0A"  # linux/tcp_states.h as /proc/net/tcp writes it
@@ -36,27 +38,29 @@ class SocketError(Exception):
 
 @dataclass(slots=True)
 class _Listener:
+    key: str  # of `listen`
     address: Endpoint
-    tcp: socket.socket
+    tcp: socket.socket | None = None
     udp: list[socket.socket] = field(default_factory=list)  # one a worker
 
 
 class Sockets:
     """Every bound socket of the server. `warnings`: addresses that were left out, and why."""
 
-    def __init__(self, addresses: Sequence[Endpoint], workers: int) -> None:
-        """Bind all addresses for `workers` workers; SocketError if one cannot be served."""
+    def __init__(self, addresses: Mapping[str, Sequence[Endpoint]], workers: int) -> None:
+        """Bind all addresses of each key of `listen` for `workers` workers; SocketError if one cannot be served."""
         self.warnings: list[str] = []
         self._listeners: list[_Listener] = []
         try:
-            for address in addresses:
-                if address.host == "::1" and not has_ipv6():
-                    self.warnings.append(f"{address}: left out, as this machine has no IPv6")
-                    continue
-                with self._explained(address):
-                    self._bind(address, workers)
-            if addresses and not self._listeners:
-                raise SocketError("no address of listen.dns can be served: " + "; ".join(self.warnings))
+            for key, wanted in addresses.items():
+                for address in wanted:
+                    if address.host == "::1" and not has_ipv6():
+                        self.warnings.append(f"{address}: left out, as this machine has no IPv6")
+                        continue
+                    with _explained(key, address):
+                        self._bind(key, address, workers)
+                if wanted and not any(listener.key == key for listener in self._listeners):
+                    raise SocketError(f"no address of listen.{key} can be served: " + "; ".join(self.warnings))
         except BaseException:
             self.close()
             raise
@@ -66,25 +70,34 @@ class Sockets:
         """What is served, ports filled in where 0 was asked."""
         return [listener.address for listener in self._listeners]
 
+    @property
+    def names(self) -> list[str]:
+        """What is served in words: 127.0.0.1:53, tls://127.0.0.1:853."""
+        return [("" if each.key == "dns" else f"{each.key}://") + str(each.address) for each in self._listeners]
+
     def of(self, worker: int) -> tuple[Bound, ...]:
         """The sockets of one worker, by this process's descriptors: hand the same ones down by pass_fds."""
         made = []
         for listener in self._listeners:
-            wildcard = listener.address.is_wildcard
-            for stream, bound in ((False, listener.udp[worker]), (True, listener.tcp)):
-                made.append(Bound(bound.fileno(), int(family_of(listener.address)), stream, wildcard))
+            family, wildcard = int(family_of(listener.address)), listener.address.is_wildcard
+            over_tcp, over_udp = KINDS[listener.key]
+            if listener.udp:
+                made.append(Bound(listener.udp[worker].fileno(), family, False, wildcard, over_udp))
+            if listener.tcp is not None:
+                made.append(Bound(listener.tcp.fileno(), family, True, wildcard, over_tcp))
         return tuple(made)
 
     def refuse_new(self) -> None:
-        """Take no new datagram on any UDP socket; those already queued can still be read and answered.
+        """Take no new datagram on any UDP socket of plain DNS; those already queued can still be read and answered.
 
         A UDP socket tied to one peer is passed over by the kernel for datagrams from all others, while its queue stays
-        readable and answers with an explicit destination still leave. So a drain ends, and nobody let in is lost.
+        readable and answers with an explicit destination still leave. So a drain ends, and nobody let in is lost. QUIC
+        has connections to end, and needs to hear from its peers for that.
         """
         for listener in self._listeners:
             loopback = "::1" if family_of(listener.address) == socket.AF_INET6 else "127.0.0.1"
             host = loopback if listener.address.is_wildcard else listener.address.host
-            for bound in listener.udp:
+            for bound in listener.udp if listener.key == "dns" else ():
                 try:
                     bound.connect((host, _DISCARD))
                 except OSError:
@@ -94,45 +107,55 @@ class Sockets:
         """Close this process's copies."""
         for listener in self._listeners:
             for bound in (listener.tcp, *listener.udp):
-                bound.close()
+                if bound is not None:
+                    bound.close()
         self._listeners.clear()
 
-    def _bind(self, address: Endpoint, workers: int) -> None:
-        for listener in self._listeners:
-            if _overlap(address, listener.address):
-                raise SocketError(f"listen.dns: {address} overlaps {listener.address}; leave one of them out")
-        tcp = _tcp_socket(address)
-        listener = _Listener(Endpoint(address.host, tcp.getsockname()[1]), tcp)
+    def _bind(self, key: str, address: Endpoint, workers: int) -> None:
+        over_tcp, over_udp = KINDS[key]
+        for other in self._listeners:
+            shared = (over_tcp and KINDS[other.key][0]) or (over_udp and KINDS[other.key][1])
+            if shared and _overlap(address, other.address):
+                raise SocketError(
+                    f"listen.{key}: {address} overlaps {other.address} of listen.{other.key}; leave one of them out"
+                )
+        listener = _Listener(key, address)
         self._listeners.append(listener)  # from here on close() finds what is open
-        tcp.listen(BACKLOG)  # refused if another server listens: this is the lock on the port
-        with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:
-            _only_ipv6(probe, address)
-            probe.bind((address.host, listener.address.port))
-        for _ in range(workers):
-            listener.udp.append(_udp_socket(listener.address))
+        if over_tcp:
+            listener.tcp = _tcp_socket(address)
+            listener.address = Endpoint(address.host, listener.tcp.getsockname()[1])
+            listener.tcp.listen(BACKLOG)  # refused if another server listens: this is the lock on the port
+        if over_udp:
+            with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:
+                _only_ipv6(probe, address)
+                probe.bind((address.host, listener.address.port))
+                listener.address = Endpoint(address.host, probe.getsockname()[1])
+            for _ in range(workers):
+                listener.udp.append(_udp_socket(listener.address))
 
-    @contextlib.contextmanager
-    def _explained(self, address: Endpoint) -> Iterator[None]:
-        """Turn the kernel's refusal into what the operator can do about it."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                by = ", ".join(f"{name} (pid {pid})" for pid, name in holders(address) if pid != os.getpid())
-                raise SocketError(
-                    f"listen.dns: {address}: the port is occupied by {by or 'another process'}. Stop it, or listen on "
-                    "another port"
-                ) from None
-            if error.errno in (errno.EACCES, errno.EPERM):
-                raise SocketError(
-                    f"listen.dns: {address}: no permission for a port below 1024. Start as root with 'user' set in the "
-                    "config, give the process CAP_NET_BIND_SERVICE, or take a port from 1024 on"
-                ) from None
-            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                raise SocketError(
-                    f"listen.dns: {address}: this machine does not have that address (see 'ip address')"
-                ) from None
-            raise SocketError(f"listen.dns: {address}: {error.strerror or error}") from None
+
+@contextlib.contextmanager
+def _explained(key: str, address: Endpoint) -> Iterator[None]:
+    """Turn the kernel's refusal into what the operator can do about it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            by = ", ".join(f"{name} (pid {pid})" for pid, name in holders(address) if pid != os.getpid())
+            raise SocketError(
+                f"listen.{key}: {address}: the port is occupied by {by or 'another process'}. Stop it, or listen on "
+                "another port"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise SocketError(
+                f"listen.{key}: {address}: no permission for a port below 1024. Start as root with 'user' set in the "
+                "config, give the process CAP_NET_BIND_SERVICE, or take a port from 1024 on"
+            ) from None
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise SocketError(
+                f"listen.{key}: {address}: this machine does not have that address (see 'ip address')"
+            ) from None
+        raise SocketError(f"listen.{key}: {address}: {error.strerror or error}") from None
 
 
 def has_ipv6() -> bool:

@@ -20,6 +20,7 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,13 +28,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resolver import control, counters, logs, spawn
+from resolver import certificate, control, counters, decisions, logs, spawn
 from resolver.admin import listen
 from resolver.admin.listen import AdminError
+from resolver.certificate import CertificateError
 from resolver.channel import Channel
 from resolver.config import kept
 from resolver.config.problem import ConfigError
 from resolver.control import ControlError
+from resolver.decisions import DecisionError
 from resolver.facts import Facts, Source
 from resolver.fetch.link import Sources
 from resolver.overlay import Entry, Overlay, OverlayError
@@ -46,6 +49,7 @@ from resolver.workers import Workers, WorkersError, make_counters
 
 if TYPE_CHECKING:
     from resolver.admin.app import AdminServer
+    from resolver.config.model import Config
 
 ADMIN_AFTER = 1.0  # seconds after which HTTP is served although DNS is not yet
 THREADS = 2  # for what would hold up the loop: reads of the state folder
@@ -102,29 +106,46 @@ class Supervisor:
         with contextlib.ExitStack() as undo:
             lock = StateLock(state_dir)
             undo.callback(lock.release)
-            self._sockets = Sockets(config.listen.dns, config.worker_count)
+            keys = {"dns": config.listen.dns, "tls": config.listen.tls, "https": config.listen.https}
+            self._sockets = Sockets({**keys, "quic": config.listen.quic}, config.worker_count)
             undo.callback(self._sockets.close)
             self._admin_socket = listen.bind(config.admin.listen) if config.admin.listen else None
             if self._admin_socket:
                 undo.callback(self._admin_socket.close)
             self._commands = _command_socket(state_dir / control.SOCKET)
             undo.callback(self._commands.close)
+            reader = self._certificate_reader(config)
+            if reader:
+                undo.callback(reader.close)
             if config.user:
                 drop_to(config.user, state_dir)
             self._overlay = Overlay(state_dir)
             fds = make_counters(config.worker_count)
             self._source = Source([memoryview(mmap.mmap(fd, counters.SIZE)) for fd in fds], self._facts)
             self._workers = Workers(self._sockets, fds, config.cache.size, self._facts, state_dir / "cache")
+            self._certificate = certificate.Keeper(reader, self._facts, self._certify) if reader else None
             self._watch = Watch(state_dir)
             self._reloader = Reloader(path, config, self._workers, self._facts, self._watch)
             if spawn.can_fork():
                 from resolver import worker  # here, so that the forks share what it imports
 
-                self._workers.fork(lambda fd: self._become(worker.serve, fd))
+                context = worker.prepare_tls() if self._certificate else None
+                self._workers.fork(lambda fd: self._become(lambda end: worker.serve(end, context), fd))
             self._remote = Sources(self._facts, self._copies_changed)
             self._reloader.on_config = self._remote.follow
             self._workers.on_notify = self._remote.hurry
             self._undo = undo.pop_all()
+
+    @staticmethod
+    def _certificate_reader(config: Config) -> certificate.Reader | None:
+        """Who reads the certificate of the encrypted listeners; None if there are none."""
+        paths = config.certificate_paths
+        if not config.is_encrypted or paths is None:
+            return None
+        return certificate.Reader(*paths, stays=bool(config.user) and os.geteuid() == 0)
+
+    async def _certify(self, pair: certificate.Pair) -> None:
+        await self._workers.certify(pair.chain, pair.key, pair.algorithm)
 
     def _become(self, serve: Callable[[int], None], fd: int) -> None:
         """What a forked worker does."""
@@ -168,6 +189,8 @@ class Supervisor:
         """Bring everything up; returns when the first generation is in force."""
         began = time.monotonic()
         await self._workers.lay_over(self._overlay.entries)
+        if self._certificate:
+            await self._certify(self._certificate.pair)
         up = asyncio.Event()
         self._spawn(self._open_admin(up))
         try:
@@ -181,6 +204,8 @@ class Supervisor:
             raise StartError(str(known.exceptions[0])) from None
         up.set()
         self._spawn(self._follow_files())
+        if self._certificate:
+            self._spawn(self._certificate.follow())
         self._spawn(self._remote.run())
         self._spawn(self._reloader.switch.follow())
         self._spawn(self._reloader.builder.prepare())
@@ -189,7 +214,7 @@ class Supervisor:
             time.monotonic() - began,
             first.result().report.generation,
             len(self._workers.pids),
-            ", ".join(map(str, self._sockets.addresses)) or "no address",
+            ", ".join(self._sockets.names) or "no address",
             "{}:{}".format(*self._admin_socket.getsockname()) if self._admin_socket else "no address",
         )
 
@@ -234,6 +259,8 @@ class Supervisor:
         _log.info("reloading: %s", why)
         with contextlib.suppress(ReloadError):
             await self._reloader.request()
+        if self._certificate and why == "SIGHUP":
+            await self._certificate.renew()
 
     def _copies_changed(self, lists: Sequence[str]) -> None:
         self._spawn(self._reload_quietly(f"fetched: {', '.join(lists)}"))
@@ -266,19 +293,21 @@ class Supervisor:
                 async with asyncio.timeout(10):
                     message = await channel.receive()
                 if message:
-                    channel.send(await self._answer(message))
+                    peer: socket.socket = writer.get_extra_info("socket")
+                    channel.send(await self._answer(message, decisions.Who.of(_user_of(peer))))
             except (ControlError, TimeoutError) as error:
                 channel.send(control.Failed(str(error) or "no message within 10 s"))
             await channel.flush()
 
-    async def _answer(self, message: control.Message) -> control.Message:
+    async def _answer(self, message: control.Message, who: decisions.Who) -> control.Message:
         match message:
-            case control.Reload(fetch, lists):
+            case control.Reload() | control.Decide() | control.RollBack():
                 try:
-                    failed = await self._fetch(lists) if fetch else []
-                    outcome = await self._reloader.request()
-                    return control.Report({**outcome.to_json(), "not_fetched": failed})
-                except (ReloadError, ConfigError, ControlError) as error:
+                    report = {"not_fetched": [], **await self._change_lists(message, who)}
+                    if self._certificate and isinstance(message, control.Reload):
+                        report["not_fetched"] += filter(None, [await self._certificate.renew()])
+                    return control.Report(report)
+                except (ReloadError, ConfigError, ControlError, DecisionError, OSError) as error:
                     return control.Failed(str(error))
             case control.Status():
                 return control.Report(await self._status())
@@ -297,6 +326,27 @@ class Supervisor:
 
                 return control.Report(metrics.summary(self._source))
         return control.Failed(f"{type(message).__name__} is not for the supervisor")
+
+    async def _change_lists(
+        self, message: control.Reload | control.Decide | control.RollBack, who: decisions.Who
+    ) -> dict[str, Any]:
+        """Another generation: what was decided is kept first, then enforced on every worker, then answered."""
+        state_dir, current = self._config.state_path, self._reloader.generation
+        if isinstance(message, control.RollBack):
+            return (await self._reloader.roll_back(message.number, message.reason, who)).to_json()
+        record: dict[str, Any] = {}
+        if current and isinstance(message, control.Decide):
+            names, reason = message.names, message.reason
+            record = decisions.decide(state_dir, current, message.list, names, reason, who, approve=message.approve)
+            _log.info(
+                "list %s %s by %s: %s", message.list, record["decision"], who.user or who.uid, reason or "no reason"
+            )
+        elif current and isinstance(message, control.Reload) and message.force:
+            decisions.release(state_dir, current, who)
+        if isinstance(message, control.Decide):
+            return {**(await self._reloader.request()).to_json(), "decision": record}
+        failed = await self._fetch(message.lists) if message.fetch else []
+        return {**(await self._reloader.request(force=message.force)).to_json(), "not_fetched": failed}
 
     async def _change_overlay(self, change: Callable[[], Entry]) -> control.Message:
         """An operator's word: kept first, then enforced on every worker, then answered."""
@@ -374,6 +424,13 @@ class Supervisor:
         return ""
 
 
+def _user_of(peer: socket.socket) -> int:
+    """The uid at the other end of a Unix socket, as the kernel knows it."""
+    credentials = struct.Struct("3i")  # pid, uid, gid: SO_PEERCRED in unix(7)
+    uid: int = credentials.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))[1]
+    return uid
+
+
 def _command_socket(path: Path) -> socket.socket:
     """The socket that commands talk to, for the server's own user alone."""
     path.unlink(missing_ok=True)  # of a server that crashed: the lock says that none runs
@@ -411,7 +468,7 @@ def run(path: Path) -> None:
             asyncio.set_child_watcher(watcher)
         try:
             supervisor = Supervisor(path.absolute(), read)
-        except (SocketError, AdminError, PrivilegeError, OverlayError, PauseError) as error:
+        except (SocketError, AdminError, CertificateError, PrivilegeError, OverlayError, PauseError) as error:
             raise StartError(str(error)) from None
         await supervisor.run()
 

@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -44,6 +45,9 @@ from resolver.upstream.health import Server, Strategy
 from resolver.upstream.native import Native
 from resolver.upstream.pool import Pool, PoolConfig
 
+if TYPE_CHECKING:
+    import ssl
+
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that loads a generation yields to queries at once
 GC_THRESHOLD = (20_000, 20, 100)  # young objects die by reference count; cycles are few
 LOOK = 0.01  # seconds between looks whether a drain is done
@@ -57,7 +61,12 @@ _log = logging.getLogger(__name__)
 class Worker:
     """What a worker holds for its lifetime, made once its Configure came in."""
 
-    def __init__(self, configure: control.Configure, tell: Callable[[control.Message], None]) -> None:
+    def __init__(
+        self,
+        configure: control.Configure,
+        tell: Callable[[control.Message], None],
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.generation = 0
         memory = memoryview(mmap.mmap(configure.counters_fd, counters.SIZE))
         self.engine = Engine(counters=memory, cache_bytes=configure.cache_bytes)
@@ -68,6 +77,7 @@ class Worker:
         self._buckets = memoryview(mmap.mmap(configure.buckets_fd, 0))
         self._buckets_key = bytes.fromhex(configure.buckets_key)
         self._index: Index | None = None
+        self._snapshots: list[Snapshot] = []  # the one in force
         self._policy = Path()
         self._overlay: list[overlay.Entry] = []
         self._tell = tell
@@ -75,6 +85,8 @@ class Worker:
         self._overlay_timer: asyncio.TimerHandle | None = None
         self._cache_file = Path(configure.cache_file) if configure.cache_file else None
         self._keeping: asyncio.Future[int] | None = None
+        self._certificate: control.Certificate | None = None
+        self._context = context  # of TLS, with what forks of one supervisor share
         self.punts = Punts(
             self.engine,
             self.pool,
@@ -96,6 +108,7 @@ class Worker:
     async def swap(self, order: control.Swap) -> None:
         """Load a generation and enforce it; ValueError or OSError says why not, and then nothing has changed."""
         snapshot, aliases, decisions, self._zones = await asyncio.to_thread(_load, order, self._index)
+        before, self._snapshots = self._snapshots, [snapshot]
         limits, self._upstream = order.cache, order.upstream
         self.pool.reconfigure(_pool_config(order.upstream))
         self.native.reconfigure()
@@ -127,6 +140,7 @@ class Worker:
                 self._keeping = asyncio.ensure_future(cachefile.load(self._cache_file, self.engine, self._asked_whom()))
             gc.collect()
             gc.freeze()  # what is here now stays: the collector need not look at it again
+        await asyncio.to_thread(before.clear)  # to let go of a large index takes milliseconds
 
     async def map_clients(self, order: control.Clients) -> None:
         """Enforce another client map with the generation in force; ValueError or OSError says why not.
@@ -134,7 +148,17 @@ class Worker:
         A map for another generation is passed over: that one came, or comes, with its own.
         """
         if order.number == self.generation and self._index is not None:
-            self.engine.swap(await asyncio.to_thread(_remap, self._index, self._policy, order))
+            self._snapshots = [await asyncio.to_thread(_remap, self._index, self._policy, order)]
+            self.engine.swap(self._snapshots[0])
+
+    def certify(self, order: control.Certificate) -> None:
+        """Show this certificate from the next connection on; OSError if that cannot be done."""
+        from resolver.listeners import tls  # here: a worker without encrypted listeners does not need it
+
+        if self._context is None or (self._certificate and self._certificate.algorithm != order.algorithm):
+            self._context = tls.make_context()
+        tls.show(self._context, order.chain, order.key)
+        self._certificate = order
 
     def lay_over(self, order: control.Overlay) -> None:
         """Let the operators' words speak, and end those with a time limit when their time comes."""
@@ -155,10 +179,11 @@ class Worker:
 
     async def _open(self) -> None:
         for bound, sock in self._sockets:
-            if bound.stream:
-                await self.streams.listen(sock)
-            else:
-                self.engine.add_udp(bound.fd, bound.family, bound.wildcard)
+            match bound.kind:
+                case "dns" if bound.stream:
+                    await self.streams.listen(sock)
+                case "dns":
+                    self.engine.add_udp(bound.fd, bound.family, bound.wildcard)
         asyncio.get_running_loop().add_reader(self.engine.fileno(), self._drain)
 
     def _notified(self, punt: Punt) -> bytes:
@@ -218,7 +243,9 @@ class Worker:
 
 def _load(order: control.Swap, known: Index | None) -> tuple[Snapshot, Aliases, Decisions, dict[str, int]]:
     # An index file is never written again, so one that is mapped and verified need not be so twice.
-    index = known if known is not None and known.path == order.index else Index(order.index)
+    index = known
+    if index is None or index.path != order.index:
+        index = Index(order.index, patient=known is not None)  # who loads the first serves nobody yet
     policy = read_policy(Path(order.policy))
     if order.clients:
         policy = replace(policy, clients=read_clients(Path(order.clients)))
@@ -265,6 +292,9 @@ async def _obey(worker: Worker, channel: Channel, ended: asyncio.Event, seconds:
             case control.Clients():
                 await worker.map_clients(message)
                 channel.send(control.Mapped(message.serial))
+            case control.Certificate():
+                worker.certify(message)
+                channel.send(control.Certified(message.serial))
             case control.Overlay():
                 worker.lay_over(message)
                 channel.send(control.Overlaid(message.serial))
@@ -289,7 +319,7 @@ class WorkerError(Exception):
     """The worker cannot serve; the text says why."""
 
 
-async def _main(fd: int) -> None:
+async def _main(fd: int, context: ssl.SSLContext | None) -> None:
     loop = asyncio.get_running_loop()
     channel = await Channel.over(socket.socket(fileno=fd))
     configure = await channel.receive()
@@ -300,7 +330,7 @@ async def _main(fd: int) -> None:
     seconds = [5.0]
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     try:
-        worker = Worker(configure, channel.send)
+        worker = Worker(configure, channel.send, context)
     except (OSError, ValueError, MemoryError) as error:
         channel.send(control.Failed(_said(error)))
         await channel.flush()
@@ -318,18 +348,26 @@ async def _main(fd: int) -> None:
     channel.close()
 
 
-def serve(fd: int) -> None:
-    """Be a worker until it is over; `fd` is the socket to the supervisor."""
+def prepare_tls() -> ssl.SSLContext:
+    """What workers that are forks of this process share of TLS."""
+    from resolver.listeners import tls
+
+    return tls.make_context()
+
+
+def serve(fd: int, context: ssl.SSLContext | None = None) -> None:
+    """Be a worker until it is over; `fd` is the socket to the supervisor, `context` what prepare_tls() gave it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # upstream sockets and TCP clients
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLD)
     spawn.share_arena()
+    spawn.take_short_turns()
     logs.set_up("worker")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_main(fd))
+            runner.run(_main(fd, context))
     except (WorkerError, ControlError) as error:
         _log.error("%s", error)
         sys.exit(1)

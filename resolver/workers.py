@@ -58,6 +58,7 @@ class _Keeper:
         self.enforced = 0  # the generation that it has confirmed
         self.overlaid = 0  # the overlay that it has confirmed
         self.mapped = 0  # the client map that it has confirmed
+        self.certified = 0  # the certificate that it has confirmed
         self.first_end = ""  # how its first life ended, if it did before it came up
         self._last_words = ""
         self._workers = workers
@@ -92,7 +93,7 @@ class _Keeper:
 
     async def _live(self) -> str:
         """One life of the worker; returns how it ended."""
-        self._last_words, self.enforced, self.overlaid, self.mapped = "", 0, 0, 0
+        self._last_words, self.enforced, self.overlaid, self.mapped, self.certified = "", 0, 0, 0, 0
         ours, process = await self._begin()
         self.process = process
         self._workers.tell_processes()
@@ -163,6 +164,8 @@ class _Keeper:
                 case control.Ready():
                     self.channel = channel
                     self.settled.set()
+                    if self._workers.certificate:
+                        channel.send(self._workers.certificate)
                     channel.send(self._workers.overlay)  # before the first query is read
                     if self._workers.desired:
                         channel.send(self._workers.desired)
@@ -172,6 +175,8 @@ class _Keeper:
                     self.overlaid = serial
                 case control.Mapped(serial):
                     self.mapped = serial
+                case control.Certified(serial):
+                    self.certified = serial
                 case control.Failed(text):
                     self._refused = message
                     self._last_words = "" if self.enforced else text  # it ends after refusing its first generation
@@ -226,6 +231,13 @@ class _Keeper:
                 return ""
             return f"worker {self.number} did not take the client map within {SWAP_PATIENCE:g} s"
 
+    async def certify(self, order: control.Certificate) -> str:
+        """Order a certificate; returns "" once it is shown, else why not. A worker that is down gets it on its way up."""
+        async with self._heard:
+            if await self._order(order, lambda: self.certified >= order.serial):
+                return ""
+            return f"worker {self.number} did not take the certificate within {SWAP_PATIENCE:g} s"
+
     async def inspect(self, patience: float) -> control.Inspected | None:
         """The worker's state; None if it does not answer."""
         async with self._heard:
@@ -275,6 +287,7 @@ class Workers:
         self._unwanted = asyncio.Event()
         self.desired: control.Swap | None = None
         self.overlay = control.Overlay(0, ())
+        self.certificate: control.Certificate | None = None
         self._maps = 0
         self.facts = facts
         self.on_notify: Callable[[Sequence[str]], None] = lambda _: None  # told of lists whose primaries notified
@@ -353,6 +366,14 @@ class Workers:
         words = tuple(control.OverlayEntry(entry.name, entry.word, entry.made, entry.until) for entry in entries)
         self.overlay = order = control.Overlay(self.overlay.serial + 1, words)
         faults = [fault for fault in await asyncio.gather(*(k.lay_over(order) for k in self._keepers)) if fault]
+        if faults:
+            raise WorkersError("; ".join(faults))
+
+    async def certify(self, chain: str, key: str, algorithm: str) -> None:
+        """Have every worker show this certificate; WorkersError if one does not in time."""
+        serial = self.certificate.serial + 1 if self.certificate else 1
+        self.certificate = order = control.Certificate(serial, chain, key, algorithm)
+        faults = [fault for fault in await asyncio.gather(*(k.certify(order) for k in self._keepers)) if fault]
         if faults:
             raise WorkersError("; ".join(faults))
 

@@ -49,6 +49,7 @@ def check(data: dict[str, Any]) -> Iterator[Fault]:
             message = "expected the name of one of tsig_keys"
             yield Fault(("lists", index, "tsig"), message, nearest(word, keys), show=True)
     yield from _unique("tsig_keys", _mappings(data.get("tsig_keys")))
+    yield from _certificate(data.get("listen"))
     yield from _own_servers(data)
     yield from _memory(data)
 
@@ -74,6 +75,21 @@ def _known(at: Location, words: object, known: set[str], what: str) -> Iterator[
             if word == "all":
                 message += f" (every {what} is: all, without brackets)"
             yield Fault((*at, index), message, nearest(word, known), show=True)
+
+
+def _certificate(listen: object) -> Iterator[Fault]:
+    """Encrypted listeners have to prove who they are."""
+    if not isinstance(listen, dict):
+        return
+    certificate = listen.get("certificate")
+    given = certificate if isinstance(certificate, dict) else {}
+    encrypted = [key for key in ("tls", "https", "quic") if listen.get(key)]
+    missing = [name for name in ("chain", "key") if given.get(name) in (None, "")]
+    if missing and encrypted:
+        where = f"listen.{encrypted[0]} shows a certificate: expected the PEM files of chain and key"
+        yield Fault(("listen", "certificate", missing[0]) if given else ("listen", encrypted[0]), where)
+    elif len(missing) == 1 and given:
+        yield Fault(("listen", "certificate"), f"expected {missing[0]} as well: the two belong together")
 
 
 def _own_servers(data: dict[str, Any]) -> Iterator[Fault]:

@@ -219,6 +219,8 @@ class ListConfig(_Section):
     mandatory: types.YesNo = Field(
         default=False, description="An order from outside: limits on its size and changes only report, never hold it."
     )
+    max_shrink: types.Share | None = Field(default=None, description="Instead of guard.shrink, for this list.")
+    max_grow: types.Share | None = Field(default=None, description="Instead of guard.grow, for this list.")
     override: types.OverrideRule = Field(
         default=types.Override(), description="What the list does instead of what its rules say; given: what they say."
     )
@@ -640,6 +642,36 @@ class QueryLog(_Section):
     size: types.Size = Field(default=2**30, description="The oldest records are deleted beyond this size.")
 
 
+class Guard(_Section):
+    """What a changed list may do without being asked about."""
+
+    shrink: types.Share = Field(
+        default=0.30, description="A list that loses this share of its names at once is held; no: never."
+    )
+    grow: types.Share = Field(
+        default=1.00, description="A list that grows by this share of its names at once is held; no: never."
+    )
+    floor: types.Number = Field(
+        default=20, ge=0, le=10**6, description="A change by at most so many names is not held, unless none is left."
+    )
+    public_suffixes: Literal["all", "registries", "none"] = Field(
+        default="all",
+        description="Which public suffixes are protected, top-level domains among them: all, those of registries, or none.",
+    )
+    protect: types.NamesOrFile = Field(
+        default=(), description="Names that no new rule may block: a list, or a file with one on each line."
+    )
+    asked: types.Number = Field(
+        default=1000, ge=0, le=100_000, description="How many of the names most asked in the last day are protected."
+    )
+    keep_generations: types.Number = Field(
+        default=10, ge=3, le=1000, description="How many generations are kept to go back to."
+    )
+    keep_size: types.Size = Field(
+        default=4 * 2**30, description="Generations before the last three are deleted beyond this size of all files."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class BlockAnswer:
     """How a category's names are answered, defaults filled in. `ttl` in seconds; `ede` None: no Extended DNS Error."""
@@ -687,6 +719,9 @@ class Config(_Section):
     connections: Connections = Field(
         default_factory=Connections, description="How many connections clients may keep, and for how long."
     )
+    guard: Guard = Field(
+        default_factory=Guard, description="What a changed list may do without being asked about; and what is kept."
+    )
     admin: Admin = Field(default_factory=Admin, description="HTTP for the operator.")
     query_log: QueryLog = Field(default_factory=QueryLog, description="What is remembered of queries.")
 
@@ -730,12 +765,22 @@ class Config(_Section):
         return _expand(self._base, self.state_dir)
 
     @property
+    def is_encrypted(self) -> bool:
+        """Whether there are listeners that show a certificate."""
+        return bool(self.listen.tls or self.listen.https or self.listen.quic)
+
+    @property
     def certificate_paths(self) -> tuple[Path, Path] | None:
         """Chain and key as absolute paths; None where they are not given."""
         certificate = self.listen.certificate
         if not (certificate.chain and certificate.key):
             return None
         return _expand(self._base, certificate.chain), _expand(self._base, certificate.key)
+
+    @property
+    def protect_path(self) -> Path | None:
+        """The file of protected names as an absolute path; None where the names are in the configuration itself."""
+        return _expand(self._base, self.guard.protect) if isinstance(self.guard.protect, str) else None
 
     @property
     def ca_path(self) -> Path | None:

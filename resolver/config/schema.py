@@ -20,6 +20,7 @@ from resolver.config.model import (
     Connections,
     Fetch,
     Group,
+    Guard,
     ListConfig,
     Listen,
     QueryLog,
@@ -34,7 +35,7 @@ from resolver.config.model import (
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Listen, ListConfig, QueryLog),
+    *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Guard, Listen, ListConfig, QueryLog),
     *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, TsigKey, Upstream, Window),
 )
 

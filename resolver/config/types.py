@@ -44,7 +44,9 @@ OVERRIDE_WORDS: tuple[OverrideWord, ...] = ("given", "nxdomain", "nodata", "pass
 
 WORD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 MAX_WORKERS = 256
+NO_LIMIT = 1e9  # a share that nothing reaches
 _WORD = re.compile(WORD_PATTERN)
+_SHARE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,28 @@ def _parse_override(value: object) -> Override:
         if value == word:
             return Override(word)
     raise choose(value, (*OVERRIDE_WORDS, "cname:NAME"))
+
+
+def _parse_share(value: object) -> float:
+    if value is False or value == "no":
+        return NO_LIMIT
+    match = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) / 100 >= NO_LIMIT:
+        raise ValueError("expected a share such as 30%, or no for no limit")
+    return float(match[1]) / 100
+
+
+def _format_share(share: float) -> str | bool:
+    return False if share >= NO_LIMIT else f"{share * 100:.10g}%"
+
+
+def _parse_names_or_file(value: object) -> str | tuple[str, ...]:
+    """Names, or the path of a file that has one on each line."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple):
+        raise ValueError("expected a list of domain names, or the path of a file with one on each line")
+    return without_repeats(tuple(addresses.parse_name(name) for name in value))
 
 
 def _parse_tag(value: object) -> str:
@@ -345,6 +369,20 @@ Workers = Annotated[
     int | Literal["auto"],
     PlainValidator(_parse_workers),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}]}),
+]
+Share = Annotated[
+    float,
+    PlainValidator(_parse_share),
+    PlainSerializer(_format_share),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "pattern": f"^(?:{_SHARE.pattern}|no)$", "examples": ["30%"]}, {"const": False}]}
+    ),
+]
+NamesOrFile = Annotated[
+    tuple[str, ...] | str,
+    PlainValidator(_parse_names_or_file),
+    PlainSerializer(lambda value: value if isinstance(value, str) else list(value), when_used="json"),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 AllOrWords = Annotated[
     tuple[str, ...] | Literal["all"],

@@ -49,8 +49,6 @@ ROWS = (
     _Row(("listen", "tls"), _given, "DNS over TLS"),
     _Row(("listen", "https"), _given, "DNS over HTTPS"),
     _Row(("listen", "quic"), _given, "DNS over QUIC"),
-    _Row(("listen", "certificate", "chain"), _given, "encrypted listeners"),
-    _Row(("listen", "certificate", "key"), _given, "encrypted listeners"),
     _Row(("upstream", "servers"), _all_encrypted, "encrypted upstream", weakens=True),
     _Row(("upstream", "servers", EACH), _encrypted, "encrypted upstream"),
     _Row(("upstream", "routes", EACH, "servers"), _all_encrypted, "encrypted upstream", weakens=True),

@@ -26,9 +26,13 @@ PUNT_NOTIFY: int  # a NOTIFY (RFC 1996); only packet, client, qname and qtype co
 PUNT_PATTERN: int  # nobody knows yet which patterns `names` fit: Engine.remember(), then Engine.resume()
 
 class Index:
-    """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong."""
+    """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong.
 
-    def __init__(self, path: str | PathLike[str]) -> None: ...
+    `patient`: for a thread beside one that answers queries, which are to wait no longer than a fraction of a millisecond.
+    Then let go of it in such a thread as well.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, patient: bool = False) -> None: ...
     def find(self, name: str) -> int:
         """The listset that speaks for `name` (0: nobody). ValueError if it is no name."""
     def find_address(self, address: bytes, kind: int = 0) -> int:
@@ -100,7 +104,12 @@ class RunBuilder:
 class RunReader:
     """A cursor over a run's keys; each item is (name, [(scope, outcome, line)]). ValueError if a block is damaged."""
 
-    def __init__(self, load: Callable[[int], bytes], blocks: int, first: int = 0) -> None: ...
+    def __init__(
+        self,
+        load: Callable[[int], bytes],
+        blocks: int,
+        first: int = 0,
+    ) -> None: ...
     def find(self, key: bytes) -> list[tuple[int, int, int]]:
         """The rules of a key; reads on from where the cursor is."""
     def below(self, key: bytes) -> Iterator[tuple[bytes, list[tuple[int, int, int]]]]:
@@ -202,6 +211,28 @@ def changed_rules(
 
 def keys_below(reader: RunReader, key: bytes, limit: int) -> list[bytes]:
     """The keys below `key`, itself included, at most `limit` + 1; reads on from where the cursor is."""
+
+# -- guard: see lists/guard.py ----------------------------------------------------------------------------------------
+class SkipReader(RunReader):
+    """The same keys without some rules: `skip` has (key, {outcome << 2 | scope}) in the order of the keys."""
+
+    def __init__(self, under: RunReader, skip: list[tuple[bytes, frozenset[int]]]) -> None: ...
+
+def find_many(reader: RunReader, keys: list[bytes]) -> list[tuple[bytes, list[tuple[int, int, int]]]]:
+    """(key, [(scope, outcome, line)]) of those of the sorted `keys` that the run has; reads on from the cursor."""
+
+def first_from(reader: RunReader, key: bytes) -> bytes | None:
+    """The first key that is not before `key`; reads on from the cursor."""
+
+class RunDifference:
+    """What differs between two runs: (name, the old run's rules, the new one's), each [(scope, outcome, line)].
+
+    In the order of the keys; `outcomes` as for diff_runs(). ValueError if a block is damaged.
+    """
+
+    def __init__(self, old: RunReader, new: RunReader, outcomes: Sequence[int | None]) -> None: ...
+    def __iter__(self) -> RunDifference: ...
+    def __next__(self) -> tuple[bytes, list[tuple[int, int, int]], list[tuple[int, int, int]]]: ...
 
 class IndexPatch:
     """A copy of an index's buckets, side table and pairs, for changing. Of no use after an exception."""

@@ -42,6 +42,7 @@ PUNT_PATTERN = REASON_PATTERN
 
 cdef uint32_t MAPPED_WORD = int.from_bytes(b"\0\0\xff\xff", "little")
 
+include "pages.pyx"      # mapped files
 include "hash.pyx"       # the keyed hash of names
 include "wire.pyx"       # the packet
 include "reply.pyx"      # writing answers
@@ -68,6 +69,7 @@ include "read.pyx"       # reading runs
 include "transfer.pyx"   # zone transfers into rules
 include "merge.pyx"      # runs into the index's buckets
 include "patch.pyx"       # a copy of an index, changed where a list did
+include "guard.pyx"      # what is asked of runs before they go live
 
 # Who is in which group.
 include "clients.pyx"    # files and networks into the client map

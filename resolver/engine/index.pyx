@@ -6,10 +6,8 @@
 # whole truth. A bucket that was full when an entry came has that entry's filter bit set, and so has each bucket passed
 # on the way to a free slot: a clear bit ends the search.
 
-import mmap
 import os
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
@@ -190,7 +188,9 @@ cdef const char* index_sections_fault(uint64_t size, const IndexHeader* header) 
     return NULL
 
 
-cdef const char* index_fault(const uint8_t* file, const IndexHeader* header, IndexView* view) noexcept nogil:
+cdef const char* index_fault(
+    const uint8_t* file, const IndexHeader* header, IndexView* view, bint patient
+) noexcept nogil:
     """Check every id and offset of a file whose checksums are right, and fill in `view`; NULL, or what is wrong."""
     cdef const IndexSection* table = &header.table[0]
     cdef uint64_t at, used = 0, escaped = 0, empty = 0, fingerprint
@@ -277,6 +277,8 @@ cdef const char* index_fault(const uint8_t* file, const IndexHeader* header, Ind
     if view.side_count and empty == 0:
         return "the side table is full"
     for at in range(view.bucket_count):
+        if patient and at % (STEP // BUCKET_OCTETS) == STEP // BUCKET_OCTETS - 1:
+            stand_aside()
         bucket = view.buckets + at * BUCKET_OCTETS
         for slot in range(<uint32_t>BUCKET_SLOTS):
             fingerprint = load_le64(bucket + slot * 7) & FINGERPRINT
@@ -298,42 +300,28 @@ cdef class Index:
     """A verified, memory-mapped index file; `view` is what the engine's functions read. See engine.pyi."""
 
     cdef IndexView view
-    cdef Py_buffer buffer
-    cdef bint mapped
+    cdef Pages pages
     cdef SuffixTable nsnames
     cdef readonly str path
     cdef readonly uint64_t entries
     cdef readonly uint64_t bytes_hot
 
-    def __cinit__(self):
-        self.mapped = False
-
-    def __init__(self, path):
-        cdef object octets
-        if self.mapped:
+    def __init__(self, path, *, bint patient=False):
+        if self.pages is not None:
             raise RuntimeError("an Index is opened once")
         self.path = os.fspath(path)
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if os.fstat(fd).st_size < <int>sizeof(IndexHeader):
-                raise ValueError(f"{self.path}: no index file: shorter than its header")
-            octets = mmap.mmap(fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
-        finally:
-            os.close(fd)
-        PyObject_GetBuffer(octets, &self.buffer, PyBUF_SIMPLE)
-        self.mapped = True
-        self._verify()
+        self.pages = Pages()
+        self.pages.open(self.path, sizeof(IndexHeader), not patient)
+        self._verify(patient)
 
     def __dealloc__(self):
         cdef int i
         for i in range(RANGE_KINDS):
             free(self.view.ranges[i].first4)
-        if self.mapped:
-            PyBuffer_Release(&self.buffer)
 
-    cdef int _verify(self) except -1:
-        cdef const uint8_t* file = <const uint8_t*>self.buffer.buf
-        cdef uint64_t size = self.buffer.len, total
+    cdef int _verify(self, bint patient) except -1:
+        cdef const uint8_t* file = self.pages.at
+        cdef uint64_t size = self.pages.size, total
         cdef const IndexHeader* header = <const IndexHeader*>file
         cdef const char* fault = NULL
         cdef int i
@@ -341,7 +329,7 @@ cdef class Index:
             raise ValueError(f"{self.path}: no index file: the magic number is wrong")
         if header.version != INDEX_VERSION:
             raise ValueError(f"{self.path}: index version {header.version}, expected {INDEX_VERSION}: compile again")
-        if xxh64(file, sizeof(IndexHeader) - 8) != header.checksum:
+        if xxh64(file, sizeof(IndexHeader) - 8, False) != header.checksum:
             raise ValueError(f"{self.path}: the header's checksum is wrong")
         if header.sections != INDEX_SECTIONS or header.length != size:
             raise ValueError(f"{self.path}: {size} octets long, the header says {header.length}")
@@ -349,11 +337,11 @@ cdef class Index:
             fault = index_sections_fault(size, header)
             if fault == NULL:
                 for i in range(INDEX_SECTIONS):
-                    if xxh64(file + header.table[i].offset, header.table[i].length) != header.table[i].checksum:
+                    if xxh64(file + header.table[i].offset, header.table[i].length, patient) != header.table[i].checksum:
                         fault = "a section's checksum is wrong"
                         break
             if fault == NULL:
-                fault = index_fault(file, header, &self.view)
+                fault = index_fault(file, header, &self.view, patient)
         if fault != NULL:
             raise ValueError(f"{self.path}: {fault.decode()}")
         for i in range(RANGE_KINDS):

@@ -80,11 +80,21 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int close(int)
 
+cdef extern from "<sys/mman.h>" nogil:
+    void* mmap(void*, size_t, int, int, int, int64_t)
+    int munmap(void*, size_t)
+    void* MAP_FAILED
+    enum:
+        PROT_READ
+        MAP_SHARED
+        MAP_POPULATE
+
 cdef extern from "<time.h>" nogil:
     struct timespec:
         int64_t tv_sec
         long tv_nsec
     int clock_gettime(int, timespec*)
+    int nanosleep(const timespec*, timespec*)
     enum:
         CLOCK_MONOTONIC
         CLOCK_REALTIME

@@ -104,7 +104,7 @@ class Sources:
                 env=spawn.environment(),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # a terminal's SIGINT goes to the supervisor
+                process_group=0,  # a terminal's SIGINT goes to the supervisor
             )
         self._facts.fetcher = self._process.pid
         fault = ""

@@ -1,6 +1,6 @@
 """Builds a generation: lists → runs → index, config → matrix and client map → policy file, and the record of it all.
 
-    lock ─ take each list ─ index (only if a run or the order of lists changed) ─ policy file ─ record ─ delete the old
+    lock ─ take each list ─ guard ─ index (only if a run or the lists' order changed) ─ policy file ─ record ─ delete the old
 
 Where few names changed the index is the last one's, patched (patch.py); else, or asked to, all runs are merged (merge.py).
 After patches the runs are merged while nobody waits (tidy_generation), so that no change has to wait for that.
@@ -27,15 +27,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from resolver import counters
+from resolver import counters, decisions
 from resolver.config.load import load
 from resolver.config.model import Config, Group, ListConfig
+from resolver.config.model import Guard as GuardConfig
 from resolver.config.problem import ConfigError
 from resolver.config.types import Override as OverrideRule
 from resolver.engine.engine import Index
 from resolver.fetch.store import has_copy
+from resolver.lists import history
 from resolver.lists.clients import build_clients, outside
+from resolver.lists.guard import Guard
+from resolver.lists.guard import prepare as prepare_guard
 from resolver.lists.matrix import (
     CategoryPolicy,
     GroupPolicy,
@@ -48,7 +53,7 @@ from resolver.lists.matrix import (
 from resolver.lists.merge import ListRun, read_header, write_index
 from resolver.lists.patch import patch_index
 from resolver.lists.patterns import fitting
-from resolver.lists.reading import RUNS, Reading, check_list, describe, mend_list, take_list
+from resolver.lists.reading import Reading, as_read, check_list, describe, fault_of, mend_list, take_list
 from resolver.lists.report import ListOutcome, ListReport, Report
 from resolver.lists.standing import config_digest
 from resolver.membership import membership_now
@@ -56,10 +61,13 @@ from resolver.pause import PauseError
 from resolver.snapshot import (
     NO_EDE,
     NO_SLOT,
+    REJECTED,
+    RUNS,
     TEMPORARY,
     Generation,
     ListState,
     Policy,
+    base_of,
     generations,
     in_force,
     number_routes,
@@ -70,7 +78,7 @@ from resolver.snapshot import (
 )
 from resolver.vocabulary import Action
 
-KEEP = 3  # the newest generations whose files are kept, besides the one in force
+KEEP = 3  # the newest generations whose files are kept whatever their size, besides the one in force
 LOCK_WAIT = 60.0  # seconds that a build waits for another to end
 NICENESS = 10
 _FOLDERS = {RUNS: ".run", "index": ".index", "policy": ".policy", "generations": ".json"}
@@ -89,12 +97,13 @@ class BuildError(ValueError):
 
 
 def build_generation(
-    config: Config, state_dir: Path | None = None, *, force: bool = False, session: str = ""
+    config: Config, state_dir: Path | None = None, *, force: bool = False, session: str = "", rollback: int = 0
 ) -> Generation:
     """Build the next generation from the config and its lists as they are now; its `report` is a Report as JSON.
 
     `state_dir` is the config's if it is not given. `force` reads every list and writes a new index even where nothing
     seems to have changed. `session` names the life of a supervisor: within one, no list gets a slot that another had.
+    `rollback`: the number of a generation whose lists the new one has, as they were; no list is read, and its index serves.
     BuildError says why nothing came of it.
     """
     started = time.perf_counter()
@@ -104,6 +113,8 @@ def build_generation(
             (state_dir / folder).mkdir(mode=0o750, parents=True, exist_ok=True)
         with _locked(state_dir):
             _remove_litter(state_dir)
+            if rollback:
+                return _roll_back(config, state_dir, rollback, session, started)
             return _build(config, state_dir, force, session, started)
     except BuildError:
         raise
@@ -141,9 +152,11 @@ def tidy_generation(config: Config, state_dir: Path | None = None) -> Generation
                 index=index,
                 policy=name,
                 report=report.to_json(),
+                returns_to=0,
             )
             write_generation(state_dir, generation)
-            _remove_old(state_dir)
+            history.write_generation(state_dir, generation)
+            _remove_old(state_dir, config.guard)
             return generation
     except (OSError, ValueError) as error:
         raise BuildError(describe(error)) from error
@@ -163,9 +176,14 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
     served = [listed for listed in config.lists if listed.enabled != "no"]
     slots = _assign_slots(state_dir, [listed.name for listed in served], session, recorded)
 
-    readings = [
-        take_list(listed, state_dir, before.get(listed.name), slots[listed.name], force=force) for listed in served
+    decided = decisions.read(state_dir)
+    guard = Guard(config, state_dir, decided)
+    read = [
+        take_list(listed, state_dir, as_read(known) if known else None, slots[listed.name], force=force)
+        for listed in served
+        for known in [before.get(listed.name)]
     ]
+    readings = _judge(guard, state_dir, served, before, read)
     index = None if force else _known_index(state_dir, recorded, readings)
     made = "reused"
     if index is None:
@@ -174,7 +192,8 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
             made = "patched"
         else:
             made = "built"
-            readings = _write_index(state_dir, index, served, before, readings)
+            readings = _write_index(state_dir, index, guard, served, before, read, readings)
+    readings = history.write_changes(state_dir, number, before, readings)
     states = tuple(reading.state for reading in readings)
 
     members, moment, _ = membership_now(config, state_dir)
@@ -182,9 +201,8 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
     policy = replace(policy, clients=members.make(policy, moment))
     name = f"policy/{number}.policy"
     write_policy(state_dir / name, policy)
-    report = _report(
-        number, parent, made, readings, before, _warnings(config, states) + _left_out(state_dir / index, policy)
-    )
+    warnings = (*_warnings(config, states), *_left_out(state_dir / index, policy), *guard.warnings)
+    report = _report(number, parent, made, readings, before, warnings)
     report = replace(report, seconds=time.perf_counter() - started)
     generation = Generation(
         number=number,
@@ -195,10 +213,106 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
         policy=name,
         lists=states,
         report=report.to_json(),
+        decided=decided.serial,
     )
     write_generation(state_dir, generation)
-    _remove_old(state_dir)
+    history.write_generation(state_dir, generation)
+    _remove_old(state_dir, config.guard)
     return generation
+
+
+def _judge(
+    guard: Guard, state_dir: Path, served: Sequence[ListConfig], before: dict[str, ListState], read: Sequence[Reading]
+) -> list[Reading]:
+    """What the guard lets through. A run that turns out to be damaged there goes on to the merge, which mends it."""
+    judged = []
+    for listed, reading in zip(served, read, strict=True):
+        old = before.get(listed.name)
+        try:
+            judged.append(guard.judge(listed, old, reading))
+        except (OSError, ValueError):
+            old = old if old and fault_of(state_dir / RUNS, old) is None else None
+            again = mend_list(listed, state_dir, as_read(old) if old else None, reading)
+            judged.append(guard.judge(listed, old, again))
+    return judged
+
+
+def _roll_back(config: Config, state_dir: Path, target: int, session: str, started: float) -> Generation:
+    """A generation with the lists of an earlier one, and its index; what the config says of them is as it is now.
+
+    Lists that the config has no more are switched off in it, those it had not yet are empty. What lists had since is
+    kept as their pending version.
+    """
+    recorded = generations(state_dir)
+    known = {each.number: each for each in recorded}
+    if target not in known:
+        numbers = ", ".join(map(str, sorted(known)))
+        raise BuildError(f"generation {target} is not kept; there are {numbers or 'none'}")
+    back = known[target]
+    parent = known.get(in_force(state_dir), recorded[0])
+    number = _next_number(state_dir)
+    now = {state.name: state for state in parent.lists}
+    then = {state.name: state for state in back.lists}
+    added = [state for state in parent.lists if state.name not in then and state.run]
+    slots = _assign_slots(state_dir, [*then, *(state.name for state in added)], session, recorded)
+    states = [_returned(state, now.get(state.name), slots[state.name]) for state in back.lists]
+    states += [
+        replace(state, run="", names=0, pending=state.newest, held=REJECTED, quarantined=0, slot=slots[state.name])
+        for state in added
+    ]
+    policy = make_policy(config, state_dir / back.index, states)
+    name = f"policy/{number}.policy"
+    write_policy(state_dir / name, policy)
+    reports = {report.name: report for report in Report.from_json(back.report).lists}
+    readings = [
+        Reading(
+            state,
+            replace(
+                reports.get(state.name) or ListReport(state.name, ListOutcome.REUSED),
+                outcome=ListOutcome.REJECTED if state.held == REJECTED else ListOutcome.REUSED,
+                names=state.names,
+                added=0,
+                removed=0,
+                guard=f"rolled back to generation {target}" if state.held == REJECTED else "",
+                quarantined=state.quarantined,
+            ),
+        )
+        for state in states
+    ]
+    report = _report(number, parent, "reused", readings, {}, _warnings(config, states))
+    generation = Generation(
+        number=number,
+        parent=parent.number,
+        created=time.time(),
+        config=config_digest(config),
+        index=back.index,
+        policy=name,
+        lists=tuple(states),
+        report=replace(report, seconds=time.perf_counter() - started).to_json(),
+        decided=decisions.read(state_dir).serial + 1,  # the decision to roll back is recorded once this is in force
+        returns_to=target,
+    )
+    write_generation(state_dir, generation)
+    history.write_generation(state_dir, generation)
+    _remove_old(state_dir, config.guard)
+    return generation
+
+
+def _returned(then: ListState, now: ListState | None, slot: int) -> ListState:
+    """A list as it was, and what it has been since as its pending version."""
+    if now is None or not now.newest or now.run == then.run:
+        return replace(then, slot=slot)
+    pending = now.newest if now.newest != base_of(then.run) else ""
+    return replace(
+        then,
+        slot=slot,
+        source=now.source,
+        options=now.options,
+        seen=now.seen,
+        origin=now.origin,
+        pending=pending,
+        held=REJECTED if pending else "",
+    )
 
 
 def _next_number(state_dir: Path) -> int:
@@ -224,16 +338,27 @@ def _known_index(state_dir: Path, recorded: Sequence[Generation], readings: Sequ
 
 
 def _write_index(
-    state_dir: Path, index: str, served: Sequence[ListConfig], before: dict[str, ListState], readings: list[Reading]
+    state_dir: Path,
+    index: str,
+    guard: Guard,
+    served: Sequence[ListConfig],
+    before: dict[str, ListState],
+    read: Sequence[Reading],
+    readings: list[Reading],
 ) -> list[Reading]:
     """Merge the runs; a list whose run turns out to be damaged is read again, or left out, and the others serve."""
     try:
         _merge(state_dir, index, readings)
     except ValueError:
-        mended = [
-            mend_list(listed, state_dir, before.get(listed.name), reading)
-            for listed, reading in zip(served, readings, strict=True)
-        ]
+        mended = []
+        for listed, reading, judged in zip(served, read, readings, strict=True):
+            if fault_of(state_dir / RUNS, judged.state) is None:
+                mended.append(judged)
+                continue
+            known = before.get(listed.name)
+            old = known if known and fault_of(state_dir / RUNS, known) is None else None
+            again = mend_list(listed, state_dir, as_read(known) if known else None, reading)
+            mended.append(guard.judge(listed, old, again))
         if mended == readings:
             raise
         _merge(state_dir, index, mended)
@@ -309,7 +434,13 @@ def policy_rules(config: Config, states: Sequence[ListState]) -> PolicyRules:
     """What of the config decides between lists; lists that are missing have no place in the index and none here."""
     listed = {item.name: item for item in config.lists}
     return PolicyRules(
-        lists=[_list_policy(listed[state.name], state) for state in states if state.run],
+        lists=[
+            _list_policy(listed[state.name], state)
+            if state.name in listed
+            else ListPolicy(state.name, "", state.slot, override=Override(disabled=True))  # after a rollback
+            for state in states
+            if state.run
+        ],
         categories={
             name: CategoryPolicy(
                 action=category.action,
@@ -484,17 +615,33 @@ def _remove_litter(state_dir: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_old(state_dir: Path) -> None:
-    """Remove what belongs to none of the last KEEP generations nor to the one in force."""
+def _remove_old(state_dir: Path, guard: GuardConfig) -> None:
+    """Remove the files of all but the generations to go back to and the one in force."""
     recorded = generations(state_dir)
     current = in_force(state_dir)
-    kept = [known for place, known in enumerate(recorded) if place < KEEP or known.number == current]
-    needed = {file for known in kept for file in known.files()}
-    needed |= {f"generations/{known.number}.json" for known in kept}
+    needed: set[str] = set()
+    size = 0
+    for place, known in enumerate(recorded):
+        files = known.files() - needed
+        if place >= KEEP and known.number != current:
+            size += sum(_size_of(state_dir / file) for file in files)
+            if place >= guard.keep_generations or size > guard.keep_size:
+                continue
+        elif known.number != current:
+            size += sum(_size_of(state_dir / file) for file in files)
+        needed |= files | {f"generations/{known.number}.json"}
     for folder, suffix in _FOLDERS.items():
         for path in (state_dir / folder).iterdir():
             if path.suffix == suffix and f"{folder}/{path.name}" not in needed:
                 path.unlink(missing_ok=True)
+
+
+def _size_of(path: Path) -> int:
+    """Octets of a file; 0 if it has gone."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 # -- as a process -----------------------------------------------------------------------------------------------------
@@ -502,11 +649,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build a generation and say what came of it; the last line on standard output is JSON if --json asks for it.
 
     That is the Report, or {"error": text} after which the process ends with 1. --stdin takes the config from the
-    supervisor (Config.to_json) instead of reading it again.
+    supervisor (Config.to_json) instead of reading it again, and on a second line `{"force": …, "rollback": …}`.
     """
     parser = argparse.ArgumentParser(prog="resolver.lists.compile", description="Build a generation from the lists.")
     parser.add_argument("-c", "--config", help="the config file")
-    parser.add_argument("--stdin", action="store_true", help="take the config as JSON from standard input")
+    parser.add_argument(
+        "--stdin", action="store_true", help="config, and then orders, as lines of JSON on standard input"
+    )
     parser.add_argument("--json", action="store_true", help="the report as one line of JSON")
     parser.add_argument("--force", action="store_true", help="read every list again")
     parser.add_argument("--tidy", action="store_true", help="read no list; merge the index in force anew, when idle")
@@ -519,11 +668,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.stdin:
             Config()  # what takes time before a config can be read, while none is there yet
-        config = Config.from_json(sys.stdin.read()) if options.stdin else load(options.config)
+            prepare_guard()
+        order: dict[str, Any] = {}
+        if options.stdin:
+            text, _, rest = sys.stdin.read().partition("\n")
+            config = Config.from_json(text)
+            order = json.loads(rest or "{}")
+        else:
+            config = load(options.config)
         if options.tidy:
             generation = tidy_generation(config)
         else:
-            generation = build_generation(config, force=options.force, session=options.session)
+            generation = build_generation(
+                config,
+                force=options.force or bool(order.get("force")),
+                session=options.session,
+                rollback=int(order.get("rollback", 0)),
+            )
     except (ConfigError, BuildError) as error:
         print(f"error: {error}", file=sys.stderr)
         if options.json:

@@ -21,6 +21,7 @@ class Match(NamedTuple):
     name: str
     scope: Scope
     outcome: Outcome
+    left_out: str = ""  # why the guard keeps it from what is served
 
 
 class TriggerMatch(NamedTuple):
@@ -83,6 +84,13 @@ def _matches(label: str, path: Path, asked: str) -> Iterator[Match]:
             for rule in run.find(suffix):
                 if rule.scope & wanted:
                     yield Match(label, rule.line, suffix, rule.scope, rule.outcome)
+            for left in run.left_out:
+                speaks = left.name == suffix and bool(left.scope & wanted)
+                if left.pattern:
+                    speaks = suffix == asked and covers_pattern(asked)(left.name)
+                if speaks:
+                    why = f"{left.decided or 'waits for a decision'}, {left.protected} is {left.why}"
+                    yield Match(label, left.line, left.name, left.scope, left.outcome, why)
 
 
 def _suffixes(name: str) -> Iterator[str]:

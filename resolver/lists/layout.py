@@ -213,3 +213,8 @@ def key_of(name: bytes | str) -> bytes:
     """The key of a lower-case name: its labels from the TLD downward, each followed by a zero octet."""
     text = name.encode("ascii") if isinstance(name, str) else name
     return b"".join(label + b"\0" for label in reversed(text.split(b"."))) if text else b""
+
+
+def name_of(key: bytes) -> str:
+    """The name of a key; the root's is empty."""
+    return b".".join(reversed(key.split(b"\0")[:-1])).decode("ascii")

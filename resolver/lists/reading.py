@@ -27,12 +27,11 @@ from resolver.lists.parse import Options, read_files
 from resolver.lists.records import encode_records
 from resolver.lists.report import REFUSED_SHOWN, ListOutcome, ListReport, RefusedLine
 from resolver.lists.rules import Trigger
-from resolver.lists.runs import Refused, Run, RunHeader, count_triggers, diff, run_digest, run_path, write_run
+from resolver.lists.runs import Refused, Run, RunHeader, count_triggers, run_digest, run_path, write_run
 from resolver.lists.source import SourceStat, files_here, open_source, sha256_of, stat_of
 from resolver.lists.standing import is_unchanged
-from resolver.snapshot import ListState
+from resolver.snapshot import RUNS, ListState
 
-RUNS = "runs"  # folder below state_dir
 MAX_READINGS = 3  # of a source that changes while it is read
 # Kinds of triggers that upstream's answers are held against; those that nobody looks for cannot outrank a name's.
 ENFORCED_TRIGGERS = frozenset({"address", "nsdname", "nsip"})
@@ -51,7 +50,8 @@ def take_list(
 ) -> Reading:
     """The run of a list of the config, and what is to be said about it.
 
-    `before` is the list as the generation before had it. `force` reads the source even if it looks unchanged.
+    `before` is the list as it was read for the generation before (as_read). What changed is not in the report yet. `force`
+    reads the source even if it looks unchanged.
     """
     started = time.perf_counter()
     options = options_of(listed)
@@ -65,10 +65,14 @@ def take_list(
     except Exception as fault:  # a list may hold anything, and no list may harm another
         error = _named(describe(fault), listed, state_dir)
         outcome, state, header = _serve_on(state_dir / RUNS, fresh, None if isinstance(fault, _Dropped) else before)
-    added, removed = _changes(state_dir / RUNS, before, state)
     report = _report(listed, outcome, header, error)
     age, seconds = max(0.0, time.time() - state.seen), time.perf_counter() - started
-    return Reading(state, replace(report, added=added, removed=removed, age=age, seconds=seconds))
+    return Reading(state, replace(report, age=age, seconds=seconds))
+
+
+def as_read(before: ListState) -> ListState:
+    """A list as it was read last, whatever the guard let through of it."""
+    return replace(before, run=before.newest, pending="", held="", quarantined=0)
 
 
 def mend_list(listed: ListConfig, state_dir: Path, before: ListState | None, reading: Reading) -> Reading:
@@ -77,11 +81,11 @@ def mend_list(listed: ListConfig, state_dir: Path, before: ListState | None, rea
     For a merge that failed: until then a run's header is all that was looked at.
     """
     runs = state_dir / RUNS
-    if _fault_of(runs, reading.state) is None:
+    if fault_of(runs, reading.state) is None:
         return reading
     (runs / reading.state.run).unlink(missing_ok=True)
     again = take_list(listed, state_dir, before, reading.state.slot, force=True)
-    fault = _fault_of(runs, again.state)
+    fault = fault_of(runs, again.state)
     if fault is None:
         return again
     (runs / again.state.run).unlink(missing_ok=True)
@@ -188,7 +192,7 @@ def _take_zone(
     stat = stat_of(path)
     target = run_path(runs, record.digest)
     state = replace(fresh, source=((stat.path, stat.size, stat.mtime_ns, stat.inode),), seen=record.checked)
-    if force and (fault := _fault_of(state_dir / FOLDER, replace(state, run=f"{listed.name}/{path.name}"))):
+    if force and (fault := fault_of(state_dir / FOLDER, replace(state, run=f"{listed.name}/{path.name}"))):
         place.forget()
         raise ValueError(fault)
     known = before is not None and before.run == target.name
@@ -243,6 +247,7 @@ def _filled(state: ListState, run: str, header: RunHeader) -> ListState:
         state,
         run=run,
         names=header.names,
+        digest=str(header.source.get("digest", "")),
         replaces=header.replaces,
         rpz=header.report.get("format") == "rpz",
         zone=str(header.report.get("zone", "")),
@@ -251,7 +256,7 @@ def _filled(state: ListState, run: str, header: RunHeader) -> ListState:
     )
 
 
-def _fault_of(runs: Path, state: ListState) -> str | None:
+def fault_of(runs: Path, state: ListState) -> str | None:
     """What keeps a list's run from being merged: a damaged block, or data that is no record; None if nothing does."""
     if not state.run:
         return None
@@ -273,7 +278,7 @@ def _serve_on(
 ) -> tuple[ListOutcome, ListState, RunHeader | None]:
     """The last good run, unless what was blocked in it is now to be allowed or the other way round."""
     if before and before.run and before.kind == fresh.kind and (header := _header_of(runs, before.run)):
-        return ListOutcome.KEPT, replace(before, slot=fresh.slot), header
+        return ListOutcome.KEPT, _filled(replace(before, slot=fresh.slot), before.run, header), header
     return ListOutcome.MISSING, fresh, None
 
 
@@ -292,20 +297,6 @@ def _report(listed: ListConfig, outcome: ListOutcome, header: RunHeader | None, 
         refused=header.refused_count,
         refused_lines=_first_refused(header),
     )
-
-
-def _changes(runs: Path, before: ListState | None, state: ListState) -> tuple[int, int]:
-    """How many names were added and removed since the generation before."""
-    old, new = (before.run if before else ""), state.run
-    if old == new:
-        return 0, 0
-    if old and new:
-        try:
-            (added, _), (removed, _), _ = diff(runs / old, runs / new)
-        except (OSError, ValueError):  # the old one is damaged: what serves is not
-            return state.names, before.names if before else 0
-        return added, removed
-    return state.names, before.names if before else 0
 
 
 def _first_refused(header: RunHeader) -> tuple[RefusedLine, ...]:

@@ -31,6 +31,8 @@ class ListOutcome(StrEnum):
     KEPT = "kept"  # its source is missing or refused: the last good copy serves on
     MISSING = "missing"  # missing or refused, and there is no good copy: it blocks nothing
     GONE = "gone"  # no longer in the config, or switched off
+    HELD = "held"  # changed more than it may: what it was before serves on until somebody decides
+    REJECTED = "rejected"  # its newest version was rejected, or rolled back: what it was before serves on
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,34 @@ class RefusedLine:
 
 
 @dataclass(frozen=True, slots=True)
+class QuarantinedRule:
+    """A rule that the guard left out: its file, line and text, the name it stands at, which protected name it would
+    block, and why that one is protected. The text is "" where the file cannot be read now."""
+
+    path: str
+    line: int
+    text: str
+    name: str
+    protected: str
+    why: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}" if self.path else f"line {self.line}"
+        above = "" if self.name == self.protected else f" blocks {self.protected},"
+        text = f": {self.text}" if self.text else ""
+        return f"{place}: {self.name}{above} {'is ' if not above else 'which is '}{self.why}{text}"
+
+
+@dataclass(frozen=True, slots=True)
 class ListReport:
     """One list in one build.
 
     `names`, `added` and `removed` count names against the generation before; `triggers` counts the rules that are not
     names by the word of their kind: address, client, nsdname, nsip, pattern. `refused` counts lines, of which the first
     are in `refused_lines`; `duplicates` counts rules said twice. `error` says why a list is kept or missing. `age`:
-    seconds since its source was last found good; `seconds`: what this build spent on it.
+    seconds since its source was last found good; `seconds`: what this build spent on it. `guard`: what the guard has to say
+    of it; `pending_names`: of the version that is held or rejected; `quarantined`: rules left out that wait for a
+    decision, of which the first are in `quarantined_rules`.
     """
 
     name: str
@@ -67,11 +90,29 @@ class ListReport:
     error: str = ""
     age: float = 0.0
     seconds: float = 0.0
+    guard: str = ""
+    pending_names: int = 0
+    quarantined: int = 0
+    quarantined_rules: tuple[QuarantinedRule, ...] = ()
 
     @property
     def is_alarm(self) -> bool:
         """Whether somebody should look at this list."""
-        return self.outcome in (ListOutcome.KEPT, ListOutcome.MISSING)
+        return self.outcome in (ListOutcome.KEPT, ListOutcome.MISSING, ListOutcome.HELD)
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the list, in words; "" if nothing is."""
+        if self.outcome is not ListOutcome.HELD:
+            return self.error
+        return "; ".join(part for part in (self.error, f"held: {self.guard}; {self.advice}") if part)
+
+    @property
+    def advice(self) -> str:
+        """What to do about what the guard did; "" if nothing is to be done."""
+        if not self.quarantined and self.outcome is not ListOutcome.HELD:
+            return ""
+        return f"'tampah approve {self.name}' lets it go live, 'tampah reject {self.name}' keeps it out"
 
     def line(self) -> str:
         """The list's state in one line for a person."""
@@ -84,6 +125,14 @@ class ListReport:
             text += f", {count:,} {_SHOWN.get(kind, kind)}"
         if self.refused:
             text += f", {self.refused:,} lines refused"
+        if self.outcome in (ListOutcome.HELD, ListOutcome.REJECTED):
+            text += f"; {self.outcome}: {self.guard}; what it was before serves on"
+        elif self.guard:
+            text += f"; {self.guard}"
+        if self.quarantined:
+            text += f", quarantined rules: {self.quarantined:,}"
+        if self.advice:
+            text += f"; {self.advice}"
         if self.outcome is ListOutcome.KEPT:
             text += f"; {self.error}; the copy of {duration(self.age)} ago serves on"
         elif self.outcome is ListOutcome.MISSING:
@@ -95,6 +144,8 @@ class ListReport:
         yield self.line()
         for refused in self.refused_lines:
             yield f"  {refused.path}:{refused.line}: {refused.reason}: {refused.text}"
+        for rule in self.quarantined_rules:
+            yield f"  quarantined: {rule}"
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -121,6 +172,11 @@ class Report:
     def served(self) -> tuple[ListReport, ...]:
         """The lists of this generation, those that are gone left out."""
         return tuple(report for report in self.lists if report.outcome is not ListOutcome.GONE)
+
+    @property
+    def quarantines(self) -> tuple[ListReport, ...]:
+        """The lists of which rules are left out and somebody has to decide."""
+        return tuple(report for report in self.lists if report.quarantined)
 
     @property
     def alarms(self) -> tuple[ListReport, ...]:
@@ -152,6 +208,7 @@ class Report:
                     **item,
                     "outcome": ListOutcome(item["outcome"]),
                     "refused_lines": tuple(RefusedLine(**refused) for refused in item["refused_lines"]),
+                    "quarantined_rules": tuple(QuarantinedRule(**rule) for rule in item.get("quarantined_rules", ())),
                 }
             )
             for item in body["lists"]

@@ -18,16 +18,20 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from resolver.engine.engine import (
     DeltaReader,
     RunBuilder,
+    RunDifference,
     RunReader,
     SideReader,
+    SkipReader,
     checksum,
     diff_runs,
+    find_many,
     find_rules,
+    first_from,
     keys_below,
     rules_below,
 )
@@ -40,11 +44,16 @@ from resolver.lists.layout import (
     Block,
     RunSection,
     key_of,
+    name_of,
     pack_blocks,
     unpack_blocks,
 )
 from resolver.lists.rules import Outcome, Trigger, TriggerKind
+from resolver.snapshot import VIEW_SUFFIX
 from resolver.vocabulary import Action, Scope, Verb
+
+if TYPE_CHECKING:
+    from resolver.lists.view import LeftOut
 
 COMPRESS_LEVEL = 1  # level 6 saves 3 % and takes twice the time
 COMPRESS_THREADS = 2
@@ -231,10 +240,20 @@ class _Layer:
 
 
 class Run:
-    """An open run file, its header and block index verified; a block is verified when it is read. Damaged if not."""
+    """An open run file, its header and block index verified; a block is verified when it is read. Damaged if not.
+
+    `path` may be a view's (view.py): then this is the run without the rules in `left_out`.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = SectionReader(path, RUN)
+        view = None
+        if path.name.endswith(VIEW_SUFFIX):
+            from resolver.lists.view import read_view, skips  # which knows runs
+
+            view = read_view(path)
+        self.left_out: tuple[LeftOut, ...] = view.rules if view else ()
+        self._skip: list[tuple[bytes, frozenset[int]]] | None = None
+        self._file = SectionReader(path.with_name(view.base) if view else path, RUN)
         try:
             self.header = _unpack_header(self._file.read(RunSection.TEXT))
             self._base = _Layer(self._file, RunSection.INDEX)
@@ -242,6 +261,14 @@ class Run:
         except (struct.error, KeyError, TypeError, ValueError) as error:
             self._file.close()
             raise error if isinstance(error, Damaged) else self._file.damaged(error) from error
+        if view:
+            self._skip = skips(view.rules, {outcome: number for number, outcome in enumerate(self.header.outcomes)})
+            header = self.header
+            names = sum(not rule.pattern for rule in view.rules)
+            self.header = replace(header, names=header.names - view.names, rules=header.rules - names)
+            if names < len(view.rules):
+                kept = self.triggers()
+                self.header = replace(self.header, triggers=count_triggers(kept), trigger_digest=_trigger_digest(kept))
 
     @property
     def file(self) -> SectionReader:
@@ -251,20 +278,44 @@ class Run:
     def reader(self, first: int = 0) -> RunReader:
         """A cursor over the keys from block `first` on."""
         if not self._delta.blocks:
-            return self._base.reader(first)
+            return self._seen(self._base.reader(first))
         start = self._base.blocks[first].first if first else b""
-        return DeltaReader(self._base.reader(first), self._delta.reader(self._delta.place(start)), start)
+        return self._seen(DeltaReader(self._base.reader(first), self._delta.reader(self._delta.place(start)), start))
 
-    def readers_against(self, before: Run) -> tuple[RunReader, RunReader]:
-        """Cursors over `before` and this run that leave out names of which both are known to say the same."""
+    def _seen(self, reader: RunReader) -> RunReader:
+        """The same without what a view leaves out."""
+        return SkipReader(reader, self._skip) if self._skip else reader
+
+    def find_many(self, names: Iterable[str]) -> Iterator[tuple[str, list[RunRule]]]:
+        """Those of the names that the list has, with their rules, in the order of the keys: one pass, block by block."""
+        for place, group in groupby(sorted(map(key_of, names)), self._base.place):
+            for key, rules in find_many(self.reader(place), list(group)):
+                yield name_of(key), [self._rule(*rule) for rule in rules]
+
+    def children(self, name: str) -> Iterator[str]:
+        """The names one label below `name` that the list has, without reading what is below those."""
+        base = key_of(name)
+        at = base + b"\1"  # before all below `name`
+        while (key := first_from(self._reader_at(at), at)) is not None and key.startswith(base):
+            end = key.index(0, len(base)) + 1
+            if len(key) == end:
+                yield name_of(key)
+            at = key[: end - 1] + b"\1"  # after all below that child
+
+    def shares_blocks(self, before: Run) -> bool:
+        """Whether this run and `before` are told apart by their deltas and what views leave out of them."""
         ours, theirs = self.header, before.header
         known = ours.outcomes[: ours.base_outcomes]
         is_known = known == theirs.outcomes[: theirs.base_outcomes] and ours.replaces == theirs.replaces
-        if not is_known or self._base.blocks != before._base.blocks:
+        return is_known and self._base.blocks == before._base.blocks
+
+    def readers_against(self, before: Run) -> tuple[RunReader, RunReader]:
+        """Cursors over `before` and this run that leave out names of which both are known to say the same."""
+        if not self.shares_blocks(before) or (self._skip or []) != (before._skip or []):
             return before.reader(), self.reader()
         return (
-            SideReader(before._delta.reader(), self._delta.reader()),
-            SideReader(self._delta.reader(), before._delta.reader()),
+            self._seen(SideReader(before._delta.reader(), self._delta.reader())),
+            self._seen(SideReader(self._delta.reader(), before._delta.reader())),
         )
 
     def delta(self) -> list[tuple[bytes, tuple[int, ...]]]:
@@ -305,9 +356,11 @@ class Run:
     def triggers(self) -> list[Trigger]:
         """The rules that are not names, in the order of kind and line. Damaged if they are not whole."""
         try:
-            return _unpack_triggers(self._file.read(RunSection.TRIGGERS), self.header.outcomes)
+            every = _unpack_triggers(self._file.read(RunSection.TRIGGERS), self.header.outcomes)
         except (zlib.error, struct.error, ValueError, IndexError) as error:
             raise error if isinstance(error, Damaged) else self._file.damaged(error) from error
+        gone = {(rule.name, rule.outcome) for rule in self.left_out if rule.pattern}
+        return [each for each in every if each.kind is not TriggerKind.PATTERN or (each.text, each.outcome) not in gone]
 
     def keys_below(self, keys: Iterable[bytes], limit: int) -> list[bytes]:
         """These keys and all below them, as far as the list has them; at most `limit` + 1. Quickest in their order."""
@@ -338,6 +391,14 @@ class Run:
             return RunRule(Scope(scope), self.header.outcomes[outcome], line)
         except IndexError:
             raise self._file.damaged(f"a rule has outcome {outcome}, which is not in the table") from None
+
+
+def differences(before: Run, after: Run) -> Iterator[tuple[str, list[RunRule], list[RunRule]]]:
+    """Every name that differs between two runs of a list: its rules before and after, none where it was not there."""
+    ids = {outcome: number for number, outcome in enumerate(after.header.outcomes)}
+    outcomes = [ids.get(outcome) for outcome in before.header.outcomes]
+    for name, old, new in RunDifference(*after.readers_against(before), outcomes):
+        yield name.decode(), [before._rule(*rule) for rule in old], [after._rule(*rule) for rule in new]
 
 
 def diff(old: Path, new: Path) -> RunDiff:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resolver import __version__
+from resolver import __version__, decisions
 from resolver.lists.source import files_here, stat_of
 from resolver.snapshot import Generation, ListState, last_good
 
@@ -27,13 +27,15 @@ def standing(config: Config, digest: str, state_dir: Path) -> Generation | None:
     None. `digest` is config_digest of the config."""
     generation = last_good(state_dir)
     served = [listed for listed in config.lists if listed.enabled != "no"]
-    if generation is None or generation.config != digest or len(served) != len(generation.lists):
+    if generation is None or generation.decided != decisions.read(state_dir).serial:
+        return None
+    if generation.config != digest or len(served) != len(generation.lists):
         return None
     try:
         for listed, state in zip(served, generation.lists, strict=True):
             stats = [stat_of(file) for file in files_here(listed, state_dir)]
             source = [(stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats]
-            if not state.run or state.name != listed.name or not is_unchanged(source, state):
+            if not (state.run or state.pending) or state.name != listed.name or not is_unchanged(source, state):
                 return None
     except (OSError, ValueError):
         return None

@@ -36,7 +36,7 @@ from resolver import control
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 20.0  # seconds for anything to happen
+PATIENCE = 60.0  # seconds for anything to happen
 
 
 def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:

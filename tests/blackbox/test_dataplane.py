@@ -56,6 +56,22 @@ def ask(connection: socket.socket) -> bool:
         return False
 
 
+def test_the_next_builder_gives_way_to_workers_and_not_to_a_terminals_interrupt(tmp_path: Path) -> None:
+    def builder(server: Server) -> int:
+        for pid in server.workers_by_proc():
+            if b"resolver.lists.compile" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        return 0
+
+    with make(tmp_path) as server:
+        assert server.process is not None
+        pid = until(lambda: builder(server), "the next builder waits")
+        # A session of its own would be a scheduling group of its own (sched(7), autogroup), and niceness counts in a group.
+        assert os.getsid(pid) == os.getsid(server.process.pid)
+        assert os.getpgid(pid) != os.getpgid(server.process.pid)
+        assert os.getpriority(os.PRIO_PROCESS, server.worker_pids()[0]) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
 def test_thousands_of_idle_connections_cost_little_and_hinder_nobody(tmp_path: Path) -> None:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert files > CONNECTIONS + 500, f"{CONNECTIONS} connections need more files than {files}"

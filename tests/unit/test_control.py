@@ -28,10 +28,12 @@ SWAP = control.Swap(
 )
 EVERY = [
     control.Configure(
-        1, (control.Bound(5, 2, False, True), control.Bound(6, 10, True, False)), 9, 11, 10, "00ff", 1 << 20
+        1, (control.Bound(5, 2, False, True), control.Bound(6, 10, True, False, "tls")), 9, 11, 10, "00ff", 1 << 20
     ),
     control.Overlay(2, (control.OverlayEntry("x.example", 2, 1.5, 0.0),)),
     control.Overlaid(2),
+    control.Certificate(1, "-----BEGIN CERTIFICATE-----\n", "-----BEGIN PRIVATE KEY-----\n", "RSAPrivateKey"),
+    control.Certified(1),
     control.Override("x.example", 1, 3600.0),
     control.TakeBack("x.example"),
     SWAP,
@@ -54,7 +56,9 @@ EVERY = [
     control.Changed(("ads",)),
     control.Done(4, {"ads": "HTTP 404"}),
     control.Reload(),
-    control.Reload(True, ("ads",)),
+    control.Reload(True, ("ads",), True),
+    control.Decide("ads", True, ("co.id", "com"), "the ministry says so"),
+    control.RollBack(3, "a bad update"),
     control.Status(),
     control.Statistics(),
     control.Report({"lists": [{"name": "x", "names": 3}], "ok": True}),

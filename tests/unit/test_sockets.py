@@ -14,6 +14,7 @@ import pytest
 
 from resolver.config.addresses import Endpoint
 from resolver.sockets import SocketError, Sockets, family_of, has_ipv6, holders
+from tests.ports import free_port
 
 LOOPBACK = Endpoint("127.0.0.1", 0)
 
@@ -33,7 +34,7 @@ def _close(clients: list[socket.socket]) -> None:
 
 
 def test_each_worker_has_its_own_udp_socket_and_all_share_tcp() -> None:
-    sockets = Sockets([LOOPBACK], 3)
+    sockets = Sockets({"dns": [LOOPBACK]}, 3)
     udp = {bound.fd for worker in range(3) for bound in sockets.of(worker) if not bound.stream}
     tcp = {bound.fd for worker in range(3) for bound in sockets.of(worker) if bound.stream}
     assert len(udp) == 3 and len(tcp) == 1
@@ -52,9 +53,9 @@ def test_each_worker_has_its_own_udp_socket_and_all_share_tcp() -> None:
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 def test_ipv4_and_ipv6_wildcards_stand_side_by_side_and_tell_the_address_asked() -> None:
-    sockets = Sockets([Endpoint("0.0.0.0", 0)], 1)
+    sockets = Sockets({"dns": [Endpoint("0.0.0.0", 0)]}, 1)
     port = sockets.addresses[0].port
-    both = Sockets([Endpoint("::", port)], 1)
+    both = Sockets({"dns": [Endpoint("::", port)]}, 1)
     for made, host in ((sockets, "127.0.0.3"), (both, "::1")):
         [bound] = [bound for bound in made.of(0) if not bound.stream]
         assert bound.wildcard
@@ -81,16 +82,16 @@ def test_an_occupied_port_names_address_port_and_process(kind: socket.SocketKind
         assert other.stdout is not None
         port = int(other.stdout.readline())
         with pytest.raises(SocketError) as caught:
-            Sockets([Endpoint("127.0.0.1", port)], 2)
+            Sockets({"dns": [Endpoint("127.0.0.1", port)]}, 2)
         assert other.stdin is not None
         other.stdin.close()
     assert f"127.0.0.1:{port}" in str(caught.value)
     assert f"pid {other.pid}" in str(caught.value)
-    Sockets([Endpoint("127.0.0.1", port)], 2).close()  # free again, and nothing was left open
+    Sockets({"dns": [Endpoint("127.0.0.1", port)]}, 2).close()  # free again, and nothing was left open
 
 
 def test_holders_finds_every_process_of_a_port() -> None:
-    sockets = Sockets([LOOPBACK], 2)
+    sockets = Sockets({"dns": [LOOPBACK]}, 2)
     assert [pid for pid, _ in holders(sockets.addresses[0])] == [os.getpid()]
     sockets.close()
 
@@ -98,17 +99,33 @@ def test_holders_finds_every_process_of_a_port() -> None:
 @pytest.mark.parametrize("other", ["127.0.0.1", "0.0.0.0"])
 def test_overlapping_addresses_of_one_config_are_named(other: str) -> None:
     with pytest.raises(SocketError, match=rf"{other}:5335 overlaps 0\.0\.0\.0:5335"):
-        Sockets([Endpoint("0.0.0.0", 5335), Endpoint(other, 5335)], 1)
+        Sockets({"dns": [Endpoint("0.0.0.0", 5335), Endpoint(other, 5335)]}, 1)
+
+
+def test_each_key_has_its_kinds_of_sockets_and_may_share_a_port_where_protocols_differ() -> None:
+    port = free_port()
+    sockets = Sockets(
+        {"dns": [LOOPBACK], "tls": [Endpoint("127.0.0.1", port)], "quic": [Endpoint("127.0.0.1", port)]}, 2
+    )
+    kinds = sorted((bound.kind, bound.stream) for bound in sockets.of(1))
+    assert kinds == [("dns", False), ("dns", True), ("quic", False), ("tls", True)]
+    assert sockets.names[1:] == [f"tls://127.0.0.1:{port}", f"quic://127.0.0.1:{port}"]
+    sockets.close()
+    sockets = Sockets({"https": [LOOPBACK]}, 1)
+    assert sorted((bound.kind, bound.stream) for bound in sockets.of(0)) == [("https", True), ("https3", False)]
+    sockets.close()
+    with pytest.raises(SocketError, match=r"listen\.https: .* overlaps .* of listen\.tls"):
+        Sockets({"tls": [Endpoint("127.0.0.1", port)], "https": [Endpoint("0.0.0.0", port)]}, 1)
 
 
 def test_an_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(SocketError, match=r"192\.0\.2\.1:5335: this machine does not have that address"):
-        Sockets([Endpoint("192.0.2.1", 5335)], 1)
+        Sockets({"dns": [Endpoint("192.0.2.1", 5335)]}, 1)
 
 
 def test_what_was_queued_before_a_drain_is_answered_and_nothing_is_taken_after() -> None:
     for host in ("127.0.0.1", "0.0.0.0"):
-        sockets = Sockets([Endpoint(host, 0)], 1)
+        sockets = Sockets({"dns": [Endpoint(host, 0)]}, 1)
         target = Endpoint("127.0.0.1", sockets.addresses[0].port)
         clients = _ask(target, 3)
         sockets.refuse_new()
@@ -143,11 +160,11 @@ def _without_ipv6(script: str) -> str:
 def test_loopback_on_a_machine_without_ipv6_is_a_warning_beside_another_address() -> None:
     script = (
         "from resolver.sockets import *\n"
-        "s = Sockets([Endpoint('127.0.0.1', 5335), Endpoint('::1', 5335)], 1)\n"
+        "s = Sockets({'dns': [Endpoint('127.0.0.1', 5335), Endpoint('::1', 5335)]}, 1)\n"
         "print(s.warnings, [str(a) for a in s.addresses])\n"
-        "try: Sockets([Endpoint('::1', 5336)], 1)\n"
+        "try: Sockets({'dns': [Endpoint('::1', 5336)]}, 1)\n"
         "except SocketError as error: print(error)\n"
-        "try: Sockets([Endpoint('2001:db8::1', 5336)], 1)\n"
+        "try: Sockets({'dns': [Endpoint('2001:db8::1', 5336)]}, 1)\n"
         "except SocketError as error: print(error)\n"
     )
     first, alone, foreign = _without_ipv6(script).splitlines()
@@ -162,7 +179,7 @@ def test_a_low_port_without_privilege_says_what_to_do() -> None:
     script = (
         "from resolver.sockets import *\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "try: Sockets([Endpoint('127.0.0.1', 53)], 1)\n"
+        "try: Sockets({'dns': [Endpoint('127.0.0.1', 53)]}, 1)\n"
         "except SocketError as error: print(error)\n"
     )
     assert "CAP_NET_BIND_SERVICE" in _without_ipv6(script)

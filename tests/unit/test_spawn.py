@@ -118,3 +118,20 @@ gate.set()
 """)
     assert lines == ["True", "False"]
     assert os.environ["PATH"] == environment()["PATH"]
+
+
+def test_short_turns_are_what_the_kernel_then_has_for_the_process() -> None:
+    lines = _run("""
+import ctypes, platform
+os.nice(3)
+granted = spawn.take_short_turns()
+number = {"x86_64": 315}.get(platform.machine(), 275)  # sched_getattr(2)
+attributes = ctypes.create_string_buffer(48)
+ctypes.CDLL(None).syscall(number, 0, attributes, 48, 0)
+size, policy, flags, nice, priority, runtime, *_ = spawn._SCHED_ATTR.unpack(attributes.raw)
+print(granted, policy == os.SCHED_OTHER, nice, runtime == spawn._SHORT)
+""")
+    granted, is_normal, nice, is_short = lines[0].split()
+    assert (is_normal, nice) == ("True", "3")
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    assert is_short == str(granted == "True" and release >= (6, 12))

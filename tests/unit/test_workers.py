@@ -65,7 +65,7 @@ class Crew:
         self.do(todo)
         self.facts = Facts()
         self.fds = make_counters(2)
-        self.workers = Workers(Sockets([], 2), self.fds, 2 << 20, self.facts)
+        self.workers = Workers(Sockets({}, 2), self.fds, 2 << 20, self.facts)
 
     def do(self, todo: dict[str, Any]) -> None:
         (self.folder / "todo").write_text(json.dumps(todo))

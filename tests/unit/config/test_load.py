@@ -453,3 +453,21 @@ def test_a_container_has_as_much_memory_as_its_control_groups_allow(tmp_path: Pa
     assert machine.memory(tmp_path, own) == whole
     (tmp_path / "a" / "memory.max").write_text("1048576\n")
     assert machine.memory(tmp_path, own) == 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("listen", "path"),
+    [
+        ("tls: [127.0.0.1:853]", "listen.tls"),
+        ("quic: [127.0.0.1:853], certificate: {chain: '', key: a.key}", "listen.certificate.chain"),
+        ("https: [127.0.0.1:443], certificate: {chain: a.pem}", "listen.certificate.key"),
+        ("certificate: {chain: a.pem}", "listen.certificate"),
+    ],
+)
+def test_encrypted_listeners_need_a_whole_certificate(tmp_path: Path, listen: str, path: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"listen: {{{listen}}}")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    problem = next(each for each in caught.value.problems if each.severity == "error")
+    assert problem.path == path and "expected" in problem.message

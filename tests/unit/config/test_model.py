@@ -12,8 +12,9 @@ from resolver import counters
 from resolver.config.addresses import Endpoint, Mac
 from resolver.config.load import load
 from resolver.config.model import BlockAnswer, Config, Group
+from resolver.config.problem import ConfigError
 from resolver.config.schema import SECTIONS
-from resolver.config.types import Override
+from resolver.config.types import NO_LIMIT, Override
 from resolver.vocabulary import EDE, Action
 
 
@@ -223,3 +224,21 @@ def test_every_key_says_what_it_is() -> None:
         assert section.__doc__
         for name, field in section.model_fields.items():
             assert field.description and field.description.endswith("."), f"{section.__name__}.{name}"
+
+
+def test_limits_of_the_guard_survive_the_way_to_the_builder(tmp_path: Path) -> None:
+    config = configured(
+        tmp_path,
+        "guard: {shrink: 12.5%, grow: no, protect: [bank.example]}\n"
+        "lists: [{name: ads, source: ads.txt, max_shrink: no, max_grow: 250%}]\n",
+    )
+    assert (config.guard.shrink, config.guard.grow, config.guard.protect) == (0.125, NO_LIMIT, ("bank.example",))
+    assert (config.lists[0].max_shrink, config.lists[0].max_grow) == (NO_LIMIT, 2.5)
+    assert Config.from_json(config.to_json()) == config
+    assert configured(tmp_path, "guard: {protect: names.txt}").protect_path == tmp_path / "names.txt"
+
+
+@pytest.mark.parametrize("share", ["30", "0.3", "-3%", "thirty", "yes"])
+def test_a_limit_is_a_share(tmp_path: Path, share: str) -> None:
+    with pytest.raises(ConfigError, match=r"guard\.shrink: expected a share such as 30%"):
+        configured(tmp_path, f"guard: {{shrink: {share}}}")

@@ -51,6 +51,8 @@ lists:
     max_size: null
     enabled: yes
     mandatory: no
+    max_shrink: 30%
+    max_grow: no
     override: given
     max_ttl: 1h
     add_soa: yes
@@ -75,6 +77,8 @@ rebinding:
 rewrites: [{name: nas.lan, answers: [192.168.1.5]}]
 rate_limit: {per_second: 0, prefix4: 24, prefix6: 56, action: truncate}
 connections: {per_worker: 20000, per_client: 64, idle: 10s}
+guard: {shrink: 30%, grow: 100%, floor: 20, public_suffixes: all, protect: [], asked: 1000,
+        keep_generations: 10, keep_size: 4GiB}
 admin: {listen: "127.0.0.1:8053"}
 query_log: {keep: 7d, what: all, clients: full, size: 1GiB}
 """

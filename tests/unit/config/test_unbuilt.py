@@ -11,12 +11,11 @@ from resolver.config.load import load
 from resolver.config.model import Config
 from resolver.config.problem import ConfigError
 
+CERTIFICATE = "certificate: {chain: a.pem, key: a.key}"
 WARNED = [
-    ("listen: {tls: [127.0.0.1:853]}", "listen.tls", "127.0.0.1:853"),
-    ("listen: {https: [127.0.0.1:443]}", "listen.https", ""),
-    ("listen: {quic: [127.0.0.1:853]}", "listen.quic", ""),
-    ("listen: {certificate: {chain: a.pem}}", "listen.certificate.chain", ""),
-    ("listen: {certificate: {key: a.pem}}", "listen.certificate.key", ""),
+    (f"listen: {{tls: [127.0.0.1:853], {CERTIFICATE}}}", "listen.tls", "127.0.0.1:853"),
+    (f"listen: {{https: [127.0.0.1:443], {CERTIFICATE}}}", "listen.https", ""),
+    (f"listen: {{quic: [127.0.0.1:853], {CERTIFICATE}}}", "listen.quic", ""),
     ("upstream: {servers: [9.9.9.9, tls://1.1.1.1]}", "upstream.servers[1]", ""),
     ("upstream: {servers: [quic://9.9.9.9, 1.1.1.1]}", "upstream.servers[0]", ""),
     (
@@ -36,6 +35,7 @@ REFUSED = [
 ]
 BUILT = [
     "listen: {tls: [], certificate: {chain: ''}}",
+    f"listen: {{{CERTIFICATE}}}",
     "upstream: {servers: [udp://9.9.9.9, tcp://1.1.1.1, 8.8.8.8], strategy: ordered}",
     "upstream: {strategy: random}",
     "upstream: {strategy: parallel}",
@@ -100,7 +100,7 @@ rewrites: [{name: nas.lan, answers: [10.0.0.1]}]
 
 def test_a_file_that_is_too_little_without_what_is_ignored_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(write(tmp_path, "listen:\n  dns: []\n  tls: [127.0.0.1:853]"))
+        load(write(tmp_path, f"listen:\n  dns: []\n  tls: [127.0.0.1:853]\n  {CERTIFICATE}"))
     assert [str(problem).removeprefix(f"{tmp_path}/") for problem in caught.value.problems] == [
         "config.yaml:3: listen.tls: not built yet: ignored (DNS over TLS)",
         "config.yaml:1: listen: expected at least one address to listen on",

@@ -236,7 +236,19 @@ def refused(folder: Path, octets: bytes) -> str:
     path.write_bytes(octets)
     with pytest.raises(ValueError, match=r"bad\.index") as caught:
         Index(path)
+    with pytest.raises(ValueError, match=r"bad\.index") as patiently:
+        Index(path, patient=True)
+    assert str(patiently.value) == str(caught.value)
     return str(caught.value)
+
+
+def test_a_file_opened_patiently_says_the_same(tmp_path: Path, good: bytes) -> None:
+    path = tmp_path / "good.index"
+    path.write_bytes(good)
+    at_once, patient = Index(path), Index(path, patient=True)
+    names = [f"{below}n{number}.example" for number in range(0, 34_000, 97) for below in ("", "www.")]
+    assert [patient.find(name) for name in names] == [at_once.find(name) for name in names]
+    assert patient.entries == at_once.entries > 33_000
 
 
 def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, good: bytes) -> None:

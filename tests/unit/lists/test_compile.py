@@ -515,6 +515,7 @@ def test_litter_of_a_build_that_died_is_removed_and_foreign_files_stay(site: Sit
 
 
 def test_old_generations_go_but_never_the_one_in_force(site: Site) -> None:
+    site.settings["guard"] = {"keep_generations": 3}
     first, _ = site.build()
     put_in_force(site.state_dir, 1)
     for number in range(5):

@@ -54,7 +54,8 @@ class Site:
             (folder / f"zone{number}.rpz").write_text(HEAD.format(zone=f"zone{number}") + text)
             lists.append({"name": f"zone{number}", "source": f"zone{number}.rpz", "format": "rpz", **options})
         file = folder / "config.yaml"
-        file.write_text(yaml.safe_dump({"lists": lists, "allow_from": ["0.0.0.0/0", "::/0"]}))
+        config = {"lists": lists, "allow_from": ["0.0.0.0/0", "::/0"], "guard": {"public_suffixes": "none"}}
+        file.write_text(yaml.safe_dump(config))
         self.config = load(file)
         self.engine = Engine(counters=memoryview(bytearray(counters.SIZE)), cache_bytes=1 << 20)
         self.reload()
