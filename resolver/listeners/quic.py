@@ -195,6 +195,15 @@ class QuicServer:
         """Speak DNS over QUIC on a bound socket, which from now on belongs to this server."""
         self._open(_Door(sock, wildcard=wildcard, alpn=DOQ, make=self._make_doq, refusal=Doq.PROTOCOL_ERROR))
 
+    def listen_http3(self, sock: socket.socket, *, wildcard: bool, path: bytes) -> None:
+        """Speak DNS over HTTP/3 on a bound socket, likewise; `path`: where queries are taken."""
+        from resolver.listeners import http3  # here: only who needs HTTP has it in memory
+
+        def make(quic: Connection, ask: Callable[[int, bytes], None]) -> Service:
+            return http3.Http3Service(quic, ask, path=path, patience=self.limits.frame)
+
+        self._open(_Door(sock, wildcard=wildcard, alpn=http3.ALPN, make=make, refusal=http3.Http3Service.broken))
+
     def _make_doq(self, quic: Connection, ask: Callable[[int, bytes], None]) -> Service:
         return DoqService(quic, ask, patience=self.limits.frame)
 
