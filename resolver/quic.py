@@ -20,6 +20,7 @@ import os
 from enum import IntEnum
 from typing import Any
 
+from aioquic import tls
 from aioquic.buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
@@ -40,6 +41,7 @@ from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 DOQ = "doq"  # RFC 9250 section 4.1.1
 CID = 8  # octets of a connection id
 RESET_TOKEN = 16  # octets
+POST_HANDSHAKE = 1024  # octets of TLS messages after the handshake: tickets
 LARGEST_MESSAGE = 2 + 65_535  # octets of a DNS message on a stream, with its length
 
 
@@ -104,6 +106,10 @@ class Connection(QuicConnection):
     def is_over(self) -> bool:
         """Whether there is nothing left to say."""
         return self._state in END_STATES
+
+    def settle(self) -> None:
+        """The handshake is over: give back most of what was kept for it, half of a connection's memory."""
+        self._crypto_buffers = {tls.Epoch.ONE_RTT: Buffer(capacity=POST_HANDSHAKE)}
 
     def dispose(self) -> None:
         """Give all memory back now. Nothing may be called any more.

@@ -60,6 +60,7 @@ from resolver.listeners.stream import Answerer, client_octets
 from resolver.quic import CID, DOQ, LARGEST_MESSAGE, RESET_TOKEN, Connection, Doq, Ids, ServerConnection
 from resolver.vocabulary import Transport
 
+CONNECTIONS = 4096  # at most, whatever the config allows streams: each takes some 50 KiB
 ROUND = 0.0005  # seconds of datagrams before the loop looks at other sockets
 BATCH = 32  # datagrams of a round at most
 SWEEP = 0.5  # seconds between looks for connections to close
@@ -84,9 +85,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times in seconds. `per_worker`, `per_client`: connections; `pipeline`: queries of one that wait for an answer."""
+    """Times in seconds. `connections` in all, `per_client` of one; `pipeline`: queries of one connection that wait for an
+    answer."""
 
-    connections: int = 20_000
+    connections: int = CONNECTIONS
     per_client: int = 64
     pipeline: int = 128
     idle: float = 10.0
@@ -587,6 +589,7 @@ class Link:
 
     def _begin(self, now: float) -> None:
         assert self._quic is not None
+        self._quic.settle()
         self._service = self.door.make(self._quic, self._ask)
         if not self._server.admit(self, now):
             self._close(self._service.too_much)
