@@ -283,6 +283,8 @@ class Workers:
         cache_bytes: int,
         facts: Facts,
         cache_folder: Path | None = None,
+        https_path: str = "/dns-query",
+        proxy_from: tuple[str, ...] = (),
     ) -> None:
         self._unwanted = asyncio.Event()
         self.desired: control.Swap | None = None
@@ -308,6 +310,8 @@ class Workers:
                     key,
                     share,
                     str(cache_folder / str(number)) if cache_folder else "",
+                    https_path,
+                    proxy_from,
                 ),
             )
             for number, fds in enumerate(zip(counters_fds, self.ring_fds, strict=True))

@@ -320,6 +320,9 @@ class Punt:
     profile: int
     token: object  # free for the listener (streams: which client waits)
 
+def freshness(message: bytes) -> int:
+    """Seconds that HTTP caches may keep an answer (RFC 8484 section 5.1); 0: not at all."""
+
 class RingEnd:
     """The consumer's end of a ring of query records: see ring.Reader. ValueError: the buffer holds no ring."""
 
@@ -363,6 +366,9 @@ class Engine:
 
         `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
         """
+    def set_proxies(self, networks: Sequence[tuple[bytes, int]]) -> None:
+        """Take PROXY headers (version 2) before datagrams from these networks, (16 octets, bits that count) each; a datagram
+        from there without one is dropped. ValueError: more than 64."""
     def set_ring(self, ring: Buffer) -> None:
         """Write query records into a ring (ring.make): a writable buffer. ValueError if it is none."""
     def set_records(self, what: int) -> None:

@@ -120,6 +120,7 @@ cdef enum:
     CLASS_REFUSED = 0xFFFF
     CLASS_WITHHELD = 0xFFFE    # a list of theirs has never come: SERVFAIL until it does
     TRANSPORT_UDP = 0
+    TRANSPORT_ENCRYPTED = 2    # the first of those that are: TLS, HTTPS, QUIC
 
 # The sections of resolver/counters.py: index of the first counter of each.
 cdef enum:

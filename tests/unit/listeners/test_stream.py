@@ -11,8 +11,10 @@ import pytest
 import uvloop
 
 from resolver.engine.engine import DROP, PUNT, REPLY
-from resolver.listeners import stream
-from resolver.listeners.stream import Limits, StreamServer, client_octets
+from resolver.listeners import server as serving_module
+from resolver.listeners.connection import Door
+from resolver.listeners.server import Limits, StreamServer, client_octets
+from resolver.listeners.stream import Stream
 from resolver.vocabulary import Transport
 
 Runner = Callable[[Coroutine[Any, Any, None]], None]
@@ -112,7 +114,7 @@ async def serving(host: str = "127.0.0.1", **limits: Any) -> AsyncIterator[Place
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     sock.bind((host, 0))
     place = Place(server, engine, host, sock.getsockname()[1])
-    await server.listen(sock)
+    await server.listen(sock, lambda: Stream(server, Door()))
     try:
         yield place
     finally:
@@ -289,7 +291,7 @@ def test_a_client_that_closed_its_direction_still_gets_its_answers(run: Runner) 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "SWEEP", 0.02)
+    monkeypatch.setattr(serving_module, "SWEEP", 0.02)
 
 
 def test_an_idle_connection_is_closed_and_one_that_waits_is_not(run: Runner, quick: None) -> None:
