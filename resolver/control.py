@@ -56,7 +56,8 @@ class Bound:
 class Configure:
     """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
     `buckets_key` (hexadecimal) are what all workers share to limit clients' rates; `ring_fd`: ring.py. `cache_file`: where
-    its cache is from its end to the next start ("": nowhere). `proxy_from`: networks whose PROXY headers count."""
+    its cache is from its end to the next start ("": nowhere). `proxy_from`: networks whose PROXY headers count.
+    `workers`: how many there are."""
 
     worker: int
     sockets: tuple[Bound, ...]
@@ -68,6 +69,7 @@ class Configure:
     cache_file: str = ""
     https_path: str = "/dns-query"
     proxy_from: tuple[str, ...] = ()
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,6 +312,7 @@ class Workers:
                     str(cache_folder / str(number)) if cache_folder else "",
                     https_path,
                     proxy_from,
+                    len(counters_fds),
                 ),
             )
             for number, fds in enumerate(zip(counters_fds, self.ring_fds, strict=True))

@@ -46,7 +46,6 @@ def _all_encrypted(servers: Any) -> bool:
 
 # The first row that matches speaks for a key and all beneath it.
 ROWS = (
-    _Row(("listen", "quic"), _given, "DNS over QUIC"),
     _Row(("upstream", "servers"), _all_encrypted, "encrypted upstream", weakens=True),
     _Row(("upstream", "servers", EACH), _encrypted, "encrypted upstream"),
     _Row(("upstream", "routes", EACH, "servers"), _all_encrypted, "encrypted upstream", weakens=True),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pylsqpack
-from aioquic.h3.connection import ErrorCode, H3Connection
+from aioquic.h3.connection import ErrorCode, H3Connection, Setting
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.events import QuicEvent, StopSendingReceived, StreamDataReceived, StreamReset
 
@@ -23,21 +23,17 @@ from resolver.vocabulary import Transport
 ALPN = "h3"
 
 
-class _Encoder(pylsqpack.Encoder):
-    """One that has no dynamic table, whatever the client would keep."""
-
-    def apply_settings(self, max_table_capacity: int, blocked_streams: int) -> bytes:
-        """Passed over."""
-        return b""
-
-
 class _Http3(H3Connection):
     """aioquic's, without dynamic tables: with one, a small request could stand for megabytes of headers."""
 
     def _init_connection(self) -> None:
         self._max_table_capacity = self._blocked_streams = 0
-        self._decoder, self._encoder = pylsqpack.Decoder(0, 0), _Encoder()
+        self._decoder = pylsqpack.Decoder(0, 0)
         super()._init_connection()
+
+    def _validate_settings(self, settings: dict[int, int]) -> None:
+        super()._validate_settings(settings)
+        settings.pop(Setting.QPACK_MAX_TABLE_CAPACITY, None)  # what the client would keep is not used
 
     def held(self, stream: int) -> int:
         """Octets of a stream that are no whole frame yet."""

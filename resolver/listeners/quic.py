@@ -56,7 +56,7 @@ from resolver.engine.engine import PUNT, REPLY, WAIT
 from resolver.listeners.doq import DoqService
 from resolver.listeners.gate import Answer, Gate
 from resolver.listeners.places import Places
-from resolver.listeners.stream import Answerer, client_octets
+from resolver.listeners.server import Answerer, client_octets
 from resolver.quic import CID, DOQ, LARGEST_MESSAGE, RESET_TOKEN, Connection, Doq, Ids, ServerConnection
 from resolver.vocabulary import Transport
 

@@ -13,7 +13,6 @@ from resolver.config.problem import ConfigError
 
 CERTIFICATE = "certificate: {chain: a.pem, key: a.key}"
 WARNED = [
-    (f"listen: {{quic: [127.0.0.1:853], {CERTIFICATE}}}", "listen.quic", "127.0.0.1:853"),
     ("upstream: {servers: [9.9.9.9, tls://1.1.1.1]}", "upstream.servers[1]", ""),
     ("upstream: {servers: [quic://9.9.9.9, 1.1.1.1]}", "upstream.servers[0]", ""),
     (
@@ -95,15 +94,6 @@ rewrites: [{name: nas.lan, answers: [10.0.0.1]}]
     assert (config.cache.serve_stale, config.cache.max_ttl) == (259_200, 172_800)
     assert config.rewrites == ()
     assert [warning.line for warning in config.warnings] == [2, 2, 2, 5]
-
-
-def test_a_file_that_is_too_little_without_what_is_ignored_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load(write(tmp_path, f"listen:\n  dns: []\n  quic: [127.0.0.1:853]\n  {CERTIFICATE}"))
-    assert [str(problem).removeprefix(f"{tmp_path}/") for problem in caught.value.problems] == [
-        "config.yaml:3: listen.quic: not built yet: ignored (DNS over QUIC)",
-        "config.yaml:1: listen: expected at least one address to listen on",
-    ]
 
 
 def test_every_row_is_tried_here(tmp_path: Path) -> None:

@@ -244,7 +244,9 @@ def test_a_query_that_is_taken_back_is_forgotten(running: Running, client: QuicC
 
 
 def _keepalive() -> bytes:
-    query = dns.message.make_query("a.example", "A", use_edns=0, options=[dns.edns.GenericOption(dns.edns.OptionType.make(11), b"")])
+    query = dns.message.make_query(
+        "a.example", "A", use_edns=0, options=[dns.edns.GenericOption(dns.edns.OptionType.make(11), b"")]
+    )
     query.id = 0
     return query.to_wire()
 
