@@ -37,7 +37,7 @@ def prefix(client: bytes) -> bytes:
 class Gate:
     """See the module. `patience` in seconds: how long a handshake may take."""
 
-    def __init__(self, *, unproven: int = 8, per_client: int = 8, total: int = 64, patience: float = 5.0) -> None:
+    def __init__(self, *, unproven: int = 4, per_client: int = 8, total: int = 64, patience: float = 5.0) -> None:
         self.patience = patience
         self._unproven = unproven
         self._per_client = per_client
@@ -51,24 +51,25 @@ class Gate:
         """How many slots are held."""
         return self._taken
 
-    def ask(self, client: bytes, *, is_proven: bool, now: float) -> Answer:
-        """Whether a client may begin. ENTER takes a slot, to be given back by `end`."""
+    def ask(self, client: bytes, now: float) -> Answer:
+        """Whether a client may begin. ENTER takes a slot, to be given back by `end`.
+
+        `client`: its 16 octets, if they are proven; else empty, as those that anybody can write must not be held against it.
+        """
         while self._ending and self._ending[0][0] <= now:
             self._free(heapq.heappop(self._ending)[1])
-        if not is_proven and self._taken >= self._unproven:
+        if not client and self._taken >= self._unproven:
             return Answer.PROVE
-        # Who did not prove an address is not counted as that client, or anybody could use up another's slots.
-        who = prefix(client) if is_proven else b""
-        if self._taken >= self._total or (is_proven and self._clients[who] >= self._per_client):
+        who = prefix(client)
+        if self._taken >= self._total or (client and self._clients[who] >= self._per_client):
             return Answer.WAIT
         self._taken += 1
         self._clients[who] += 1
         return Answer.ENTER
 
-    def end(self, client: bytes, *, was_proven: bool, succeeded: bool, now: float) -> None:
-        """A handshake is over."""
-        who = prefix(client) if was_proven else b""
-        heapq.heappush(self._ending, (now + (HOLD if succeeded else self.patience), who))
+    def end(self, client: bytes, now: float, *, succeeded: bool) -> None:
+        """A handshake is over; `client` as it was asked for."""
+        heapq.heappush(self._ending, (now + (HOLD if succeeded else self.patience), prefix(client)))
 
     def _free(self, who: bytes) -> None:
         self._taken -= 1

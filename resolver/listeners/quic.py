@@ -32,8 +32,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from aioquic.buffer import Buffer
-from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
+from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import (
     ConnectionIdIssued,
     ConnectionIdRetired,
@@ -42,22 +41,15 @@ from aioquic.quic.events import (
     ProtocolNegotiated,
     QuicEvent,
 )
-from aioquic.quic.packet import (
-    QuicHeader,
-    QuicPacketType,
-    encode_quic_retry,
-    encode_quic_version_negotiation,
-    pull_quic_header,
-)
-from aioquic.quic.retry import QuicRetryTokenHandler
 from aioquic.tls import SessionTicket, load_pem_private_key, load_pem_x509_certificates
 
 from resolver.engine.engine import PUNT, REPLY, WAIT
+from resolver.listeners import first
 from resolver.listeners.doq import DoqService
 from resolver.listeners.gate import Answer, Gate
 from resolver.listeners.places import Places
 from resolver.listeners.server import Answerer, client_octets
-from resolver.quic import CID, DOQ, LARGEST_MESSAGE, RESET_TOKEN, Connection, Doq, Ids, ServerConnection
+from resolver.quic import CID, DOQ, LARGEST_MESSAGE, Connection, Doq, Ids, ServerConnection
 from resolver.vocabulary import Transport
 
 CONNECTIONS = 4096  # at most, whatever the config allows streams: each takes some 50 KiB
@@ -75,9 +67,7 @@ AUDIT = 64 * 1024  # octets of answers between looks at that
 TICKETS = 4096  # sessions that can be resumed
 RESETS = 200  # stateless resets in one sweep's time
 _SIZE = 2048  # of a datagram that is read: what is longer is no QUIC of ours
-_RESET_LEAST, _RESET_MOST = 5 + RESET_TOKEN, 42  # octets of a stateless reset
 _ANCILLARY = 128
-_LONG = 0x80
 _SHORTEST = 1 + CID  # octets of a packet
 
 _log = logging.getLogger(__name__)
@@ -173,7 +163,7 @@ class QuicServer:
         self._doors: list[_Door] = []
         self._pair: tuple[Any, Any, list[Any]] | None = None
         self._gate = Gate()
-        self._retry = QuicRetryTokenHandler()
+        self._tokens = first.Tokens()
         self._places: Places[Link] = Places(self.limits.connections, self.limits.per_client, self.limits.idle)
         self._links: dict[bytes, Link] = {}
         self._half: dict[Link, None] = {}
@@ -287,102 +277,59 @@ class QuicServer:
     def _take(self, door: _Door, data: bytes, peer: Peer, now: float) -> None:
         if len(data) < _SHORTEST:
             return
-        cid = data[6 : 6 + data[5]] if data[0] & _LONG else data[1 : 1 + CID]
+        cid = data[6 : 6 + data[5]] if data[0] & first.LONG else data[1 : 1 + CID]
         link = self._links.get(cid)
         if link is not None and link.door is door:
             link.receive(data, peer, now)
-        elif data[0] & _LONG:
+        elif data[0] & first.LONG:
             self._knock(door, data, peer, now)
         else:
             self._reset(door, cid, len(data), peer)
 
     def _knock(self, door: _Door, data: bytes, peer: Peer, now: float) -> None:
         """A packet with a long header that belongs to no connection."""
-        configuration = door.configuration
-        if self._is_draining or configuration is None or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
-            return  # also RFC 9000 section 14.1: smaller ones would let us send more than we got
-        try:
-            header = pull_quic_header(Buffer(data=data), host_cid_length=CID)
-        except ValueError:
+        read = first.read(data) if not self._is_draining and door.configuration is not None else None
+        if read is None:
             return
-        if header.version not in configuration.supported_versions:
-            if header.packet_type != QuicPacketType.VERSION_NEGOTIATION:  # or two servers could be set on each other
-                offer = encode_quic_version_negotiation(
-                    source_cid=header.destination_cid,
-                    destination_cid=header.source_cid,
-                    supported_versions=configuration.supported_versions,
-                )
-                door.send(offer, peer)
+        if not read.is_initial:
+            if (answer := first.other_versions(read)) is not None:
+                door.send(answer, peer)
             return
-        if header.packet_type != QuicPacketType.INITIAL or len(header.destination_cid) < 8:  # section 7.2
-            return
-        client = client_octets(peer[0][0])
-        original = self._proven(header, peer, now)
-        answer = self._gate.ask(client, is_proven=original is not None, now=now)
-        if answer is Answer.PROVE and not header.token:
-            self._send_retry(door, header, peer, now)
-        elif answer is Answer.ENTER:
-            self._enter(door, configuration, header, client, original).receive(data, peer, now)
+        address = b"%s %d" % (peer[0][0].encode(), peer[0][1])
+        original = self._tokens.proven(read, address, now) if read.token else None
+        client = client_octets(peer[0][0]) if original is not None else b""
+        match self._gate.ask(client, now):
+            case Answer.PROVE if not read.token:
+                door.send(self._tokens.retry(read, self._ids.make(), address, now), peer)
+            case Answer.ENTER:
+                self._enter(door, read, peer, original).receive(data, peer, now)
 
-    def _proven(self, header: QuicHeader, peer: Peer, now: float) -> bytes | None:
-        """The destination that a client chose first, if it comes back from a Retry; None if it proves no address."""
-        if not header.token:
-            return None
-        try:
-            return self._retry.validate_token(
-                address=_plain(peer), destination_cid=header.destination_cid, token=header.token, now=now
-            )
-        except ValueError:
-            return None
-
-    def _send_retry(self, door: _Door, header: QuicHeader, peer: Peer, now: float) -> None:
-        assert header.version is not None
-        cid = self._ids.make()
-        token = self._retry.create_token(
-            address=_plain(peer),
-            original_destination_connection_id=header.destination_cid,
-            retry_source_connection_id=cid,
-            now=now,
-        )
-        packet = encode_quic_retry(
-            version=header.version,
-            source_cid=cid,
-            destination_cid=header.source_cid,
-            original_destination_cid=header.destination_cid,
-            retry_token=token,
-        )
-        door.send(packet, peer)
-
-    def _enter(
-        self, door: _Door, configuration: QuicConfiguration, header: QuicHeader, client: bytes, original: bytes | None
-    ) -> Link:
+    def _enter(self, door: _Door, read: first.First, peer: Peer, original: bytes | None) -> Link:
+        assert door.configuration is not None
         quic = ServerConnection(
-            configuration,
+            door.configuration,
             self._ids,
-            original=header.destination_cid if original is None else original,
-            retry=None if original is None else header.destination_cid,
+            original=read.destination if original is None else original,
+            retry=None if original is None else read.destination,
             window=WINDOW,
             crypto=CRYPTO,
             streams=self.limits.pipeline,
             find_ticket=self._find_ticket,
             keep_ticket=self._keep_ticket,
         )
-        link = Link(self, door, quic, client, is_proven=original is not None)
+        link = Link(self, door, quic, client_octets(peer[0][0]), is_proven=original is not None)
         self._half[link] = None
         self._is_empty.clear()
-        self.call(link, header.destination_cid)
+        self.call(link, read.destination)
         self.call(link, quic.host_cid)
         return link
 
     def _reset(self, door: _Door, cid: bytes, length: int, peer: Peer) -> None:
-        """Tell a client that its connection is not known here any more; smaller than what it sent, or it could go on."""
-        size = min(length - 1, _RESET_MOST)
-        if size < _RESET_LEAST or self._resets >= RESETS or self._is_draining:
-            return
-        self._resets += 1
-        noise = self._ids.make() * 4
-        first = bytes((noise[0] & 0x3F | 0x40,))  # like a short header
-        door.send((first + noise)[: size - RESET_TOKEN] + self._ids.reset_token(cid), peer)
+        """Tell a client that its connection is not known here any more."""
+        reset = first.stateless_reset(self._ids.reset_token(cid), length) if self._resets < RESETS else None
+        if reset is not None and not self._is_draining:
+            self._resets += 1
+            door.send(reset, peer)
 
     def _find_ticket(self, ticket: bytes) -> SessionTicket | None:
         return self._tickets.pop(ticket, None)
@@ -423,7 +370,7 @@ class QuicServer:
 
     def _end_half(self, link: Link, now: float, *, succeeded: bool) -> None:
         if self._half.pop(link, self) is None:
-            self._gate.end(link.client, was_proven=link.is_proven, succeeded=succeeded, now=now)
+            self._gate.end(link.client if link.is_proven else b"", now, succeeded=succeeded)
 
     def active(self, link: Link) -> None:
         """A query came in whole, or an answer went out."""
@@ -659,8 +606,3 @@ class Link:
         if self._quic is not None:
             now = time.monotonic()
             self._drive(partial(self._quic.handle_timer, now), now)
-
-
-def _plain(peer: Peer) -> tuple[str, int]:
-    host, port = peer[0][:2]
-    return host.partition("%")[0], port

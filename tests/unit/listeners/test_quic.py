@@ -338,13 +338,13 @@ def test_many_half_open_handshakes_make_the_next_client_prove_its_address(runnin
     with contextlib.ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(half_open(running.port))
-        until(lambda: running.server.connections == 8)
+        until(lambda: running.server.connections == 4)
         client = stack.enter_context(QuicClient(running.port))
         client.connect()
         headers = [pull_quic_header(Buffer(data=each), host_cid_length=8) for each in client.got]
         assert headers[0].packet_type == QuicPacketType.RETRY
         assert client.ask(message("now")) == message("now")
-        assert running.server.connections == 9
+        assert running.server.connections == 5
 
 
 def test_a_stranger_gets_at_most_three_times_what_it_sent(running: Running) -> None:
@@ -361,9 +361,9 @@ def test_a_stranger_gets_at_most_three_times_what_it_sent(running: Running) -> N
 
 def test_a_retry_is_smaller_than_what_it_answers(running: Running) -> None:
     with contextlib.ExitStack() as stack:
-        for _ in range(8):
+        for _ in range(4):
             stack.enter_context(half_open(running.port))
-        until(lambda: running.server.connections == 8)
+        until(lambda: running.server.connections == 4)
         client = stack.enter_context(half_open(running.port))
         client.sock.settimeout(20)
         assert len(client.sock.recv(65536)) < 200 < len(client.sent[0])
@@ -371,35 +371,35 @@ def test_a_retry_is_smaller_than_what_it_answers(running: Running) -> None:
 
 def test_a_token_counts_for_the_address_that_it_was_made_for(running: Running) -> None:
     with contextlib.ExitStack() as stack:
-        for _ in range(8):
+        for _ in range(4):
             stack.enter_context(half_open(running.port))
-        until(lambda: running.server.connections == 8)
+        until(lambda: running.server.connections == 4)
         client = stack.enter_context(QuicClient(running.port))
         client.start()
         client.until(lambda: client.got, "a Retry")
         second = client.sent[-1]
         assert pull_quic_header(Buffer(data=second), host_cid_length=8).token
-        until(lambda: running.server.connections == 9)
+        until(lambda: running.server.connections == 5)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.bind(("127.0.0.2", 0))
             other.settimeout(0.5)
             other.sendto(second.replace(client.quic.host_cid, b"x" * 8), ("127.0.0.1", running.port))
             with pytest.raises(TimeoutError):
                 other.recv(2048)
-        assert running.server.connections == 9
+        assert running.server.connections == 5
 
 
 def test_one_client_cannot_take_all_handshakes(running: Running) -> None:
     with contextlib.ExitStack() as stack:
-        waiting = [stack.enter_context(half_open(running.port)) for _ in range(8)]
-        until(lambda: running.server.connections == 8)
+        waiting = [stack.enter_context(half_open(running.port)) for _ in range(4)]
+        until(lambda: running.server.connections == 4)
         for _ in range(12):  # these answer the Retry, and then say nothing more
             client = stack.enter_context(QuicClient(running.port))
             client.start()
             while not client.got:
                 client.step()
             waiting.append(client)
-        until(lambda: running.server.connections == 16)
+        until(lambda: running.server.connections == 12)
         other = stack.enter_context(QuicClient(running.port, source="127.0.0.9"))
         other.connect()
         assert other.ask(message("now")) == message("now")
@@ -545,7 +545,7 @@ def test_a_client_that_is_not_known_any_more_is_told(running: Running, client: Q
     client.got.clear()
     client.send(bytes(60))
     client.until(lambda: any(each.endswith(token) for each in client.got), "a stateless reset")
-    assert all(len(reset) < len(sent) for reset, sent in zip(client.got, client.sent[-1:], strict=False))
+    assert all(len(each) < len(client.sent[-1]) for each in client.got if each.endswith(token))
 
 
 def test_memory_is_given_back_when_a_connection_ends(running: Running) -> None:
