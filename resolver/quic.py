@@ -41,6 +41,8 @@ from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 DOQ = "doq"  # RFC 9250 section 4.1.1
 CID = 8  # octets of a connection id
 RESET_TOKEN = 16  # octets
+CLIENT_WINDOW = 1 << 20  # octets of answers that may wait for others before them
+CLIENT_CRYPTO = 1 << 16  # the same of the server's handshake: a chain of certificates
 POST_HANDSHAKE = 1024  # octets of TLS messages after the handshake: tickets
 LARGEST_MESSAGE = 2 + 65_535  # octets of a DNS message on a stream, with its length
 
@@ -217,3 +219,13 @@ class ServerConnection(Connection):
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
         self.tls._max_early_data = None  # session tickets without early data
+
+
+class ClientConnection(Connection):
+    """A connection to an upstream server, which may open no stream. `keep_ticket`: told of sessions to resume."""
+
+    def __init__(self, configuration: QuicConfiguration, keep_ticket: SessionTicketHandler) -> None:
+        super().__init__(
+            configuration, window=CLIENT_WINDOW, crypto=CLIENT_CRYPTO, streams=0, session_ticket_handler=keep_ticket
+        )
+        self._local_max_streams_uni.value = self._local_max_streams_uni.sent = 0
