@@ -426,11 +426,15 @@ def resume(context: _Context, target: str | None) -> None:
 
 
 @_command
-def lists(context: _Context) -> None:
+@click.option("--value", is_flag=True, help="What each list has that no other has, what they share, and its hits.")
+def lists(context: _Context, value: bool) -> None:
     """The state of every list, its hits, and those it would have had where it only counts."""
     from resolver.explain import list_states
 
     config = context.config()
+    if value:
+        cli_lint.print_values(context, config.state_path, _ask_if_running(context))
+        return
     states = list_states(config, _ask_if_running(context))
     columns = ["list", "state", "names", "refused", "quarantined", "format", "age", "hits", "shadow"]
     if any(listed.is_remote for listed in config.lists):
@@ -541,3 +545,4 @@ def _ask_if_running(context: _Context) -> dict[str, Any] | None:
 
 # Commands of other modules, which need what is above, join by being imported.
 from resolver import cli_guard as cli_guard  # noqa: E402
+from resolver import cli_lint as cli_lint  # noqa: E402

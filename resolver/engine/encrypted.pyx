@@ -31,13 +31,11 @@ cdef bint opt_find(const uint8_t* message, uint32_t size, uint32_t at, uint32_t*
     return False
 
 
-cdef bint wants_padding(const Query* q) noexcept nogil:
-    # Whether the query is padded, if only by nothing (RFC 7830 section 4).
+cdef bint opt_pads(const uint8_t* message, uint32_t start, uint32_t octets) noexcept nogil:
+    # Whether padding is among an OPT's options, if only of nothing (RFC 7830 section 4).
     cdef Reader r
-    cdef uint32_t start = 0, octets = 0, code, length
-    if not q.has_opt or not opt_find(q.packet, q.size, q.question_end, &start, &octets):
-        return False
-    reader_start(&r, q.packet, start + octets)
+    cdef uint32_t code, length
+    reader_start(&r, message, start + octets)
     r.at = start
     while r.at < r.size and not r.failed:
         code = read_u16(&r)
@@ -51,8 +49,11 @@ cdef bint wants_padding(const Query* q) noexcept nogil:
 cdef void reply_pad(Query* q) noexcept nogil:
     """Make the reply's length say nothing, where the query is padded; the OPT, which is the last record, takes it up."""
     cdef uint32_t start = 0, octets = 0, size, padding
-    if not wants_padding(q) or not opt_find(q.reply, q.reply_size, q.question_end, &start, &octets) \
-            or start + octets != q.reply_size:
+    if not q.has_opt or not opt_find(q.packet, q.size, q.question_end, &start, &octets) \
+            or not opt_pads(q.packet, start, octets):
+        return
+    if not opt_find(q.reply, q.reply_size, q.question_end, &start, &octets) or start + octets != q.reply_size \
+            or opt_pads(q.reply, start, octets):
         return
     size = q.reply_size + 4
     padding = (PAD_BLOCK - size % PAD_BLOCK) % PAD_BLOCK

@@ -467,3 +467,34 @@ def read_clients(text: bytes) -> tuple[bytes, bytes, int, int, list[tuple[int, b
     One address or prefix a line; `#` and `;` begin a comment. A line that is not plainly an address or a prefix in its
     one form is left to Python: its number from 1 and its text.
     """
+
+# -- what lists repeat, and how much they share: see lint/ and lists/value.py --------------------------------------------
+class Survey:
+    """Looks over a sorted builder's rules. ValueError where the tables do not fit.
+
+    `traits`: a SurveyTrait for each outcome; `starts`: u32 in native order, the first line of each file; `replacing`: an
+    octet a file, 1 where the most specific rule and the first of two for a name count.
+    """
+
+    def __init__(self, builder: RunBuilder, traits: bytes, starts: bytes, replacing: bytes) -> None: ...
+    def findings(self, limit: int) -> tuple[list[list[int]], list[tuple[int, int, int, bytes]]]:
+        """For each file how many rules are of each kind; and of each the first `limit` by name: (kind, line, line of the
+        rule that it is held against, name). Kinds: 0 an earlier line says the same, 1 an earlier line says something else
+        and counts, 2 a stronger rule speaks against it, 3 a wider or stronger rule says as much, 4 another file does."""
+    def lines(self, limit: int) -> tuple[list[int], list[list[int]]]:
+        """For each outcome: how many rules have it, and the lines of the first `limit`."""
+    def find(self, key: bytes) -> list[tuple[int, int, int]]:
+        """The (scope, outcome, line) of every rule of a key."""
+    def children(self, key: bytes) -> list[tuple[bytes, int, int]]:
+        """The names one label below a key that have rules, or have such below them: (name, rules, line of the first)."""
+
+class Shares:
+    """Walks the runs of lists together and counts what they have in common.
+
+    `verbs`: for each list an octet for each of its outcomes, 0 for a block, 1 for an allow, 2 for what is restricted and
+    neither covers nor is covered.
+    """
+
+    def __init__(self, readers: list[RunReader], verbs: list[bytes]) -> None: ...
+    def count(self) -> list[tuple[int, int, list[int]]]:
+        """Of each list: names, names that no other list covers, and how many of its names each list covers."""

@@ -72,6 +72,7 @@ include "transfer.pyx"   # zone transfers into rules
 include "merge.pyx"      # runs into the index's buckets
 include "patch.pyx"       # a copy of an index, changed where a list did
 include "guard.pyx"      # what is asked of runs before they go live
+include "survey.pyx"     # what lists repeat, and how much they share
 
 # Who is in which group.
 include "clients.pyx"    # files and networks into the client map

@@ -172,10 +172,58 @@ cdef class BucketTable:
         return 0
 
 
-cdef class Merger:
-    """Walks sorted runs together and puts what they come to into a BucketTable. See engine.pyi."""
+cdef class RunHeap:
+    """Sorted runs that are walked together."""
 
     cdef list readers
+    cdef uint32_t* heap         # readers, the smallest key on top; equal keys in the order of the lists
+    cdef uint32_t heap_size
+
+    def __cinit__(self, *args):
+        self.heap = NULL
+
+    def __dealloc__(self):
+        free(self.heap)
+
+    cdef int _start(self, list readers) except -1:
+        """Stand at every run's first key."""
+        cdef uint32_t i
+        self.readers = readers
+        free(self.heap)
+        self.heap_size = 0
+        self.heap = <uint32_t*>malloc((len(readers) + 1) * sizeof(uint32_t))
+        if self.heap == NULL:
+            raise MemoryError
+        for i in range(<uint32_t>len(readers)):
+            if (<RunReader>readers[i]).advance():
+                self.heap[self.heap_size] = i
+                self.heap_size += 1
+        for i in range(self.heap_size // 2):
+            self._sift(self.heap_size // 2 - 1 - i)
+        return 0
+
+    cdef bint _before(self, uint32_t a, uint32_t b):
+        cdef RunReader left = <RunReader>self.readers[a], right = <RunReader>self.readers[b]
+        cdef int order = compare_keys(left.key, left.key_length, right.key, right.key_length)
+        return order < 0 or (order == 0 and a < b)
+
+    cdef int _sift(self, uint32_t at) except -1:
+        cdef uint32_t child, moved = self.heap[at]
+        while 2 * at + 1 < self.heap_size:
+            child = 2 * at + 1
+            if child + 1 < self.heap_size and self._before(self.heap[child + 1], self.heap[child]):
+                child += 1
+            if not self._before(self.heap[child], moved):
+                break
+            self.heap[at] = self.heap[child]
+            at = child
+        self.heap[at] = moved
+        return 0
+
+
+cdef class Merger(RunHeap):
+    """Walks sorted runs together and puts what they come to into a BucketTable. See engine.pyi."""
+
     cdef object combine
     cdef BucketTable table
     cdef MemoCell* memo
@@ -183,8 +231,7 @@ cdef class Merger:
     cdef int depth
     cdef uint8_t path[MAX_KEY + 1]
     cdef uint32_t path_length
-    cdef uint32_t* heap         # readers, the smallest key on top; equal keys in the order of the lists
-    cdef uint32_t heap_size
+    cdef list inputs
     cdef uint64_t* rules        # list << 32 | outcome << 2 | scope
     cdef uint32_t rule_count
     cdef uint32_t rule_room
@@ -197,10 +244,9 @@ cdef class Merger:
         if len(key) != 16:
             raise ValueError("the key has 16 octets")
         self.memo = <MemoCell*>calloc(MEMO_CELLS, sizeof(MemoCell))
-        self.heap = <uint32_t*>malloc((len(readers) + 1) * sizeof(uint32_t))
-        if self.memo == NULL or self.heap == NULL:
+        if self.memo == NULL:
             raise MemoryError
-        self.readers = readers
+        self.inputs = readers
         self.combine = combine
         self.table = table
         raw = <const uint8_t*><const char*>key
@@ -208,18 +254,11 @@ cdef class Merger:
 
     def __dealloc__(self):
         free(self.memo)
-        free(self.heap)
         free(self.rules)
 
     def run(self):
         cdef RunReader reader, top
-        cdef uint32_t i
-        for i in range(<uint32_t>len(self.readers)):
-            if (<RunReader>self.readers[i]).advance():
-                self.heap[self.heap_size] = i
-                self.heap_size += 1
-        for i in range(self.heap_size // 2):
-            self._sift(self.heap_size // 2 - 1 - i)
+        self._start(self.inputs)
         while self.heap_size:
             top = <RunReader>self.readers[self.heap[0]]
             self._leave(top.key, top.key_length)
@@ -239,24 +278,6 @@ cdef class Merger:
             self._enter()
             self.names += 1
         self._leave(self.path, 0)
-
-    cdef bint _before(self, uint32_t a, uint32_t b):
-        cdef RunReader left = <RunReader>self.readers[a], right = <RunReader>self.readers[b]
-        cdef int order = compare_keys(left.key, left.key_length, right.key, right.key_length)
-        return order < 0 or (order == 0 and a < b)
-
-    cdef int _sift(self, uint32_t at) except -1:
-        cdef uint32_t child, moved = self.heap[at]
-        while 2 * at + 1 < self.heap_size:
-            child = 2 * at + 1
-            if child + 1 < self.heap_size and self._before(self.heap[child + 1], self.heap[child]):
-                child += 1
-            if not self._before(self.heap[child], moved):
-                break
-            self.heap[at] = self.heap[child]
-            at = child
-        self.heap[at] = moved
-        return 0
 
     cdef int _take_rules(self, RunReader reader, uint32_t number) except -1:
         cdef uint32_t i

@@ -33,6 +33,9 @@ from resolver.listeners.doh import HttpError
 from resolver.listeners.server import StreamServer
 
 BODIES = 1 << 17  # octets
+UNFRAMED = (
+    1 << 17
+)  # octets that may come without a whole frame among them: h2 would collect 16 MiB of one before it looks
 _CONFIG = h2.config.H2Configuration(
     client_side=False,
     header_encoding=None,
@@ -172,7 +175,7 @@ class Http(Connection):
 class _Http2:
     """HTTP/2 (RFC 9113)."""
 
-    __slots__ = ("_bodies", "_conn", "_held", "_is_over", "_last", "_owner", "_waiting", "depth")
+    __slots__ = ("_bodies", "_conn", "_held", "_is_over", "_last", "_owner", "_unframed", "_waiting", "depth")
 
     def __init__(self, owner: Http) -> None:
         self._owner = owner
@@ -187,11 +190,13 @@ class _Http2:
                 codes.INITIAL_WINDOW_SIZE: 65535,
             },
         )
+        conn.decoder.max_header_list_size = doh.MAX_HEADERS
         conn.initiate_connection()
         self._bodies: dict[int, list[bytes]] = {}  # of POST requests that are not whole yet
         self._held = 0  # octets of them
         self._waiting: dict[int, bytes] = {}  # what of answers the client's windows have no room for
         self._last = 0  # the newest request that was taken
+        self._unframed = 0  # octets that have come to nothing yet
         self._is_over = False
         owner.say(conn.data_to_send())
 
@@ -200,6 +205,11 @@ class _Http2:
         try:
             events = conn.receive_data(octets)
         except h2.exceptions.ProtocolError:
+            self._end()
+            return
+        self._unframed = 0 if events else self._unframed + len(octets)
+        if self._unframed > UNFRAMED:
+            conn.close_connection(h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
             self._end()
             return
         for event in events:
@@ -422,6 +432,8 @@ class _Http1:
         self._is_over = True
 
     def _request(self, event: h11.Request) -> None:
+        if len(event.target) + sum(len(name) + len(value) for name, value in event.headers) > doh.MAX_HEADERS:
+            raise HttpError(431, "too much before the query")  # all of it came at once: h11 looks at what is incomplete
         content_type = next((value for name, value in event.headers if name == b"content-type"), b"")
         self._packet = doh.begin(event.method, event.target, content_type, self._owner._path)
         self._body = []

@@ -107,6 +107,8 @@ class Tls:
                 more = source.read(RECORD)
             except ssl.SSLWantReadError:
                 break
+            except ssl.SSLZeroReturnError:
+                more = b""
             if not more:
                 self.is_closed = True
                 break

@@ -187,7 +187,7 @@ def protected(config: Config, state_dir: Path) -> Protected:
         names.setdefault(
             asked.name, f"among the names most asked here: {asked.count:,} times by {asked.clients:,} clients"
         )
-    suffixes = _public_suffixes(config.guard.public_suffixes)
+    suffixes = public_suffixes(config.guard.public_suffixes)
     for rule in suffixes:
         if rule[0] not in "*!":
             zones.setdefault(rule, _SUFFIX if "." in rule else _TLD)
@@ -203,11 +203,11 @@ def protected(config: Config, state_dir: Path) -> Protected:
 
 def prepare() -> None:
     """Load what takes time, while there is nothing to do yet."""
-    _public_suffixes("all")
+    public_suffixes("all")
 
 
 @functools.cache
-def _public_suffixes(which: str) -> frozenset[str]:
+def public_suffixes(which: str) -> frozenset[str]:
     """The rules of the public suffix list that are A-labels: `co.id`, `*.ck`, `!www.ck`."""
     if which == "none":
         return frozenset()

@@ -72,7 +72,7 @@ class Hosts(Dialect):
             raise BadLine("an address without a name")
         refused = Several()
         for name in names:
-            if self._is_local(name.lower().removesuffix(".")):
+            if is_local(name.lower().removesuffix("."), self._own):
                 self.report.skipped += 1
                 continue
             try:
@@ -82,7 +82,7 @@ class Hosts(Dialect):
         refused.check()
 
     def _give(self, name: str, address: str, line: int) -> None:
-        if not self.options.rewrite or address in _SINKS or not _is_routable(address):
+        if not self.options.rewrite or address in _SINKS or not is_routable(address):
             self.emit(name, self._scope, self._says, line)
             return
         _, records = self._rewrites.setdefault(name, (line, []))
@@ -97,11 +97,13 @@ class Hosts(Dialect):
             self.emit(name, self._scope, outcome, line)
         self._rewrites.clear()
 
-    def _is_local(self, name: str) -> bool:
-        return name in _LOCAL or name in self._own or (name.startswith("ip6-") and "." not in name)
+
+def is_local(name: str, own_names: frozenset[str]) -> bool:
+    """Whether a name is one by which a machine calls itself."""
+    return name in _LOCAL or name in own_names or (name.startswith("ip6-") and "." not in name)
 
 
-def _is_routable(text: str) -> bool:
+def is_routable(text: str) -> bool:
     """Whether an address leads to another machine."""
     address = ipaddress.ip_address(text.partition("%")[0])
     return not (address.is_unspecified or address.is_loopback or address.is_multicast or text == "255.255.255.255")

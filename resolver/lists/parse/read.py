@@ -55,12 +55,15 @@ def read_list(chunks: Iterable[bytes], options: Options, sink: RuleSink, path: s
     return read_files([(path, chunks)], options, sink)
 
 
-def read_files(files: Iterable[tuple[str, Iterable[bytes]]], options: Options, sink: RuleSink) -> ListReport:
+def read_files(
+    files: Iterable[tuple[str, Iterable[bytes]]], options: Options, sink: RuleSink, report: ListReport | None = None
+) -> ListReport:
     """Read the files (path, chunks) of one list into `sink`, line numbers running on from file to file.
 
-    Chunks are whole lines ending in LF, as `source.open_source` gives them. NotAList names the file at fault.
+    Chunks are whole lines ending in LF, as `source.open_source` gives them. NotAList names the file at fault; `report`,
+    an empty one, then has what was read until there.
     """
-    reader = _Reader(options, sink)
+    reader = _Reader(options, sink, report if report is not None else ListReport())
     for path, chunks in files:
         reader.read(path, chunks)
     reader.check_not_empty()
@@ -69,8 +72,8 @@ def read_files(files: Iterable[tuple[str, Iterable[bytes]]], options: Options, s
 
 
 class _Reader:
-    def __init__(self, options: Options, sink: RuleSink) -> None:
-        self.report = ListReport()
+    def __init__(self, options: Options, sink: RuleSink, report: ListReport) -> None:
+        self.report = report
         self._options = options
         self._sink = sink
         self._add = sink.add
