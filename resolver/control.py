@@ -85,13 +85,16 @@ class CacheLimits:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Whom to ask. `routes[0]` are the default servers, the others those of `upstream.routes`; servers are written as
-    upstream/health.py reads them. `timeout` in seconds; `slots`: server → its place in the counters."""
+    """Whom to ask. `routes[0]` are the default servers, the others those of `upstream.routes` and then of groups; servers
+    are written as upstream/server.py reads them. `timeout` in seconds; `slots`: server → its place in the counters;
+    `bootstrap`: who knows where servers are; `ca`: the path of a PEM file of authorities, or nothing."""
 
     routes: tuple[tuple[str, ...], ...]
     strategy: str
     timeout: float
     slots: dict[str, int]
+    bootstrap: tuple[str, ...] = ()
+    ca: str = ""
 
 
 @dataclass(frozen=True, slots=True)

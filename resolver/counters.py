@@ -61,8 +61,10 @@ SECTIONS = dict(
             "cache": 8,
             # malformed, refused by allow_from, truncated, punts, send failures, receive rounds, dropped, over the rate limit
             "engine": 8,
-            # per server: queries, failures, time-outs, bad answers, TCP, spare ×2, latency sum (µs), latency buckets
-            "upstream": SERVERS * (8 + LATENCY_BUCKETS),
+            # per server: queries, failures, time-outs, bad answers, sent over connections, connections ever and now, latency
+            # sum (µs), latency buckets; hedges; of the failures: errors, certificates, handshakes, protocol, look-ups (the
+            # rest: network); whether it is benched; spare ×3
+            "upstream": SERVERS * (8 + LATENCY_BUCKETS + 10),
             # [transport][way]: from query to answer, sum (µs), buckets; what is answered at once counts as long as its batch
             "durations": TRANSPORTS * len(WAYS) * DURATION_STRIDE,
             # query records (ring.py): written, dropped as there was no room, spare ×6
@@ -73,4 +75,4 @@ SECTIONS = dict(
 )
 COUNT = sum(section.length for section in SECTIONS.values())
 SIZE = COUNT * 8
-UPSTREAM_STRIDE = 8 + LATENCY_BUCKETS
+UPSTREAM_STRIDE = 8 + LATENCY_BUCKETS + 10

@@ -43,7 +43,16 @@ _UPSTREAM = (
     ("failures", "Questions that got no usable answer."),
     ("timeouts", "Questions that got no answer in time."),
     ("bad_answers", "Answers that did not fit their question."),
-    ("tcp_queries", "Questions sent over TCP."),
+    ("tcp_queries", "Questions sent over connections."),
+    ("connections", "Connections that were opened."),
+)
+_OPEN_CONNECTIONS, _HEDGES, _BENCHED = 6, 22, 28
+_FAULTS = (  # of the failures, behind the hedges; what is in none of them is the network's
+    (23, "error"),  # SERVFAIL, REFUSED and the like
+    (24, "certificate"),
+    (25, "handshake"),
+    (26, "protocol"),
+    (27, "lookup"),
 )
 _LATENCY_SUM = 7
 _LATENCY_FIRST = 8
@@ -183,14 +192,34 @@ def _upstream(section: Sequence[int], servers: Sequence[str]) -> Iterator[Metric
     latency = HistogramMetricFamily(
         "tampah_upstream_latency_seconds", "Time from a question to its answer.", labels=("server",)
     )
+    answers = CounterMetricFamily(
+        "tampah_upstream_answers", "Answers that came, whatever they say.", labels=("server",)
+    )
+    hedges = CounterMetricFamily(
+        "tampah_upstream_hedges", "Questions that it got because another server took its time.", labels=("server",)
+    )
+    faults = CounterMetricFamily("tampah_upstream_faults", "Failures by what broke.", labels=("server", "kind"))
+    opened = GaugeMetricFamily("tampah_upstream_open_connections", "Connections that are open.", labels=("server",))
+    benched = GaugeMetricFamily(
+        "tampah_upstream_benched_workers",
+        "Workers whose questions stay away from it until it answers.",
+        labels=("server",),
+    )
     for number, server in enumerate(servers[: layout.SERVERS]):
         values = section[number * layout.UPSTREAM_STRIDE : (number + 1) * layout.UPSTREAM_STRIDE]
         for family, value in zip(families, values, strict=False):
             family.add_metric((server,), value)
-        buckets = _buckets(layout.LATENCY_BOUNDS, values[_LATENCY_FIRST:])
-        latency.add_metric((server,), buckets, values[_LATENCY_SUM] / 1e6)
+        counts = values[_LATENCY_FIRST : _LATENCY_FIRST + layout.LATENCY_BUCKETS]
+        latency.add_metric((server,), _buckets(layout.LATENCY_BOUNDS, counts), values[_LATENCY_SUM] / 1e6)
+        answers.add_metric((server,), sum(counts))
+        hedges.add_metric((server,), values[_HEDGES])
+        faults.add_metric((server, "network"), max(0, values[1] - sum(values[at] for at, _ in _FAULTS)))
+        for at, kind in _FAULTS:
+            faults.add_metric((server, kind), values[at])
+        opened.add_metric((server,), values[_OPEN_CONNECTIONS])
+        benched.add_metric((server,), values[_BENCHED])
     yield from families
-    yield latency
+    yield from (latency, answers, hedges, faults, opened, benched)
 
 
 def _lists(facts: Facts) -> Iterator[Metric]:
@@ -351,7 +380,7 @@ def summary(source: Source) -> dict[str, Any]:
     per_server = []
     for number, server in enumerate(facts.servers[: layout.SERVERS]):
         values = totals["upstream"][number * layout.UPSTREAM_STRIDE : (number + 1) * layout.UPSTREAM_STRIDE]
-        answered = sum(values[_LATENCY_FIRST:])
+        answered = sum(values[_LATENCY_FIRST : _LATENCY_FIRST + layout.LATENCY_BUCKETS])
         mean = values[_LATENCY_SUM] / 1e6 / answered if answered else None
         per_server.append({"server": server, "queries": values[0], "failures": values[1], "mean_latency": mean})
     by_transport: dict[str, int] = {}

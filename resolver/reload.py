@@ -366,10 +366,11 @@ class Reloader:
 
     def _order(self, config: Config, generation: snapshot.Generation) -> control.Swap:
         upstream, cache = config.upstream, config.cache
-        for server in upstream.all_servers:
+        own = dict.fromkeys(group.upstream for group in config.groups if group.upstream)  # numbered by number_groups
+        routes = (upstream.servers, *(route.servers for route in upstream.routes), *own)
+        for server in dict.fromkeys((*(server for route in routes for server in route), *upstream.bootstrap)):
             if len(self._server_slots) < counters.SERVERS:
                 self._server_slots.setdefault(_text(server), len(self._server_slots))
-        routes = (upstream.servers, *(route.servers for route in upstream.routes))
         return control.Swap(
             number=generation.number,
             index=str(generation.index_path(self._state_dir)),
@@ -382,6 +383,8 @@ class Reloader:
                 strategy=upstream.strategy,
                 timeout=upstream.timeout,
                 slots=dict(self._server_slots),
+                bootstrap=tuple(map(_text, upstream.bootstrap)),
+                ca="" if not upstream.ca else str(config.upstream_ca),
             ),
             rate_limit=control.RateLimit(
                 config.rate_limit.per_second, config.rate_limit.prefix4, config.rate_limit.prefix6
@@ -406,17 +409,19 @@ class Reloader:
         facts.lists = [
             ListFacts(
                 name=state.name,
-                category=categories.get(state.name, ""),
+                category=categories.get(state.name, "") or snapshot.own_category(state.name),
                 slot=state.slot,
                 names=state.names,
                 refused=reports[state.name].refused if state.name in reports else 0,
                 held=state.held == snapshot.HELD,
                 quarantined=state.quarantined,
             )
-            for state in generation.lists
+            for state in (*generation.lists, *generation.own)
         ]
 
 
 def _text(server: Server) -> str:
-    """A server as upstream/health.py reads it and as metrics name it: where to connect to, and how."""
+    """A server as upstream/server.py reads it and as metrics name it: where to connect to, and how."""
+    if server.is_encrypted:
+        return str(server)
     return f"{server.scheme}://{Endpoint(str(server.address), server.port)}"

@@ -49,7 +49,7 @@ NO_EDE = -1
 MAX_TEXT = 200  # octets of EXTRA-TEXT
 
 MAGIC = b"TAMPAHPL"
-VERSION = 2
+VERSION = 3
 _PREAMBLE = struct.Struct("<8sIIQ16s")  # magic, version, header's length, file's length, checksum
 assert _PREAMBLE.size == 40
 CELL = struct.Struct("<BBBBHH")  # rank, action, flags, member, list slot, profile; see lists/matrix.py
@@ -95,6 +95,16 @@ class Clients:
 
 
 @dataclass(frozen=True, slots=True)
+class Dns64:
+    """How AAAA is made from A. `prefix`: its 4 to 8 or 12 octets. `clients`: class 0 for those who get it, None: all do;
+    `excluded`: class 0 for addresses of either family that are as good as none, None: there are none."""
+
+    prefix: bytes
+    clients: Clients | None = None
+    excluded: Clients | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the engine decides by, next to an index with the same `shapes`.
 
@@ -106,8 +116,9 @@ class Policy:
     of lists, their place in the config (b"": nobody asks). `variants`: for each class that clients have four u16, the
     classes that hold for a query by what it is: bit 0 wants no recursion, bit 1 wants to verify an answer that is signed
     (b"": the class itself). `zones`: owner and rdata of policy zones' SOA, in wire form. `guard`: class 0 for the addresses
-    that no name outside should have, REFUSED_CLASS for others; `unguarded`: names that may, with what is below them.
-    `withheld`: classes whose clients are to get SERVFAIL, as a list of theirs has never come.
+    that no name outside should have, REFUSED_CLASS for others; `unguarded`: names that may, with what is below them. `dns64`
+    None: off. `withheld`: classes whose clients are to get SERVFAIL, as a list of theirs has never come. `class_routes`: for
+    each class the route of what is in no routed zone; (): the default one for all.
 
     `shadows`: where some list only counts, a u16 a cell: where the cell's claims begin in `shadow_claims` (SHADOW_CLAIM
     each, the first is nobody's), 0 for none.
@@ -124,6 +135,7 @@ class Policy:
     variants: bytes = b""
     zones: tuple[tuple[bytes, bytes], ...] = ()
     guard: Clients | None = None
+    dns64: Dns64 | None = None
     unguarded: tuple[str, ...] = ()
     withheld: tuple[int, ...] = ()
     decisions: Mapping[tuple[int, int], tuple[tuple[str, bytes], ...]] = field(default_factory=dict)
@@ -131,6 +143,7 @@ class Policy:
     paused: Mapping[str, int] = field(default_factory=dict)
     shadows: bytes = b""
     shadow_claims: bytes = b""
+    class_routes: tuple[int, ...] = ()
 
     def withhold(self, clients: Clients) -> Clients:
         """A client map in which the classes that are withheld have WITHHELD_CLASS."""
@@ -162,12 +175,14 @@ def write_policy(path: Path, policy: Policy) -> None:
         "order": policy.order.hex(),
         "variants": policy.variants.hex(),
         "zones": [[name.hex(), rdata.hex()] for name, rdata in policy.zones],
-        "guard": None if policy.guard is None else [getattr(policy.guard, name).hex() for name in _CLIENT_SECTIONS],
+        "guard": _clients_to_json(policy.guard),
+        "dns64": _dns64_to_json(policy.dns64),
         "unguarded": list(policy.unguarded),
         "withheld": list(policy.withheld),
         "decisions": _decisions_to_json(policy),
         "patterns": policy.patterns,
         "paused": dict(policy.paused),
+        "class_routes": policy.class_routes,
         "sections": {},
     }
     client_sections = (getattr(policy.clients, name) for name in _CLIENT_SECTIONS)
@@ -226,7 +241,8 @@ def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
         order=bytes.fromhex(header["order"]),
         variants=bytes.fromhex(header["variants"]),
         zones=tuple((bytes.fromhex(name), bytes.fromhex(rdata)) for name, rdata in header["zones"]),
-        guard=None if header["guard"] is None else Clients(*map(bytes.fromhex, header["guard"])),
+        guard=_clients_from_json(header["guard"]),
+        dns64=_dns64_from_json(header["dns64"]),
         unguarded=tuple(header["unguarded"]),
         withheld=tuple(header["withheld"]),
         decisions=_decisions_from_json(header["decisions"]),
@@ -234,6 +250,7 @@ def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
         paused=header["paused"],
         shadows=section("shadows"),
         shadow_claims=section("shadow_claims"),
+        class_routes=tuple(header["class_routes"]),
     )
 
 
@@ -243,6 +260,8 @@ def _check(policy: Policy) -> None:
         raise ValueError("the matrix has another size than classes and shapes say")
     if policy.shadows and len(policy.shadows) != 2 * policy.classes * policy.shapes:
         raise ValueError("the shadow cells are not as many as classes and shapes say")
+    if policy.class_routes and len(policy.class_routes) != policy.classes:
+        raise ValueError("the classes' routes are not as many as the classes")
     if not all(number < policy.classes for number in (*policy.groups.values(), *policy.paused.values())):
         raise ValueError("a group has a class that is not there")
     if not policy.profiles or any(len(profile.ipv4) != 4 or len(profile.ipv6) != 16 for profile in policy.profiles):
@@ -264,6 +283,27 @@ def _check_clients(clients: Clients) -> None:
     ):
         if not classes or len(starts) * 2 != len(classes) * width or any(starts[:width]):
             raise ValueError(f"the client map of {width}-octet addresses is not whole")
+
+
+def _clients_to_json(clients: Clients | None) -> list[str] | None:
+    return None if clients is None else [getattr(clients, name).hex() for name in _CLIENT_SECTIONS]
+
+
+def _clients_from_json(item: list[str] | None) -> Clients | None:
+    return None if item is None else Clients(*map(bytes.fromhex, item))
+
+
+def _dns64_to_json(dns64: Dns64 | None) -> list[Any] | None:
+    if dns64 is None:
+        return None
+    return [dns64.prefix.hex(), _clients_to_json(dns64.clients), _clients_to_json(dns64.excluded)]
+
+
+def _dns64_from_json(item: list[Any] | None) -> Dns64 | None:
+    if item is None:
+        return None
+    prefix, clients, excluded = item
+    return Dns64(bytes.fromhex(prefix), _clients_from_json(clients), _clients_from_json(excluded))
 
 
 def _profile_to_json(profile: Profile) -> dict[str, Any]:
@@ -351,6 +391,15 @@ def number_routes(zones_of_routes: Sequence[Sequence[str]]) -> dict[str, int]:
     return routes
 
 
+def number_groups(zone_routes: int, upstreams: Sequence[Sequence[object]]) -> list[int]:
+    """Group → route: groups with servers of their own are numbered behind the `zone_routes` routes of zones, those with
+    the same servers alike; 0 for a group without."""
+    numbers: dict[tuple[object, ...], int] = {}
+    return [
+        numbers.setdefault(tuple(servers), zone_routes + 1 + len(numbers)) if servers else 0 for servers in upstreams
+    ]
+
+
 # -- generations ------------------------------------------------------------------------------------------------------
 HELD = "held"
 REJECTED = "rejected"
@@ -411,13 +460,22 @@ class ListState:
         return cls(**{**body, "source": tuple((str(path), *numbers) for path, *numbers in body["source"])})
 
 
+OWN_PREFIX = "built-in:"  # begins the names of lists that are nobody's file: no list of the config can
+
+
+def own_category(name: str) -> str:
+    """The category under which a list that is nobody's file is counted, "" for any other."""
+    return name.split(":")[1] if name.startswith(OWN_PREFIX) else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One immutable state of everything that decides; `number` grows by one a build, `parent` is what it followed.
 
     `index` and `policy` are file names below state_dir, `created` is in seconds since the epoch, `config` a digest of
     the config as read, `report` what the build had to say (see lists/compile.py). `decided`: how many decisions
-    (decisions.py) it goes by. `returns_to`: the generation that a rollback made this one of, 0 if none did.
+    (decisions.py) it goes by. `returns_to`: the generation that a rollback made this one of, 0 if none did. `own`: those
+    lists that are nobody's file (lists/own).
     """
 
     number: int
@@ -430,11 +488,12 @@ class Generation:
     report: dict[str, Any] = field(default_factory=dict)
     decided: int = 0
     returns_to: int = 0
+    own: tuple[ListState, ...] = ()
 
     @property
     def slots(self) -> dict[str, int]:
         """List name → slot of its counters."""
-        return {state.name: state.slot for state in self.lists}
+        return {state.name: state.slot for state in (*self.lists, *self.own)}
 
     def index_path(self, state_dir: Path) -> Path:
         """Where the index file is."""
@@ -446,7 +505,7 @@ class Generation:
 
     def files(self) -> set[str]:
         """Every file below state_dir that must be kept as long as this generation is."""
-        return {self.index, self.policy}.union(*(state.files() for state in self.lists))
+        return {self.index, self.policy}.union(*(state.files() for state in (*self.lists, *self.own)))
 
     def is_complete(self, state_dir: Path) -> bool:
         """Whether its files are there and the policy is whole (the index is verified by the engine)."""
@@ -523,7 +582,8 @@ def _read_record(path: Path) -> Generation:
     try:
         body = json.loads(path.read_bytes())
         lists = tuple(ListState.from_json(state) for state in body.pop("lists"))
-        return Generation(lists=lists, **body)
+        own = tuple(ListState.from_json(state) for state in body.pop("own"))
+        return Generation(lists=lists, own=own, **body)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: not a generation's record: {error!r}") from None
 

@@ -101,6 +101,7 @@ class Action(IntEnum):
     CNAME = 9  # an alias to the profile's target
     DATA = 10  # the rule's own records
     SERVFAIL = 11
+    LOCAL = 12  # what the config itself says of the name: its own records, special names
 
 
 class Verb(IntEnum):

@@ -45,9 +45,10 @@ from resolver.local import Aliases
 from resolver.punt import Alias, Decided, Punts
 from resolver.snapshot import read_clients, read_policy
 from resolver.transfer import notify
-from resolver.upstream.health import Server, Strategy
+from resolver.upstream.health import Strategy
 from resolver.upstream.native import Native
 from resolver.upstream.pool import Pool, PoolConfig
+from resolver.upstream.server import Server
 from resolver.vocabulary import Transport
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Worker:
         self._policy = Path()
         self._overlay: list[overlay.Entry] = []
         self._tell = tell
+        self._upstream: control.Upstream
         self._transferred: tuple[notify.Notifiable, ...] = ()
         self._overlay_timer: asyncio.TimerHandle | None = None
         self._cache_file = Path(configure.cache_file) if configure.cache_file else None
@@ -120,6 +122,8 @@ class Worker:
     async def swap(self, order: control.Swap) -> None:
         """Load a generation and enforce it; ValueError or OSError says why not, and then nothing has changed."""
         snapshot, aliases, decisions, self._zones = await asyncio.to_thread(_load, order, self._index)
+        if self.generation and order.upstream.routes[1:] != self._upstream.routes[1:]:
+            self.engine.flush(None, False)  # answers are found by their route's number, which may be another's now
         before, self._snapshots = self._snapshots, [snapshot]
         limits, self._upstream = order.cache, order.upstream
         self.pool.reconfigure(_pool_config(order.upstream))
@@ -237,7 +241,7 @@ class Worker:
             self._tell(control.Notified(tuple(lists)))
         return reply
 
-    def _describe(self, punt: Punt) -> Alias:
+    def _describe(self, punt: Punt) -> Alias | bytes:
         return self._aliases.describe(punt)
 
     def _decide(self, punt: Punt) -> Decided | bytes | None:
@@ -319,6 +323,8 @@ def _pool_config(upstream: control.Upstream) -> PoolConfig:
         strategy=Strategy(upstream.strategy),
         timeout=upstream.timeout,
         slots=upstream.slots,
+        bootstrap=[Server.parse(text) for text in upstream.bootstrap],
+        authorities=Path(upstream.ca) if upstream.ca else None,
     )
 
 

@@ -1,4 +1,5 @@
-"""An upstream server that does as it is told: answers, delays, drops, lies, truncates, resets. UDP and TCP on loopback.
+"""An upstream server that does as it is told: answers, delays, drops, lies, truncates, resets. UDP, TCP, TLS and HTTPS on
+loopback; the latter two where it has a certificate (tests/certificates.py).
 
 In a test:
 
@@ -22,11 +23,14 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import socket
+import ssl
 import struct
 import sys
 import threading
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -39,6 +43,12 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+import h2.settings
+import hyperframe.frame
 
 SOA = "ns.fake.example. hostmaster.fake.example. 1 3600 600 86400 60"
 
@@ -66,6 +76,8 @@ class Act:
     drop: bool = False
     only: str = ""
     """`udp` or `tcp`: act only there, drop (UDP) or answer normally (TCP) elsewhere."""
+    share: float = 1.0
+    """Which share of the queries; the others are answered as if there were no script."""
     lie: str = ""
     """id, question, qtype, case, qr, opcode, port, address: what is wrong with the answer."""
     lies: int = 1
@@ -79,7 +91,9 @@ class Act:
     bare: bool = False
     """The error is a header alone."""
     tcp: str = ""
-    """reset, close, cut (half an answer, then close), silent."""
+    """Of all but UDP: reset, close, cut (half an answer, then close), silent."""
+    status: int = 200
+    """Of HTTPS."""
     raw: bytes | None = None
     """These octets after the right id, question and header flags: garbage."""
     size: int = 0
@@ -116,7 +130,19 @@ class FakeUpstream:
     script: dict[str, list[Act]] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     connections: int = 0
-    """TCP connections that were accepted."""
+    """Connections of all kinds that were accepted."""
+    resumed: int = 0
+    """TLS connections that went on with an earlier session."""
+    certificate: Mapping[str, str] | None = None
+    """Paths of its chain and key (tests/certificates.py); with one there are `tls_port` and `https_port` as well."""
+    tls_port: int = 0
+    https_port: int = 0
+    requests: list[dict[str, str]] = field(default_factory=list)
+    """The headers of HTTP requests."""
+    streams: int = 100
+    """Of one HTTP/2 connection at a time."""
+    goaway_after: int = 0
+    """Queries after which an HTTP/2 connection takes no more; 0: never."""
 
     def on(self, name: str, *acts: Act) -> None:
         """Do `acts` in turn when `name` is asked; the last one stays. `*` is any name."""
@@ -181,11 +207,21 @@ class FakeUpstream:
             server = await asyncio.start_server(self._connection, sock=tcp)
         else:
             tcp.close()
+        servers = [server] if server is not None else []
+        if self.certificate is not None:
+            tls = await asyncio.start_server(
+                self._tls_connection, self.host, self.tls_port, ssl=_context(self.certificate, "dot")
+            )
+            https = await self._loop.create_server(
+                lambda: _Http2(self), self.host, self.https_port, ssl=_context(self.certificate, "h2")
+            )
+            self.tls_port, self.https_port = (each.sockets[0].getsockname()[1] for each in (tls, https))
+            servers += [tls, https]
         ready.set()
         await self._stopping.wait()
         self._loop.remove_reader(udp.fileno())
-        if server is not None:
-            server.close()
+        for each in servers:
+            each.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -244,7 +280,13 @@ class FakeUpstream:
 
     # -- TCP --------------------------------------------------------------------------------------------------------
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _tls_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.resumed += writer.get_extra_info("ssl_object").session_reused
+        await self._connection(reader, writer, "tls")
+
+    async def _connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, transport: str = "tcp"
+    ) -> None:
         self.connections += 1
         task = asyncio.current_task()
         assert task is not None
@@ -254,7 +296,7 @@ class FakeUpstream:
         try:
             while True:
                 length = struct.unpack(">H", await reader.readexactly(2))[0]
-                decided = self._decide(await reader.readexactly(length), "tcp", port)
+                decided = self._decide(await reader.readexactly(length), transport, port)
                 if decided is not None:
                     query, act = decided
                     self._spawn(self._reply(query, Act() if act.only == "udp" else act, writer))
@@ -286,6 +328,21 @@ class FakeUpstream:
             return
         writer.write(frame)
 
+    # -- HTTPS ------------------------------------------------------------------------------------------------------
+
+    async def _reply_https(self, connection: _Http2, stream: int, query: dns.message.Message, act: Act) -> None:
+        if act.delay:
+            await asyncio.sleep(act.delay)
+        if act.tcp == "silent" or (act.drop and not act.tcp):
+            return
+        if act.tcp in ("close", "reset"):
+            connection.end(abort=act.tcp == "reset")
+            return
+        packet = self._answer(query, act, "https")
+        if act.lie:
+            packet = _lie(packet, act.lie)
+        connection.reply(stream, act.status, packet, cut=act.tcp == "cut")
+
     # -- both -------------------------------------------------------------------------------------------------------
 
     def _decide(self, packet: bytes, transport: str, port: int) -> tuple[dns.message.Message, Act] | None:
@@ -315,7 +372,8 @@ class FakeUpstream:
         acts = self.script.get(name.lower()) or self.script.get("*")
         if not acts:
             return query, Act()
-        return query, acts.pop(0) if len(acts) > 1 else acts[0]
+        act = acts.pop(0) if len(acts) > 1 else acts[0]
+        return query, act if act.share >= 1 or random.random() < act.share else Act()
 
     def _answer(self, query: dns.message.Message, act: Act, transport: str) -> bytes:
         if act.needs_edns is False and query.edns >= 0:
@@ -339,6 +397,90 @@ class FakeUpstream:
         if act.raw is not None:
             packet = packet[: 12 + len(question.name.to_wire() or b"") + 4] + act.raw
         return packet
+
+
+def _context(certificate: Mapping[str, str], protocol: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate["chain"], certificate["key"])
+    context.set_alpn_protocols([protocol])
+    return context
+
+
+class _Http2(asyncio.Protocol):
+    """One HTTP/2 connection to the server."""
+
+    def __init__(self, upstream: FakeUpstream) -> None:
+        self._upstream = upstream
+        self._connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        self._bodies: dict[int, bytes] = {}
+        self._replies = 0
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._upstream.connections += 1
+        self._upstream.resumed += transport.get_extra_info("ssl_object").session_reused
+        self._connection.local_settings = h2.settings.Settings(
+            client=False, initial_values={h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: self._upstream.streams}
+        )
+        self._connection.initiate_connection()
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            events = self._connection.receive_data(data)
+        except h2.exceptions.ProtocolError:
+            self.end()
+            return
+        for event in events:
+            if isinstance(event, h2.events.RequestReceived):
+                self._upstream.requests.append(_texts(event.headers))
+                self._bodies[event.stream_id] = b""
+            elif isinstance(event, h2.events.DataReceived):
+                self._bodies[event.stream_id] += event.data
+                self._connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.StreamEnded) and event.stream_id is not None:
+                self._take(event.stream_id)
+        self._flush()
+
+    def _take(self, stream: int) -> None:
+        port = self._transport.get_extra_info("peername")[1]
+        decided = self._upstream._decide(self._bodies.pop(stream), "https", port)
+        if decided is not None:
+            self._upstream._spawn(self._upstream._reply_https(self, stream, *decided))
+
+    def reply(self, stream: int, status: int, body: bytes, *, cut: bool) -> None:
+        headers = [(":status", str(status)), ("content-type", "application/dns-message")]
+        try:
+            self._connection.send_headers(stream, headers)
+            if cut:
+                self._connection.send_data(stream, body[: len(body) // 2])
+            else:
+                for at in range(0, len(body), 16_000):
+                    self._connection.send_data(stream, body[at : at + 16_000], end_stream=at + 16_000 >= len(body))
+        except h2.exceptions.ProtocolError:
+            pass  # the client has gone, or has reset the stream
+        self._flush()
+        self._replies += 1
+        if self._replies == self._upstream.goaway_after:
+            self._transport.write(hyperframe.frame.GoAwayFrame(0, last_stream_id=stream).serialize())
+            cut = True
+        if cut:
+            self.end()
+
+    def end(self, *, abort: bool = False) -> None:
+        if abort:
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    def _flush(self) -> None:
+        self._transport.write(self._connection.data_to_send())
+
+
+def _texts(headers: Any) -> dict[str, str]:
+    return {bytes(name).decode(): bytes(value).decode() for name, value in headers}
 
 
 def _rrset(text: str) -> dns.rrset.RRset:

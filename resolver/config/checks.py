@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from resolver.config import addresses, machine, units
+from resolver.config import addresses, local_names, machine, units
 from resolver.config.problem import Fault, Location
 from resolver.config.types import nearest
 
@@ -21,7 +21,7 @@ def check(data: dict[str, Any]) -> Iterator[Fault]:
     yield from _unique("groups", groups)
     defined = data.get("categories")
     categories = {each for _, listed in lists for each in [listed.get("category", "general")] if isinstance(each, str)}
-    categories.update(defined if isinstance(defined, dict) else ())
+    categories.update(defined if isinstance(defined, dict) else (), ("encrypted-dns", "safe-search"))
     names = {name for _, listed in lists if isinstance(name := listed.get("name"), str)}
     for index, group in groups:
         at: Location = ("groups", index)
@@ -49,8 +49,10 @@ def check(data: dict[str, Any]) -> Iterator[Fault]:
             message = "expected the name of one of tsig_keys"
             yield Fault(("lists", index, "tsig"), message, nearest(word, keys), show=True)
     yield from _unique("tsig_keys", _mappings(data.get("tsig_keys")))
+    yield from local_names.check(data)
     yield from _certificate(data.get("listen"))
     yield from _own_servers(data)
+    yield from _known_places(data)
     yield from _memory(data)
 
 
@@ -94,7 +96,7 @@ def _certificate(listen: object) -> Iterator[Fault]:
 
 def _own_servers(data: dict[str, Any]) -> Iterator[Fault]:
     """An upstream server that is this server's own address would send every query round in a circle."""
-    listen, upstream = data.get("listen"), data.get("upstream")
+    listen = data.get("listen")
     own = set()
     texts = listen.get("dns") if isinstance(listen, dict) else None
     for text in texts if isinstance(texts, list) else ["127.0.0.1:5335", "[::1]:5335"]:
@@ -103,21 +105,38 @@ def _own_servers(data: dict[str, Any]) -> Iterator[Fault]:
         except ValueError:
             continue
         own.add((endpoint.address, endpoint.port))
-    if not isinstance(upstream, dict):
-        return
-    places: list[tuple[Location, object]] = [(("upstream", "servers"), upstream.get("servers"))]
-    for index, route in _mappings(upstream.get("routes")):
-        places.append((("upstream", "routes", index, "servers"), route.get("servers")))
+    for at, server in _servers(data):
+        if not server.is_encrypted and (server.address, server.port) in own:
+            yield Fault(at, "expected another server than this one, which listens there itself", show=True)
+
+
+def _servers(data: dict[str, Any]) -> Iterator[tuple[Location, addresses.Server]]:
+    """Every upstream server that can be read, and where it stands."""
+    upstream = data.get("upstream")
+    places: list[tuple[Location, object]] = [
+        (("groups", index, "upstream"), group.get("upstream")) for index, group in _mappings(data.get("groups"))
+    ]
+    if isinstance(upstream, dict):
+        places += [(("upstream", key), upstream.get(key)) for key in ("servers", "bootstrap")]
+        for index, route in _mappings(upstream.get("routes")):
+            places.append((("upstream", "routes", index, "servers"), route.get("servers")))
     for at, servers in places:
         for index, text in enumerate(servers if isinstance(servers, list) else ()):
             try:
-                server = addresses.parse_server(text)
+                yield (*at, index), addresses.parse_server(text)
             except ValueError:
                 continue
-            if not server.is_encrypted and (server.address, server.port) in own:
-                yield Fault(
-                    (*at, index), "expected another server than this one, which listens there itself", show=True
-                )
+
+
+def _known_places(data: dict[str, Any]) -> Iterator[Fault]:
+    """A server that is written by name is asked at an address, and this server cannot be asked for it."""
+    upstream = data.get("upstream")
+    if isinstance(upstream, dict) and upstream.get("bootstrap"):
+        return
+    for at, server in _servers(data):
+        if server.address is None:
+            message = "expected to know where the server is: add ?ip=ADDRESS, or plain servers to upstream.bootstrap"
+            yield Fault(at, message, show=True)
 
 
 def _memory(data: dict[str, Any]) -> Iterator[Fault]:

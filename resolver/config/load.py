@@ -54,7 +54,7 @@ def load(path: Path | str | None = None) -> Config:
         raise ConfigError([Problem(str(file), root.line, "", message, found=root.shown())])
     context: dict[str, Any] = {"file": file.absolute()}
     config, found = _validate(data, context)
-    faults += [*found, *checks.check(data), *unbuilt.find(data)]
+    faults += [*found, *checks.check(data), *unbuilt.find(data), *_unreadable(config)]
     problems = _report(str(file), root or Node("mapping", 1), faults)
     if config is None or any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
@@ -65,6 +65,21 @@ def load(path: Path | str | None = None) -> Config:
     if config is None:  # taking something away left too little behind
         raise ConfigError([*problems, *_report(str(file), root or Node("mapping", 1), found)])
     return config
+
+
+def _unreadable(config: Config | None) -> Iterator[Fault]:
+    """Files that the configuration names and that would be missed only once they are needed."""
+    if config is None or config.upstream_ca is None:
+        return
+    import ssl  # only where there is something to look at
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(config.upstream_ca)
+    except (OSError, ValueError) as error:
+        reason = (
+            "no certificate in it" if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or error
+        )
+        yield Fault(("upstream", "ca"), f"expected a file of certificates in PEM form ({reason})", show=True)
 
 
 def _read(file: Path) -> str:

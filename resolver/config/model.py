@@ -22,11 +22,13 @@ from resolver import counters
 from resolver import schedule as calendar
 from resolver.config import addresses, types
 from resolver.config.problem import Problem
+from resolver.config.records import DEFAULT_TTL as DEFAULT_RECORD_TTL
 from resolver.config.types import Once
 from resolver.vocabulary import EDE, Action
 
 GLOB_CHARACTERS = frozenset("*?[")
 DEFAULT_TTL = 10  # seconds
+ROUTES = 256  # of the engine (forward.pyx), the default one included
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}", re.IGNORECASE)
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
 
@@ -103,6 +105,10 @@ class Listen(_Section):
         default=False,
         description="Takes queries that a router redirects here by TPROXY, and answers from the address that was asked.",
     )
+    name: types.OptionalName = Field(
+        default="",
+        description="The name by which clients find tls, https and quic (RFC 9462); empty: the first of the certificate.",
+    )
 
     @field_validator("https_path")
     @classmethod
@@ -146,6 +152,21 @@ class Upstream(_Section):
         default=2.0, description="How long one server is waited for before the next is asked."
     )
     routes: tuple[Route, ...] = Field(default=(), description="Zones that servers of their own are asked about.")
+    bootstrap: Annotated[tuple[types.Server, ...], Once] = Field(
+        default=(),
+        description="Plain servers that are asked where the servers are that are written by name, as tls://dns.example.",
+    )
+    ca: types.Text = Field(
+        default="", description="File with certificates, in PEM form, of authorities to trust besides the system's."
+    )
+
+    @field_validator("bootstrap")
+    @classmethod
+    def _bootstrap_needs_no_look_up(cls, servers: tuple[addresses.Server, ...]) -> tuple[addresses.Server, ...]:
+        for server in servers:
+            if server.is_encrypted:
+                raise ValueError(f"expected plain servers with an address, such as 9.9.9.9, not {server}")
+        return servers
 
     @field_validator("timeout")
     @classmethod
@@ -159,17 +180,6 @@ class Upstream(_Section):
     def _zones_have_one_route(cls, routes: tuple[Route, ...]) -> tuple[Route, ...]:
         types.without_repeats(tuple(zone for route in routes for zone in route.zones))
         return routes
-
-    @model_validator(mode="after")
-    def _servers_are_countable(self) -> Self:
-        if len(self.all_servers) > counters.SERVERS:
-            raise ValueError(f"expected at most {counters.SERVERS} different servers, routes included")
-        return self
-
-    @property
-    def all_servers(self) -> tuple[addresses.Server, ...]:
-        """Every server once, those of routes last, in the order of the file."""
-        return tuple(dict.fromkeys((*self.servers, *(server for route in self.routes for server in route.servers))))
 
 
 class Cache(_Section):
@@ -529,6 +539,17 @@ class Group(_Section):
     shadow: types.YesNo = Field(
         default=False, description="Only count what would be blocked; mandatory lists are enforced all the same."
     )
+    safe_search: types.SafeSearch | None = Field(
+        default=None, description="SafeSearch for the group, as the key outside of groups; unset: as that says."
+    )
+    block_encrypted_dns: types.YesNo | None = Field(
+        default=None,
+        description="Whether names of public encrypted resolvers are blocked; unset: as the key outside says.",
+    )
+    upstream: Annotated[tuple[types.Server, ...], Once] = Field(
+        default=(),
+        description="Servers that the group's questions go to instead of upstream.servers; upstream.routes still win.",
+    )
     schedule: tuple[Window, ...] = Field(
         default=(), description="When the group applies; empty: always. At other times its clients are not in it."
     )
@@ -594,6 +615,7 @@ class Rewrite(_Section):
     answers: Annotated[tuple[types.Answer, ...], Once] = Field(
         min_length=1, description="Addresses, or one name that it is an alias of."
     )
+    ttl: types.Ttl = Field(default=DEFAULT_RECORD_TTL, description="How long a client may keep the answer.")
 
     @field_validator("answers")
     @classmethod
@@ -601,6 +623,50 @@ class Rewrite(_Section):
         if len(answers) > 1 and any(isinstance(answer, str) for answer in answers):
             raise ValueError("expected addresses, or one domain name alone")
         return answers
+
+
+class SpecialNames(_Section):
+    """Names that are answered here and never asked upstream, but for zones of `upstream.routes`."""
+
+    localhost: types.YesNo = Field(
+        default=True, description="localhost and what is below it: 127.0.0.1 and ::1 (RFC 6761)."
+    )
+    invalid: types.YesNo = Field(default=True, description="invalid and what is below it: NXDOMAIN (RFC 6761).")
+    test: types.YesNo = Field(default=True, description="test and what is below it: NXDOMAIN (RFC 6761).")
+    onion: types.YesNo = Field(default=True, description="onion and what is below it: NXDOMAIN (RFC 7686).")
+    home_arpa: types.YesNo = Field(
+        default=True, description="home.arpa and what is below it: an empty zone (RFC 8375)."
+    )
+    private_reverse: types.YesNo = Field(
+        default=True, description="Reverse zones of private and special addresses: empty ones (RFC 6303, RFC 7793)."
+    )
+    resolver_arpa: types.YesNo = Field(
+        default=True,
+        description="resolver.arpa: where this server's encrypted listeners are, if it has any (RFC 9462).",
+    )
+    firefox_canary: types.YesNo = Field(
+        default=True, description="use-application-dns.net: NXDOMAIN, so that Firefox keeps to this server by itself."
+    )
+    icloud_relay: types.YesNo = Field(
+        default=True, description="mask.icloud.com and mask-h2.icloud.com: NXDOMAIN, so that Private Relay is not used."
+    )
+
+
+class Dns64(_Section):
+    """IPv6 addresses for names that have IPv4 addresses alone (RFC 6147)."""
+
+    prefix: types.Dns64Prefix = Field(
+        default=None,
+        description="The prefix that IPv4 addresses are put behind, of 32, 40, 48, 56, 64 or 96 bits; empty: off.",
+    )
+    clients: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=(), description="Who gets such addresses; empty: everybody."
+    )
+    exclude: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=(),
+        description="Addresses that are as good as none: IPv6 ones besides ::ffff:0:0/96 do not keep a name from getting "
+        "made ones, IPv4 ones are put behind no prefix.",
+    )
 
 
 class RateLimit(_Section):
@@ -733,6 +799,21 @@ class Config(_Section):
     sinkhole: Sinkhole = Field(default_factory=Sinkhole, description="How blocked names are answered by default.")
     rebinding: Rebinding = Field(default_factory=Rebinding, description="Protection against DNS rebinding.")
     rewrites: tuple[Rewrite, ...] = Field(default=(), description="Names that are answered here.")
+    records: Annotated[tuple[types.Record, ...], Once] = Field(
+        default=(), description="Further records of such names, each in the form of a zone file."
+    )
+    special_names: SpecialNames = Field(
+        default_factory=SpecialNames, description="Names that are answered here and never asked upstream."
+    )
+    block_encrypted_dns: types.YesNo = Field(
+        default=False, description="Block the names of public encrypted resolvers, a list that comes with the program."
+    )
+    safe_search: types.SafeSearch = Field(
+        default=(),
+        description="Search engines that are to filter their results: yes, no, or some of google, youtube, "
+        "youtube-moderate, bing, duckduckgo.",
+    )
+    dns64: Dns64 = Field(default_factory=Dns64, description="IPv6 addresses for names that have IPv4 addresses alone.")
     rate_limit: RateLimit = Field(default_factory=RateLimit, description="How much one client may ask over UDP.")
     connections: Connections = Field(
         default_factory=Connections, description="How many connections clients may keep, and for how long."
@@ -746,6 +827,17 @@ class Config(_Section):
     _file: Path | None = PrivateAttr(default=None)
     _base: Path = PrivateAttr(default_factory=Path.cwd)
     _warnings: tuple[Problem, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="after")
+    def _servers_are_countable(self) -> Self:
+        if len(self.upstream_servers) > counters.SERVERS:
+            raise ValueError(
+                f"expected at most {counters.SERVERS} different upstream servers, those of routes and groups included"
+            )
+        if 1 + len(self.upstream.routes) + len({group.upstream for group in self.groups} - {()}) > ROUTES:
+            message = f"expected at most {ROUTES - 1} routes: those of zones and the different `upstream` of groups"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _settle(self, info: ValidationInfo) -> Self:
@@ -804,6 +896,18 @@ class Config(_Section):
     def ca_path(self) -> Path | None:
         """`fetch.ca` as an absolute path; None where it is not given."""
         return _expand(self._base, self.fetch.ca) if self.fetch.ca else None
+
+    @property
+    def upstream_servers(self) -> tuple[addresses.Server, ...]:
+        """Every upstream server once: the default ones, those of routes, of groups, and of the bootstrap."""
+        of_routes = (server for route in self.upstream.routes for server in route.servers)
+        of_groups = (server for group in self.groups for server in group.upstream)
+        return tuple(dict.fromkeys((*self.upstream.servers, *of_routes, *of_groups, *self.upstream.bootstrap)))
+
+    @property
+    def upstream_ca(self) -> Path | None:
+        """`upstream.ca` as an absolute path; None where it is not given."""
+        return _expand(self._base, self.upstream.ca) if self.upstream.ca else None
 
     @property
     def worker_count(self) -> int:

@@ -18,6 +18,7 @@ from resolver.config.model import (
     Certificate,
     Config,
     Connections,
+    Dns64,
     Fetch,
     Group,
     Guard,
@@ -29,14 +30,15 @@ from resolver.config.model import (
     Rewrite,
     Route,
     Sinkhole,
+    SpecialNames,
     TsigKey,
     Upstream,
     Window,
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Guard, Listen, ListConfig, QueryLog),
-    *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, TsigKey, Upstream, Window),
+    *(Admin, Cache, Category, Certificate, Config, Connections, Dns64, Fetch, Group, Guard, Listen, ListConfig),
+    *(QueryLog, RateLimit, Rebinding, Rewrite, Route, Sinkhole, SpecialNames, TsigKey, Upstream, Window),
 )
 
 

@@ -1,8 +1,7 @@
 """What the configuration may ask for and this version does not do yet: one table, a row a feature.
 
-Nothing is ignored in silence. A row that only takes something away from the operator is a warning, and the key is
-then read as if it were not there; a row without which less would be filtered, or more be seen by others, is an error.
-Whoever builds a feature deletes its row.
+Nothing is ignored in silence: a row is a warning, and the key is then read as if it were not there. Whoever builds a feature
+deletes its row.
 """
 
 from __future__ import annotations
@@ -10,47 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from resolver.config import addresses
 from resolver.config.problem import Fault, Location
 
 EACH = "*"  # in a path: every item of a list
 
 
 class _Row(NamedTuple):
-    """A key and when what stands there is not built. `weakens`: ignoring it would weaken filtering or privacy."""
+    """A key and when what stands there is not built."""
 
     path: tuple[str, ...]
     asks: Callable[[Any], bool]
     what: str
-    weakens: bool = False
-
-
-def _given(value: Any) -> bool:
-    return value not in (None, "", [], {})
 
 
 def _not(*built: object) -> Callable[[Any], bool]:
     return lambda value: value is not None and value not in built
 
 
-def _encrypted(server: Any) -> bool:
-    try:
-        return addresses.parse_server(server).is_encrypted
-    except ValueError:
-        return False
-
-
-def _all_encrypted(servers: Any) -> bool:
-    return isinstance(servers, list) and bool(servers) and all(map(_encrypted, servers))
-
-
 # The first row that matches speaks for a key and all beneath it.
 ROWS = (
-    _Row(("upstream", "servers"), _all_encrypted, "encrypted upstream", weakens=True),
-    _Row(("upstream", "servers", EACH), _encrypted, "encrypted upstream"),
-    _Row(("upstream", "routes", EACH, "servers"), _all_encrypted, "encrypted upstream", weakens=True),
-    _Row(("upstream", "routes", EACH, "servers", EACH), _encrypted, "encrypted upstream"),
-    _Row(("rewrites",), _given, "rewrites"),
     _Row(("query_log", "what"), _not("all"), "the query log"),
     _Row(("query_log", "clients"), _not("full"), "the query log"),
     _Row(("query_log", "keep"), _not("7d", "1w", 604_800), "the query log"),
@@ -69,9 +46,7 @@ def find(data: dict[str, Any]) -> Iterator[Fault]:
                 continue
             spoken.add(at)
             message, shown = f"not built yet: ignored ({row.what})", not isinstance(value, list | dict)
-            if row.weakens:
-                message = f"not built yet: {row.what}; remove it, as going on without it would protect less"
-            yield Fault(at, message, severity="error" if row.weakens else "warning", show=shown)
+            yield Fault(at, message, severity="warning", show=shown)
 
 
 def without(data: dict[str, Any], faults: list[Fault]) -> None:

@@ -89,20 +89,25 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     if is_blocked(q) and not q.cell.flags & (CELL_NEEDS_ANSWER | (CELL_KEEPS_SIGNED if q.dnssec_ok else 0)):
         return reply_blocked(q, s)
 
-    # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before.
+    # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before: the zone's, else the
+    # class's own.
     q.route = suffix_lookup(s.routes, q.name, q.labels, q.labels_count)
+    if q.route == 0 and s.class_routes != NULL:
+        q.route = s.class_routes[q.policy_class]
     answer = q.given
     if answer == NULL and cache_lookup(&core.cache, q, core.now, &kept):
         answer = &kept
         q.told |= TOLD_CACHED
     if answer != NULL:
-        if answer.refresh and q.may_wait:  # popular and soon expired, or expired already: Python asks anew
+        if answer.refresh and (q.may_wait or q.told & TOLD_INNER):  # popular and soon expired, or expired already: Python asks anew
             refresh_begin(core, q)
         if not policy_answer(core, answer, q):
             return VERDICT_PUNT
         if answer.stale:
             core.counters[CACHE_STALE] += 1
-        return reply_blocked(q, s) if is_blocked(q) else reply_answer(q, answer)
+        if is_blocked(q):
+            return reply_blocked(q, s)
+        return dns64_answer(core, q, answer) if s.dns64.on and q.qtype == TYPE_AAAA else reply_answer(q, answer)
 
     # Unknown here: only a client that wants recursion gets it (RFC 1035 section 4.1.1).
     if not q.flags & FLAG_RD:
@@ -125,7 +130,8 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.control_size = 0
     q.may_wait = False
     q.counted = False
-    q.given = NULL
+    q.given = q.given_a = NULL
+    q.without_a = False
     q.since = 0
     q.decided = DECIDED_NOTHING
     q.word = 0
@@ -183,8 +189,8 @@ cdef void query_count(Core* core, const Query* q, int verdict) noexcept nogil:
     batch_count()."""
     cdef uint32_t slot = q.cell.slot if q.cell.slot < NO_LIST else NO_LIST
     cdef uint64_t duration = 0
-    if verdict == VERDICT_DROP and q.question_end == 0:
-        return  # not a query
+    if q.told & TOLD_INNER or (verdict == VERDICT_DROP and q.question_end == 0):
+        return  # not a client's, or not a query
     core.counters[COUNT_QUERIES + q.transport * TYPE_SLOTS + type_slot(q.qtype)] += 1
     core.counters[COUNT_ANSWERS + q.cell.action * LIST_SLOTS + slot] += 1
     if q.shadow:

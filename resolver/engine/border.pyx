@@ -13,7 +13,7 @@ cdef bytes take_bytes(const uint8_t* at, Py_ssize_t count):
 
 cdef bytes stream_bytes(Query* q):
     # A reply for a stream's listener.
-    if q.transport >= TRANSPORT_ENCRYPTED:
+    if q.transport >= FIRST_ENCRYPTED:
         reply_pad(q)
     return take_bytes(q.reply, q.reply_size)
 
@@ -58,6 +58,7 @@ cdef class Snapshot:
         self.unguarded = SuffixTable({name: (1, 1) for name in policy.unguarded})
         s.index = &self.index.view
         s.routes = &self.routes.view
+        s.zone_routes = max(policy.routes.values(), default=0)
         s.unguarded = &self.unguarded.view
         if number < 1:  # what was inspected in no generation is stamped 0
             raise ValueError(f"{number} is no generation")
@@ -93,10 +94,15 @@ cdef class Snapshot:
             for i in range(s.class_count):
                 s.pattern_rank = min(s.pattern_rank,
                                      <uint32_t> s.cells[i * s.shape_count + index_shape(s.index, listset)].rank)
+        if policy.class_routes:
+            routes = b"".join([int(route).to_bytes(2, "little") for route in policy.class_routes])
+            s.class_routes = <const uint16_t*> copied(routes, 2 * <Py_ssize_t> s.class_count, "routes of classes")
         self._shadows(bytes(policy.shadows), bytes(policy.shadow_claims))
         self._clients(&s.clients, policy.clients, s.variant_classes if s.variants != NULL else s.class_count)
         if policy.guard is not None:
             self._clients(&s.guard, policy.guard, 1)
+        if policy.dns64 is not None:
+            self._dns64(policy.dns64)
 
     cdef int _profile(self, Profile* p, profile, zones) except -1:
         cdef bytes text = profile.text.encode()[:200]
@@ -121,6 +127,20 @@ cdef class Snapshot:
         memcpy(p.ipv6, PyBytes_AS_STRING(ipv6), 16)
         memcpy(p.text, PyBytes_AS_STRING(text), len(text))
         memcpy(p.soa, PyBytes_AS_STRING(soa), len(soa))
+        return 0
+
+    cdef int _dns64(self, dns64) except -1:
+        cdef Dns64* d = &self.view.dns64
+        cdef bytes prefix = bytes(dns64.prefix)
+        if len(prefix) not in (4, 5, 6, 7, 8, 12) or (len(prefix) == 12 and prefix[8]):
+            raise ValueError(f"{len(prefix)} octets are no prefix of DNS64")
+        memcpy(d.prefix, PyBytes_AS_STRING(prefix), len(prefix))
+        d.octets = <uint32_t> len(prefix)
+        if dns64.clients is not None:
+            self._clients(&d.clients, dns64.clients, 1)
+        if dns64.excluded is not None:
+            self._clients(&d.excluded, dns64.excluded, 1)
+        d.on = True
         return 0
 
     cdef int _zones(self, policy_zones) except -1:
@@ -186,8 +206,11 @@ cdef class Snapshot:
         free(<void*> self.view.zones)
         free(<void*> self.view.order)
         free(<void*> self.view.variants)
+        free(<void*> self.view.class_routes)
         clients_free(&self.view.clients)
         clients_free(&self.view.guard)
+        clients_free(&self.view.dns64.clients)
+        clients_free(&self.view.dns64.excluded)
 
     @property
     def number(self):
@@ -555,7 +578,7 @@ cdef class Engine:
             raise ValueError(f"upstream {upstream} is in use")
         u.used = True
         u.socket_count = len(fds)
-        u.counters = COUNT_UPSTREAM + slot * 22
+        u.counters = COUNT_UPSTREAM + slot * 32
         for i in range(u.socket_count):
             u.fds[i] = -1
             u.in_flight[i] = 0
@@ -678,7 +701,7 @@ cdef class Engine:
             punt.names = (punt.qname,)
             if q.inspected != NULL:
                 punt.names += target_names(q)
-        if (q.reason == REASON_CONDITIONAL or q.reason == REASON_PATTERN) and q.given != NULL:
+        if (q.reason == REASON_CONDITIONAL or q.reason == REASON_PATTERN or q.reason == REASON_DNS64) and q.given != NULL:
             punt.given = take_bytes(q.given.packet, q.given.size)
         punt.do = q.dnssec_ok
         punt.cd = q.flags & FLAG_CD
@@ -729,6 +752,46 @@ cdef class Engine:
         core_clock(&self.core)
         batch_count(&self.core, transport, began)
         return verdict, stream_bytes(q) if verdict == VERDICT_REPLY else None
+
+    def chase(self, bytes packet not None, bytes client not None, object token):
+        """A question that answering a client's led to: (verdict, answer). Lists do not speak of it, local names do."""
+        cdef Query* q = &self.query
+        cdef const SnapshotView* s = self.core.snapshot
+        cdef Cell cell
+        cdef Punt punt
+        cdef int verdict
+        if len(client) != 16 or s == NULL:
+            raise ValueError("a client has 16 octets, and is answered by a generation")
+        core_clock(&self.core)
+        query_start(q, <const uint8_t*> PyBytes_AS_STRING(packet), <uint32_t> len(packet), TRANSPORT_TCP,
+                    self.stream_reply, MAX_TCP)
+        memcpy(q.client, PyBytes_AS_STRING(client), 16)
+        if wire_parse(q) != CONTINUE:
+            raise ValueError("not a query")
+        q.policy_class = client_class(&s.clients, q.client)
+        memset(&cell, 0, sizeof(Cell))
+        cell.rank = RANK_OVERLAY
+        cell.action = ACTION_ALLOW
+        cell.slot = NO_LIST
+        if q.policy_class < CLASS_WITHHELD:
+            policy_row(s, q, False)
+            q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
+            if q.listset and policy_of(s, q, q.listset).rank == RANK_OVERLAY:
+                cell = policy_of(s, q, q.listset)[0]
+        query_start(q, q.packet, q.size, TRANSPORT_TCP, q.reply, q.reply_room)
+        q.told = TOLD_INNER
+        q.cell = cell
+        q.decided = DECIDED_ALL
+        verdict = answer_query(&self.core, q)
+        if verdict == VERDICT_PUNT:
+            punt = self._punt(q, token, True)
+            punt.cell = take_bytes(<const uint8_t*> &cell, sizeof(Cell))
+            punt.decided = DECIDED_ALL
+        return verdict, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None
+
+    def synthesise(self, Punt punt not None, bytes answer):
+        """Answer a PUNT_DNS64, now that the same question for A is answered; None: it is not. As decide() does."""
+        return self._finish(punt, punt.given, True, EDE_NONE, "", b"" if answer is None else answer)
 
     @property
     def decided(self):
@@ -828,10 +891,15 @@ cdef class Engine:
         """
         return self._finish(punt, answer, False, ede, text)
 
-    cdef tuple _finish(self, Punt punt, bytes answer, bint may_ask, int ede, str text):
+    cdef tuple _finish(self, Punt punt, bytes answer, bint may_ask, int ede, str text, bytes answer_a=None):
+        # `answer_a`: the answer for A that one for AAAA may be made from; empty: there is none; None: not asked for yet.
         cdef Query* q = &self.query
         cdef Answer prepared
+        cdef Answer prepared_a
         cdef Answer kept
+        cdef Inspection own
+        cdef bytes copy
+        cdef bint has_a = False
         cdef bytes words = text.encode()[:200]
         cdef Punt again
         cdef bint is_stale
@@ -844,10 +912,22 @@ cdef class Engine:
             answer = None
         is_stale = (not may_ask if answer is None else prepared.failed) \
             and cache_stale(&self.core.cache, q, self.core.now, &kept)
+        if answer_a:  # the cache makes one answer ready at a time: the other one moves
+            if answer is not None:
+                copy = take_bytes(prepared.packet, prepared.size)
+                prepared.packet = <const uint8_t*> PyBytes_AS_STRING(copy)
+                prepared.ttl_count = own.count = own.flags = 0
+                own.generation = 0
+                prepared.inspection = &own
+            q.qtype = TYPE_A
+            has_a = cache_prepare(&self.core.cache, q, <const uint8_t*> PyBytes_AS_STRING(answer_a),
+                                  <uint32_t> len(answer_a), &prepared_a) == PREPARED
         query_start(q, q.packet, q.size, q.transport, q.reply, q.reply_room)
         q.counted = True
         q.since = punt.since
         q.told = punt.told
+        q.given_a = &prepared_a if has_a else NULL
+        q.without_a = answer_a is not None and not has_a
         if punt.cell is not None and punt.generation == self.snapshot.view.number:  # profiles and listsets are its own
             memcpy(&q.cell, PyBytes_AS_STRING(punt.cell), sizeof(Cell))
             check_cell(&self.snapshot.view, &q.cell)

@@ -24,6 +24,7 @@ PUNT_LOCAL: int  # answered by this server itself (a CNAME to chase, a special n
 PUNT_NOTIFY: int  # a NOTIFY (RFC 1996); only packet, client, qname and qtype count
 
 PUNT_PATTERN: int  # nobody knows yet which patterns `names` fit: Engine.remember(), then Engine.resume()
+PUNT_DNS64: int  # addresses are to be made: ask the same question for A, then Engine.synthesise()
 
 class Index:
     """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong.
@@ -389,6 +390,14 @@ class Engine:
         """The queries that Python has to take, oldest first."""
     def take_answers(self) -> list[tuple[object, bytes | None]]:
         """(token, answer or None for a drop) of streams that were told to WAIT."""
+    def chase(self, packet: bytes, client: bytes, token: object) -> tuple[int, bytes | None]:
+        """A question that answering a client's led to, an alias's target say: (verdict, answer), as answer() gives them.
+
+        Lists do not speak of it, local names do; it is not counted or recorded. A PUNT is among the next take_punts() with
+        `token` on it. ValueError: no query.
+        """
+    def synthesise(self, punt: Punt, answer: bytes | None) -> tuple[int, bytes | None]:
+        """Answer a PUNT_DNS64, now that the same question for A has this answer; None: it has none. As decide() does."""
     @property
     def decided(self) -> tuple[int, int, int, bytes]:
         """(listset, FindingKind of query.pxd, aliases that lead there, the cell's 8 octets): by what answer() or finish()

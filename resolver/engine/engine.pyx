@@ -37,6 +37,7 @@ PUNT_LOCAL = REASON_LOCAL
 PUNT_NOTIFY = REASON_NOTIFY
 PUNT_REFRESH = REASON_REFRESH
 PUNT_PATTERN = REASON_PATTERN
+PUNT_DNS64 = REASON_DNS64
 
 (AFTER_NOTHING, AFTER_TIMEOUT, AFTER_TRUNCATED, AFTER_RCODE, AFTER_BAD, AFTER_CLOSED) = range(6)  # HandedWhy
 
@@ -58,6 +59,8 @@ include "proxy.pyx"      # whom a load balancer speaks for
 include "core.pyx"       # what an engine holds
 include "forward.pyx"    # asking upstream
 include "inspect.pyx"    # what answers point at
+include "dns64.pyx"      # AAAA from A
+include "local.pyx"      # what the config says of names
 include "answer.pyx"     # the map: answer_query
 include "ring.pyx"       # a record of each query
 include "encrypted.pyx"  # what answers over TLS and HTTPS have besides

@@ -65,6 +65,8 @@ cdef void walk_take(Walk* w, uint32_t kind, uint32_t id, const uint8_t* address)
         return
     if w.q != NULL:
         cell = policy_of(w.s, w.q, finding_listset(w.s, kind, id))
+        if cell.flags & CELL_QUESTION_ONLY:
+            return
         if cell.flags & CELL_SHADOW and not w.q.shadow:
             w.q.shadow = finding_listset(w.s, kind, id)
         key = finding_key(w.s, cell, kind, id, position)
@@ -320,7 +322,7 @@ cdef bint policy_answer(Core* core, const Answer* answer, Query* q) noexcept nog
 cdef void policy_guard(const SnapshotView* s, Query* q) noexcept nogil:
     # A name outside has an address inside: blocked like an important name, so that no list but the operator opens the way.
     # Routed zones are the operator's own.
-    if q.route or q.cell.rank <= RANK_IMPORTANT_BLOCK or s.profile_count <= PROFILE_REBINDING:
+    if 0 < q.route <= s.zone_routes or q.cell.rank <= RANK_IMPORTANT_BLOCK or s.profile_count <= PROFILE_REBINDING:
         return
     if suffix_lookup(s.unguarded, q.name, q.labels, q.labels_count):
         return

@@ -46,12 +46,14 @@ cdef enum PuntReason:
     REASON_REFRESH = 3
     REASON_PATTERN = 4
     REASON_NOTIFY = 5
+    REASON_DNS64 = 6
 
 cdef enum:
     TYPE_A = 1
     TYPE_NS = 2
     TYPE_CNAME = 5
     TYPE_SOA = 6
+    TYPE_HINFO = 13
     TYPE_AAAA = 28
     TYPE_DNAME = 39
     TYPE_OPT = 41
@@ -95,7 +97,8 @@ cdef enum:
     ACTION_CNAME = 9
     ACTION_DATA = 10
     ACTION_SERVFAIL = 11
-    LAST_ACTION = 11
+    ACTION_LOCAL = 12
+    LAST_ACTION = 12
     RANK_OVERLAY = 0
     RANK_IMPORTANT_BLOCK = 2
     RANK_RPZ = 4
@@ -108,6 +111,7 @@ cdef enum:
     PROFILE_REBINDING = 3      # how a name outside that points inside is answered, likewise
     CELL_CONDITIONAL = 2
     CELL_KEEPS_SIGNED = 4      # its list leaves signed answers alone where the client wants to verify them
+    CELL_QUESTION_ONLY = 8     # its list speaks of names that are asked for, not of what answers lead to
     VARIANT_NOT_RECURSIVE = 1  # bits of a class's variants
     VARIANT_SIGNED = 2
     VARIANTS = 4
@@ -120,7 +124,8 @@ cdef enum:
     CLASS_REFUSED = 0xFFFF
     CLASS_WITHHELD = 0xFFFE    # a list of theirs has never come: SERVFAIL until it does
     TRANSPORT_UDP = 0
-    TRANSPORT_ENCRYPTED = 2    # the first of those that are: TLS, HTTPS, QUIC
+    TRANSPORT_TCP = 1
+    FIRST_ENCRYPTED = 2        # of the transports: TLS, HTTPS, QUIC
 
 # The sections of resolver/counters.py: index of the first counter of each.
 cdef enum:
@@ -138,10 +143,10 @@ cdef enum:
     COUNT_CACHE = 16768
     COUNT_ENGINE = 16776
     COUNT_UPSTREAM = 16784
-    COUNT_DURATIONS = 18192                                # [transport][way]: sum in microseconds, buckets
-    COUNT_RECORDS = 18492
-    COUNT_SHADOW = 18500                                   # [list slot]
-    COUNT_ALL = 19524
+    COUNT_DURATIONS = 18832                                # [transport][way]: sum in microseconds, buckets
+    COUNT_RECORDS = 19132
+    COUNT_SHADOW = 19140                                   # [list slot]
+    COUNT_ALL = 20164
     CACHE_HITS = COUNT_CACHE
     CACHE_MISSES = COUNT_CACHE + 1
     CACHE_STORES = COUNT_CACHE + 2
@@ -274,6 +279,8 @@ cdef struct Query:
     uint64_t control_size      # its octets
     bint may_wait              # the engine may ask upstream itself
     const Answer* given        # finish(): the upstream's answer to use instead of the cache
+    const Answer* given_a      # likewise the answer to the same question for A, where AAAA is made from it (DNS64)
+    bint without_a             # there is none
     uint64_t since             # microseconds, monotonic: when it came in
     # wire
     uint16_t id

@@ -238,6 +238,8 @@ cdef int reply_blocked(Query* q, const SnapshotView* s) noexcept nogil:
         return reply_error(q)
     if action == ACTION_DATA:
         return reply_data(q, s, profile)
+    if action == ACTION_LOCAL:
+        return reply_local(q, s, profile)
     if action == ACTION_TCP_ONLY:
         return reply_truncated(q)
     reply_begin(q, &w)

@@ -28,7 +28,6 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -48,7 +47,7 @@ from resolver.listeners import first
 from resolver.listeners.doq import DoqService
 from resolver.listeners.gate import Answer, Gate
 from resolver.listeners.places import Places
-from resolver.listeners.server import Answerer, client_octets
+from resolver.listeners.server import Answerer, Limits, client_octets
 from resolver.quic import CID, DOQ, LARGEST_MESSAGE, Connection, Doq, Ids, ServerConnection
 from resolver.vocabulary import Transport
 
@@ -71,18 +70,6 @@ _ANCILLARY = 128
 _SHORTEST = 1 + CID  # octets of a packet
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Times in seconds. `connections` in all, `per_client` of one; `pipeline`: queries of one connection that wait for an
-    answer."""
-
-    connections: int = CONNECTIONS
-    per_client: int = 64
-    pipeline: int = 128
-    idle: float = 10.0
-    frame: float = 5.0  # for a query, from its first octet to its last
 
 
 class Service(Protocol):
@@ -164,7 +151,7 @@ class QuicServer:
         self._pair: tuple[Any, Any, list[Any]] | None = None
         self._gate = Gate()
         self._tokens = first.Tokens()
-        self._places: Places[Link] = Places(self.limits.connections, self.limits.per_client, self.limits.idle)
+        self._places: Places[Link] = Places(*_places(self.limits))
         self._links: dict[bytes, Link] = {}
         self._half: dict[Link, None] = {}
         self._dirty: dict[Link, None] = {}
@@ -214,8 +201,7 @@ class QuicServer:
     def limit(self, limits: Limits) -> None:
         """Keep to these limits from now on; those a client was told stay with its connection."""
         self.limits = limits
-        self._places.connections, self._places.per_client = limits.connections, limits.per_client
-        self._places.idle = limits.idle
+        self._places.connections, self._places.per_client, self._places.idle = _places(limits)
         for door in self._doors:
             self._configure(door)
 
@@ -403,6 +389,10 @@ class QuicServer:
         for link in self._places.holders:
             link.look(now)
         self._flush()
+
+
+def _places(limits: Limits) -> tuple[int, int, float]:
+    return min(limits.connections, CONNECTIONS), limits.per_client, limits.idle
 
 
 class Link:

@@ -168,7 +168,7 @@ def protected(config: Config, state_dir: Path) -> Protected:
     listed, warnings = _listed(config)
     for name in listed:
         names.setdefault(name, "named in guard.protect")
-    for server in config.upstream.all_servers:
+    for server in config.upstream_servers:
         for host in (server.host, server.name):
             _add(names, host, "the name of an upstream server")
     for item in config.lists:

@@ -6,6 +6,7 @@ the actions it changes; groups that agree on both share a class, and class 0, cl
 that speaks about a name stands in one total order (vocabulary.Rank, then the config's order of lists, then the order of
 members), and the first that a class sees wins:
 
+    0 what the config itself says of a name (behind an operator's words, which the engine knows)
     1 important allow   2 important block   3 allow   4 RPZ   5 block          255 nobody speaks
 
 - A member whose list a class does not see is not there. A shadow list, and one with `override: disabled`, never wins
@@ -52,6 +53,7 @@ from resolver.vocabulary import EDE, Action, Rank, Verb
 NEEDS_ANSWER = 1  # flags of a cell
 CONDITIONAL = 2
 KEEPS_SIGNED = 4
+QUESTION_ONLY = 8
 SHADOW = 0x80
 OVERLAY_PROFILE = 2  # PROFILE_OVERLAY in engine/query.pxd
 REBINDING_PROFILE = 3  # PROFILE_REBINDING there
@@ -84,7 +86,9 @@ class ListPolicy:
     `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too. `max_ttl` caps
     the TTL of its answers, in seconds. `recursive_only`: an RPZ list that says nothing to queries without RD. `break_dnssec`
     no: it leaves signed answers alone where the client wants to verify them. `soa`: owner and data in wire form of the SOA
-    that goes with its answers.
+    that goes with its answers. `groups`: the groups that see it whatever their lists and categories are, "" for clients in
+    none (None: as the groups say). `local`: what it says is the operator's own word, at rank 0. `question_only`: it speaks
+    of names that are asked for, not of what answers lead to.
     """
 
     name: str
@@ -99,6 +103,9 @@ class ListPolicy:
     recursive_only: bool = True
     break_dnssec: bool = True
     soa: tuple[bytes, bytes] | None = None
+    groups: frozenset[str] | None = None
+    local: bool = False
+    question_only: bool = False
 
     def speaks(self) -> bool:
         """Whether a match in it can decide anything."""
@@ -126,7 +133,7 @@ class GroupPolicy:
     """What a group of clients has filtered: of these categories, these lists (None: all), answered like this.
 
     `overrides`: list → what it does for this group instead of what its own override says, None: what its rules say.
-    `shadow`: nothing of it is enforced but mandatory lists, the rest is counted.
+    `shadow`: nothing of it is enforced but mandatory lists, the rest is counted. `route`: to servers of its own, 0: none.
     """
 
     name: str
@@ -136,9 +143,12 @@ class GroupPolicy:
     tags: frozenset[str] = frozenset()
     overrides: Mapping[str, Override | None] = field(default_factory=dict)
     shadow: bool = False
+    route: int = 0
 
     def sees(self, source: ListPolicy) -> bool:
         """Whether a list is there for this group: both its name and its category must be among the group's."""
+        if source.groups is not None:
+            return self.name in source.groups
         by_name = self.lists is None or source.name in self.lists
         return by_name and (self.categories is None or source.category in self.categories)
 
@@ -199,12 +209,13 @@ class Matrix:
     order: bytes
     variants: bytes
     zones: tuple[tuple[bytes, bytes], ...]
+    routes: tuple[int, ...]  # by class
 
 
 class _PolicyClass(NamedTuple):
     """What tells classes apart: `visible` lists as bits, the actions that differ for their categories, the name and tags
-    as far as a condition asks for them, overrides that differ from the lists' own, and whether all but mandatory lists
-    only count."""
+    as far as a condition asks for them, overrides that differ from the lists' own, whether all but mandatory lists only
+    count, and the route of what no zone's route speaks of."""
 
     visible: int
     actions: frozenset[tuple[str, Action]]
@@ -212,6 +223,7 @@ class _PolicyClass(NamedTuple):
     tags: frozenset[str] = frozenset()
     overrides: frozenset[tuple[int, Override | None]] = frozenset()
     shadow: bool = False
+    route: int = 0
 
 
 def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
@@ -267,6 +279,7 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
         order=order.tobytes(),
         variants=variants,
         zones=_zones(rules),
+        routes=tuple(policy_class.route for policy_class in classes),
     )
 
 
@@ -306,7 +319,7 @@ def claims(rules: PolicyRules, shape: Shape, *, shadows: bool = False) -> list[C
         counts = shadows and policy.shadow and not (policy.override and policy.override.disabled)
         if (policy.speaks() or counts) and (source, kind) not in denied:
             condition = conditions.parse(kind.condition)
-            if condition.is_denial or condition.is_badfilter:
+            if condition.is_denial or condition.is_badfilter or (policy.local and kind.action is Action.FORWARD):
                 continue
             rank, action, target = _judge(policy, kind)
             order = _ORDINARY
@@ -347,6 +360,8 @@ def _judge(policy: ListPolicy, kind: Kind) -> tuple[Rank, Action | None, str]:
     action, target = (Action.ALLOW if kind.verb is Verb.ALLOW else kind.action), ""
     if policy.override and (policy.rpz or action is not Action.ALLOW):
         action, target = policy.override.action, policy.override.target
+    if policy.local:
+        return Rank.OVERLAY, action, target
     if policy.rpz:
         return Rank.RPZ, action, target
     if action is Action.ALLOW:
@@ -356,7 +371,8 @@ def _judge(policy: ListPolicy, kind: Kind) -> tuple[Rank, Action | None, str]:
 
 # -- classes ----------------------------------------------------------------------------------------------------------
 def _every_list(rules: PolicyRules) -> _PolicyClass:
-    return _PolicyClass((1 << len(rules.lists)) - 1, frozenset())
+    seen = (number for number, policy in enumerate(rules.lists) if policy.groups is None or "" in policy.groups)
+    return _PolicyClass(sum(1 << number for number in seen), frozenset())
 
 
 def _asked_of_clients(shapes: Sequence[Shape]) -> frozenset[str]:
@@ -384,7 +400,7 @@ def _class_of(rules: PolicyRules, group: GroupPolicy, asked: frozenset[str]) -> 
     )
     name = group.name if group.name in asked else ""
     return _PolicyClass(
-        sum(1 << number for number in seen), actions, name, group.tags & asked, overrides, shadow=group.shadow
+        sum(1 << number for number in seen), actions, name, group.tags & asked, overrides, group.shadow, group.route
     )
 
 
@@ -399,6 +415,7 @@ def _paused(rules: PolicyRules, policy_class: _PolicyClass) -> _PolicyClass:
         policy_class.name,
         policy_class.tags,
         frozenset(pair for pair in policy_class.overrides if pair[0] in kept),
+        route=policy_class.route,
     )
 
 
@@ -525,7 +542,9 @@ def _cell(
         flags |= NEEDS_ANSWER
     if not policy.break_dnssec and action >= Action.ADDRESS:
         flags |= KEEPS_SIGNED
-    if winner.member >= NO_MEMBER and not winner.target and action in (Action.DATA, Action.CNAME):
+    if policy.question_only:
+        flags |= QUESTION_ONLY
+    if winner.member >= NO_MEMBER and not winner.target and action in (Action.DATA, Action.CNAME, Action.LOCAL):
         raise ValueError(f"list {policy.name}: more than {NO_MEMBER} rules speak of a name before its rule with data")
     profile = _profile(rules, policy, action, winner.ttl, winner.target)
     number = profiles.setdefault(profile, len(profiles))

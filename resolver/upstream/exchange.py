@@ -1,14 +1,20 @@
 """One question, asked until somebody answers: sans-IO.
 
-Octets and `now` go in, events come out; sockets, timers and tasks are elsewhere (plain.py, pool.py). The rules:
+Octets and `now` go in, events come out; sockets, timers and tasks are elsewhere (carrier.py, pool.py). The rules:
 
-* A try is one query to one server. Each has its own id, its own random case, and (plain.py) its own random port.
+* A try is one query to one server. Each has its own id, over plain transports its own random case, and over UDP its own
+  random port.
 * A try that is not answered within the server's `patience` is late: the next server is asked as well, but a late answer
-  is still an answer. When every server was asked once, they are asked again, with twice the patience.
+  is still an answer. When every server was asked once, they are asked again, with a patience that doubles from try to
+  try. A benched server is asked once: it is a last resort.
+* A first try that takes longer than most answers of its server do (`hedge_after`) has the next one asked as well, as long
+  as `hedges` has something to spend; nothing is held against the slow one for that.
 * A good answer ends the exchange. An error (SERVFAIL, REFUSED, …) sends it to the next server; the last error is the
-  answer if nobody knows better. A server that erred or broke is not asked again in this exchange.
+  answer if nobody knows better. A server that erred is not asked again in this exchange, nor one that cannot be reached;
+  one whose connection broke or whose answer was none is, up to STRIKES times.
 * Wrong answers (other id, other question) over UDP are ignored and counted; more than MAX_WRONG for one try look like
-  forgery under way, and the rest of the exchange speaks TCP. So does it after TC and after an answer in another case.
+  forgery under way, and the rest of the exchange speaks TCP where it spoke UDP. So does it after TC and after an answer in
+  another case.
 * All is over after 2 × `timeout`, before the client's own patience (5 s in most resolvers) is.
 
 Invariants: after `start` there is either an open try or the exchange is done; exactly one Answer or Failed is ever
@@ -19,32 +25,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from enum import Enum
 from typing import NamedTuple
 
-from resolver.upstream.health import Health
+from resolver.upstream.carrier import Fault
+from resolver.upstream.health import Budget, Health
 from resolver.upstream.message import HEADER, Question, Verdict, build, judge, settle
 from resolver.vocabulary import EDE, Rcode, Transport
 
 MAX_TRIES = 8
 MAX_WRONG = 5
-ROUNDS = 2
+STRIKES = 4
+ROUNDS_WITH_ERROR = 2  # so often a server is asked while there is an error for an answer
+STREAM_PATIENCE = (
+    0.4  # seconds, at least, for what goes over a connection: it repeats by itself what is lost on the way
+)
 _WITH_QUESTION = (Verdict.GOOD, Verdict.ERROR, Verdict.MALFORMED)  # verdicts on answers that hold the question
 
 
-class Fault(Enum):
-    """What a transport can report instead of an answer; the value is for users."""
-
-    REFUSED = "connection refused"
-    RESET = "connection reset"
-    CLOSED = "connection closed"
-    UNREACHABLE = "network unreachable"
-    OVERLOAD = "too many queries in flight"
-    ENDING = "the server is shutting down"
-
-
 class Send(NamedTuple):
-    """Send `payload` to the server over UDP or TCP and report what comes back as of try `number`."""
+    """Send `payload` to the server over `transport` and report what comes back as of try `number`."""
 
     number: int
     health: Health
@@ -71,12 +70,34 @@ Event = Send | Answer | Failed
 
 
 class _Try:
-    __slots__ = ("deadline", "health", "is_late", "is_open", "payload", "sent_at", "tcp", "without_edns", "wrong")
+    __slots__ = (
+        "deadline",
+        "health",
+        "hedge_at",
+        "is_late",
+        "is_open",
+        "payload",
+        "sent_at",
+        "transport",
+        "without_edns",
+        "wrong",
+    )
 
-    def __init__(self, health: Health, payload: bytes, *, tcp: bool, without_edns: bool, now: float, deadline: float):
+    def __init__(
+        self,
+        health: Health,
+        payload: bytes,
+        transport: Transport,
+        *,
+        without_edns: bool,
+        now: float,
+        deadline: float,
+        hedge_at: float,
+    ):
         self.health = health
         self.payload = payload
-        self.tcp = tcp
+        self.transport = transport
+        self.hedge_at = hedge_at
         self.without_edns = without_edns  # because the server answered another try so that it seems not to know EDNS
         self.sent_at = now
         self.deadline = deadline
@@ -84,25 +105,35 @@ class _Try:
         self.is_late = False
         self.wrong = 0
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether it goes over a connection, where nobody else can answer."""
+        return self.transport is not Transport.UDP
+
 
 class Exchange:
     """One question's way along `candidates` (in the order to ask them; see health.order).
 
     `timeout`: the longest patience with one server, in seconds; the whole exchange ends after twice that.
-    `parallel`: ask all at once, the first good answer wins. `tcp_only`: never UDP (for ANY).
+    `parallel`: ask all at once, the first good answer wins. `tcp_only`: never UDP (for ANY). `hedges`: what may be spent
+    on asking a second server early. `probe`: one try to one server, to learn whether it answers.
     """
 
     __slots__ = (
+        "_benched",
         "_candidates",
         "_end",
         "_error",
         "_faults",
+        "_hedges",
         "_parallel",
+        "_probe",
         "_question",
         "_question_end",
         "_random",
         "_sent",
         "_step",
+        "_strikes",
         "_tcp",
         "_timeout",
         "_tries",
@@ -119,6 +150,8 @@ class Exchange:
         now: float,
         parallel: bool = False,
         tcp_only: bool = False,
+        hedges: Budget | None = None,
+        probe: bool = False,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._question = question
@@ -128,11 +161,15 @@ class Exchange:
         self._end = now + 2 * timeout
         self._parallel = parallel
         self._tcp = tcp_only
+        self._probe = probe
+        self._hedges = hedges if len(candidates) > 1 and not parallel else None
         self._random = random
         self._tries: list[_Try] = []
         self._sent = 0  # tries against MAX_TRIES
         self._step = 0  # position in the candidates, over all rounds
         self._useless: list[Health] = []  # not to be asked again in this exchange
+        self._strikes: dict[Health, int] = {}
+        self._benched = [health for health in candidates if not health.is_available()]
         self._error: Answer | None = None
         self._faults: list[Fault] = []
         self.is_done = False
@@ -140,25 +177,27 @@ class Exchange:
     @property
     def deadline(self) -> float:
         """When to call `tick`, unless something else comes first."""
-        pending = [a.deadline for a in self._tries if a.is_open and not a.is_late]
+        pending = [min(a.deadline, a.hedge_at) for a in self._tries if a.is_open and not a.is_late]
         return min(pending, default=self._end)
 
     # -- what happens -----------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> list[Event]:
         """The first queries."""
+        if self._hedges is not None:
+            self._hedges.earn()
         if not self._parallel:
             return self._next(now)
         return [event for _ in self._candidates[:MAX_TRIES] for event in self._next(now)] or self._finish()
 
-    def receive(self, number: int, message: bytes, now: float) -> list[Event]:
-        """A datagram or a framed message came in on try `number`."""
+    def receive(self, number: int, message: bytes, now: float, waited: float = 0.0) -> list[Event]:
+        """A message came in on try `number`, whose query waited so many seconds for a connection."""
         attempt = self._tries[number]
         if self.is_done or not attempt.is_open:
             return []
         health = attempt.health
-        any_case = attempt.tcp or not health.keeps_case(now)
-        verdict, rcode = judge(message, attempt.payload, self._question_end, any_case=any_case, tcp=attempt.tcp)
+        any_case = attempt.is_stream or not health.keeps_case(now)
+        verdict, rcode = judge(message, attempt.payload, self._question_end, any_case=any_case, tcp=attempt.is_stream)
         if verdict is Verdict.WRONG:
             return self._ignore(attempt, now)
         attempt.is_open = False
@@ -166,22 +205,28 @@ class Exchange:
             health.misled()
             return self._again(attempt, now)
         elapsed = now - attempt.sent_at
-        health.answered(elapsed, now, measure=not attempt.tcp or health.server.tcp_only)
-        if attempt.tcp and verdict in _WITH_QUESTION and self._section(message) != self._section(attempt.payload):
+        measure = attempt.transport is health.server.transport
+        health.answered(elapsed - waited, now, measure=measure, probe=self._probe)
+        if (
+            attempt.transport is Transport.TCP
+            and verdict in _WITH_QUESTION
+            and self._section(message) != self._section(attempt.payload)
+        ):
             health.loses_case(now)
         if verdict is Verdict.TRUNCATED:
             return self._again(attempt, now)
         if verdict is Verdict.NO_EDNS:
-            return [self._send(health, attempt.tcp, now, without_edns=True)]
+            return [self._send(health, attempt.transport, now, without_edns=True)]
         if attempt.without_edns and rcode not in (Rcode.FORMERR, Rcode.NOTIMP):
             health.lacks_edns(now)
         if verdict is Verdict.GOOD:
             self.is_done = True
             return [Answer(settle(message, self._question, self._question_end), health)]
-        self._useless.append(health)
         if verdict is Verdict.MALFORMED:
             health.misled()
+            self._strike(health)
         else:
+            self._useless.append(health)
             health.erred()
             if verdict is Verdict.ERROR:
                 self._error = Answer(settle(message, self._question, self._question_end), health)
@@ -196,8 +241,11 @@ class Exchange:
         self._faults.append(fault)
         if fault is Fault.OVERLOAD or fault is Fault.ENDING:  # ours, not the server's
             return [] if self._is_waiting() else self._finish()
-        attempt.health.broke(attempt.sent_at, now)
-        self._useless.append(attempt.health)
+        attempt.health.broke(attempt.sent_at, now, fault)
+        if fault.is_passing:
+            self._strike(attempt.health)
+        else:
+            self._useless.append(attempt.health)
         return self._next(now)
 
     def tick(self, now: float) -> list[Event]:
@@ -211,61 +259,93 @@ class Exchange:
                 attempt.health.timed_out(attempt.sent_at, now)
         if now >= self._end:
             return self._finish()
-        return self._next(now) if has_late else []
+        if has_late and not self._is_in_time():
+            return self._next(now)
+        return self._hedge(now)
 
     # -- decisions --------------------------------------------------------------------------------------------------
 
     def _next(self, now: float) -> list[Event]:
         """Ask the next server; finish if there is none and nothing to wait for."""
         count = len(self._candidates)
-        while self._sent < MAX_TRIES and self._step < count * ROUNDS:
+        rounds = 1 if self._probe else ROUNDS_WITH_ERROR if self._error is not None else MAX_TRIES
+        while self._sent < MAX_TRIES and self._step < count * rounds:
             health = self._candidates[self._step % count]
             if any(a.health is health and a.is_open and not a.is_late for a in self._tries):
                 return []  # it still has time for the query it got
-            factor = 1 << self._step // count
             self._step += 1
             if health in self._useless or self._waits_on_tcp(health):
                 continue
-            if self._error is not None and not health.is_available(now):
-                continue  # a benched server is a last resort, and there is an answer of sorts
+            if health in self._benched and self._step > count:
+                continue  # a last resort, asked once
+            if self._error is not None and not health.is_available():
+                continue  # and there is an answer of sorts
             self._sent += 1
-            return [self._send(health, self._tcp or health.server.tcp_only, now, factor=factor)]
+            factor = 1 << max(0, self._sent - 1 - count)
+            return [self._send(health, self._transport(health), now, factor=factor)]
         return [] if self._is_waiting() else self._finish()
+
+    def _hedge(self, now: float) -> list[Event]:
+        """Ask the next server beside one that takes its time."""
+        if self._hedges is None or len(self._tries) != 1 or now < self._tries[0].hedge_at:
+            return []
+        self._tries[0].hedge_at = self._tries[0].deadline
+        health = self._candidates[self._step % len(self._candidates)]
+        if health is self._tries[0].health or not health.is_available() or not self._hedges.spend():
+            return []
+        health.hedged()
+        return self._next(now)
+
+    def _strike(self, health: Health) -> None:
+        """It may be asked again, but not for ever."""
+        self._strikes[health] = self._strikes.get(health, 0) + 1
+        if self._strikes[health] >= STRIKES:
+            self._useless.append(health)
+
+    def _transport(self, health: Health) -> Transport:
+        return Transport.TCP if self._tcp and health.server.is_plain else health.server.transport
 
     def _again(self, attempt: _Try, now: float) -> list[Event]:
         """Ask the same server over TCP, and speak TCP from now on."""
         self._tcp = True
         if self._waits_on_tcp(attempt.health):
             return []
-        return [self._send(attempt.health, True, now, without_edns=attempt.without_edns)]
+        return [self._send(attempt.health, self._transport(attempt.health), now, without_edns=attempt.without_edns)]
 
     def _ignore(self, attempt: _Try, now: float) -> list[Event]:
         """Something else than the answer came: wait on, but not through a flood of forgeries (RFC 5452 section 9.2)."""
         attempt.health.misled()
         attempt.wrong += 1
-        if attempt.tcp:  # no forger, and the one answer to our query on this connection
+        if attempt.is_stream:  # no forger, and the one answer to our query on this connection
             attempt.is_open = False
-            self._useless.append(attempt.health)
+            self._strike(attempt.health)
             return self._next(now)
         if attempt.wrong <= MAX_WRONG:
             return []
         attempt.is_open = False
         return self._again(attempt, now)
 
-    def _send(self, health: Health, tcp: bool, now: float, *, factor: int = 1, without_edns: bool = False) -> Send:
+    def _send(
+        self, health: Health, transport: Transport, now: float, *, factor: int = 1, without_edns: bool = False
+    ) -> Send:
         qname = self._question.qname
         payload = build(
             self._question,
             self._random(2 + len(qname)),
             edns=not without_edns and health.speaks_edns(now),
-            mix_case=health.keeps_case(now),
+            mix_case=not health.server.is_encrypted and health.keeps_case(now),
+            padded=health.server.is_encrypted,
         )
-        patience = self._timeout if tcp else min(health.patience(self._timeout) * factor, self._timeout)
-        deadline = min(now + patience, self._end)
-        health.sent(now, tcp=tcp)
-        attempt = _Try(health, payload, tcp=tcp, without_edns=without_edns, now=now, deadline=deadline)
-        self._tries.append(attempt)
-        return Send(len(self._tries) - 1, health, Transport.TCP if tcp else Transport.UDP, payload, deadline)
+        patience = health.patience(self._timeout)
+        if transport is not Transport.UDP:
+            patience = max(patience, STREAM_PATIENCE)
+        deadline = min(now + min(patience * factor, self._timeout), self._end)
+        hedge_at = deadline if self._hedges is None else min(now + health.hedge_after(self._timeout), deadline)
+        health.sent(now, tcp=transport is not Transport.UDP)
+        self._tries.append(
+            _Try(health, payload, transport, without_edns=without_edns, now=now, deadline=deadline, hedge_at=hedge_at)
+        )
+        return Send(len(self._tries) - 1, health, transport, payload, deadline)
 
     def _section(self, message: bytes) -> bytes:
         return message[HEADER : self._question_end]
@@ -275,9 +355,13 @@ class Exchange:
         has_error = self._error is not None
         return any(attempt.is_open and not (has_error and attempt.is_late) for attempt in self._tries)
 
+    def _is_in_time(self) -> bool:
+        """Whether some try may still be answered as soon as its server usually does."""
+        return any(attempt.is_open and not attempt.is_late for attempt in self._tries)
+
     def _waits_on_tcp(self, health: Health) -> bool:
-        """Whether a try over TCP is open to the server: TCP repeats by itself."""
-        return any(attempt.is_open and attempt.tcp and attempt.health is health for attempt in self._tries)
+        """Whether a try to the server that is not late goes over a connection."""
+        return any(a.is_open and a.is_stream and not a.is_late and a.health is health for a in self._tries)
 
     def _finish(self) -> list[Event]:
         self.is_done = True

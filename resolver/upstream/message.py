@@ -5,8 +5,8 @@ the cache from strangers (id, direction, the question octet by octet) and the en
 the message exactly, compression pointers only lead backwards, so that no name can loop). What the records *say* is the
 engine's business.
 
-Invariants: `judge` never raises on any octets. A query carries exactly one OPT without options, or none: whatever the
-client sent there (ECS, cookies, padding) ends here.
+Invariants: `judge` never raises on any octets. A query carries exactly one OPT, or none, with no option but our own padding:
+whatever the client sent there (ECS, cookies, padding) ends here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from resolver.vocabulary import Rcode, RRType
 
 HEADER: Final = 12
 PAYLOAD_SIZE: Final = 1232  # asked for in our OPT: fits any path without fragments (DNS flag day 2020)
+PADDING: Final = 128  # octets of a block of an encrypted query (RFC 8467 section 4.1)
 MAX_NAME: Final = 255  # RFC 1035 section 2.3.4
 
 _UINT16 = struct.Struct(">H")
@@ -30,6 +31,7 @@ _OPT_DO = _OPT.pack(0, RRType.OPT, PAYLOAD_SIZE, 0x8000, 0)
 _RD, _CD, _TC = 0x0100, 0x0010, 0x02
 # 0x20 where an octet is a lower-case letter. Length octets are at most 63 and thus never among them.
 _LETTERS = bytes(0x20 if ord("a") <= octet <= ord("z") else 0 for octet in range(256))
+_PADDING_OPTION: Final = 12  # RFC 7830
 _EDE_OPTION: Final = 15
 _EDE_BOGUS: Final = frozenset(range(6, 13))  # RFC 8914: DNSSEC Bogus … NSEC Missing
 _GOOD: Final = frozenset({Rcode.NOERROR, Rcode.NXDOMAIN, 6})  # 6: YXDOMAIN, a DNAME that grew too long (RFC 6672)
@@ -90,8 +92,12 @@ def name_text(wire: bytes) -> str:
     return ".".join(labels)
 
 
-def build(question: Question, random: bytes, *, edns: bool = True, mix_case: bool = True) -> bytes:
+def build(
+    question: Question, random: bytes, *, edns: bool = True, mix_case: bool = True, padded: bool = False
+) -> bytes:
     """A query with RD=1, the question's DO and CD, and no client option.
+
+    `padded`: up to a multiple of PADDING octets (RFC 8467 section 4.1), so that an encrypted query's length says little.
 
     `random` holds 2 octets for the id and, if `mix_case`, as many more as the qname has (0x20,
     draft-vixie-dnsext-dns0x20): one bit of each decides on a letter's case.
@@ -105,6 +111,9 @@ def build(question: Question, random: bytes, *, edns: bool = True, mix_case: boo
     head = _HEAD.pack(random[0] << 8 | random[1], flags, 1, 0, 0, 1 if edns else 0)
     tail = question.qtype << 16 | question.qclass
     opt = (_OPT_DO if question.do else _OPT_PLAIN) if edns else b""
+    if padded and edns:
+        length = -(HEADER + len(qname) + 4 + len(opt) + 4) % PADDING
+        opt = opt[:-2] + struct.pack(">HHH", 4 + length, _PADDING_OPTION, length) + bytes(length)
     return head + qname + tail.to_bytes(4, "big") + opt
 
 

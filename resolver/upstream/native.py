@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from resolver.counters import LATENCY_BUCKETS, SECTIONS, SERVERS, UPSTREAM_STRIDE
 from resolver.engine.engine import AFTER_CLOSED, AFTER_TIMEOUT
-from resolver.upstream.health import LATENCY_BUCKET, LATENCY_SUM, Health, Server, Strategy, order
+from resolver.upstream.health import LATENCY_BUCKET, LATENCY_SUM, Health, Strategy, order
+from resolver.upstream.server import Server
 
 if TYPE_CHECKING:
     from resolver.engine.engine import Engine, Punt
@@ -63,7 +64,7 @@ class Native:
         wanted = {
             health.server: slots[health.server.name]
             for health in self._pool.servers
-            if not health.server.tcp_only and slots.get(health.server.name, SERVERS) < SERVERS
+            if health.server.is_plain and slots.get(health.server.name, SERVERS) < SERVERS
         }
         for server in [server for server, slot in self._slots.items() if wanted.get(server) != slot]:
             self._drop(server)
@@ -149,7 +150,7 @@ class Native:
 
 
 def _is_plain(health: Health, now: float) -> bool:
-    return health.is_available(now) and health.speaks_edns(now) and health.keeps_case(now)
+    return health.is_available() and health.speaks_edns(now) and health.keeps_case(now)
 
 
 def _connected(server: Server) -> socket.socket:

@@ -4,7 +4,7 @@ Each query is a stream of its own, so answers come in any order and a lost datag
 verified as for TLS (tls.py): from an authority of the system's or of `upstream.ca`, valid now, for the server's name or
 address. A session is resumed where the server allows it; early data is not sent, as it could be replayed.
 
-Invariants: `owed` is by stream; a datagram is only sent from `_send`; once the connection is over nothing else happens to it.
+Invariants: `owed` is by stream; a datagram is sent from `_send` alone; once the connection is over nothing happens to it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import AlertDescription, SessionTicket
 
 from resolver.quic import CID, DOQ, LARGEST_MESSAGE, ClientConnection, Doq
-from resolver.upstream.carrier import Fault, Receiver, Surroundings, TransportError
+from resolver.upstream.carrier import Fault, Receiver, Surroundings
 from resolver.upstream.connection import IDLE, Link, Query, Way
 from resolver.upstream.server import Server
 from resolver.upstream.udp import fault_of
@@ -115,7 +115,9 @@ class QuicLink(Link, asyncio.DatagramProtocol):
 
     def __init__(self, way: Way, trust: Trust) -> None:
         super().__init__(way)
-        self._quic = ClientConnection(trust.configuration(way.server), lambda ticket: trust.remember(way.server, ticket))
+        self._quic = ClientConnection(
+            trust.configuration(way.server), lambda ticket: trust.remember(way.server, ticket)
+        )
         self._transport: asyncio.DatagramTransport | None = None
         self._address = ("", 0)
         self._timer: asyncio.TimerHandle | None = None

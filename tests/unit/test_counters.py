@@ -28,7 +28,8 @@ def test_latency_bounds_ascend_and_the_last_bucket_is_for_the_rest() -> None:
     assert list(counters.LATENCY_BOUNDS) == sorted(set(counters.LATENCY_BOUNDS))
     assert len(counters.LATENCY_BOUNDS) + 1 == counters.LATENCY_BUCKETS
     assert counters.SECTIONS["upstream"].length == counters.SERVERS * counters.UPSTREAM_STRIDE
-    assert health.LATENCY_BUCKET + counters.LATENCY_BUCKETS == counters.UPSTREAM_STRIDE
+    assert health.LATENCY_BUCKET + counters.LATENCY_BUCKETS == health.HEDGES
+    assert health.BENCHED < counters.UPSTREAM_STRIDE
 
 
 @pytest.mark.parametrize("size", [0, counters.SIZE - 8, counters.SIZE + 8])

@@ -113,12 +113,32 @@ def test_cache_engine_and_responses() -> None:
 def test_upstream_latency_is_a_histogram_in_seconds() -> None:
     worker = Worker()
     second = layout.UPSTREAM_STRIDE
-    for at, count in ((0, 10), (1, 1), (7, 2_500_000), (8, 4), (9, 3), (8 + layout.LATENCY_BUCKETS - 1, 2)):
+    for at, count in (
+        (23, 1),
+        (25, 2),
+        (28, 1),
+        (0, 10),
+        (1, 7),
+        (7, 2_500_000),
+        (8, 4),
+        (9, 3),
+        (8 + layout.LATENCY_BUCKETS - 1, 2),
+        (5, 6),
+        (6, 2),
+        (22, 5),
+    ):
         worker.add("upstream", second + at, count)
     samples = _scrape(worker)
     server = "udp://1.1.1.1:53"
     assert samples["tampah_upstream_queries_total"] == {("udp://9.9.9.9:53",): 0, (server,): 10}
-    assert samples["tampah_upstream_failures_total"][(server,)] == 1
+    assert samples["tampah_upstream_failures_total"][(server,)] == 7
+    kinds = {kind: value for (kind, name), value in samples["tampah_upstream_faults_total"].items() if name == server}
+    assert kinds == {"network": 4, "error": 1, "certificate": 0, "handshake": 2, "protocol": 0, "lookup": 0}
+    assert samples["tampah_upstream_answers_total"][(server,)] == 9
+    assert samples["tampah_upstream_connections_total"][(server,)] == 6
+    assert samples["tampah_upstream_open_connections"][(server,)] == 2
+    assert samples["tampah_upstream_hedges_total"][(server,)] == 5
+    assert samples["tampah_upstream_benched_workers"][(server,)] == 1
     buckets = {
         bound: value
         for (bound, name), value in samples["tampah_upstream_latency_seconds_bucket"].items()

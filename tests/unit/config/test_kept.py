@@ -82,7 +82,7 @@ from resolver.config.kept import load
 config, _ = load(Path({str(path)!r}))
 values = (config.listen.dns, config.worker_count, config.state_path, config.user, config.cache.size, config.admin.listen)
 [(item.name, item.path, item.scheme, item.enabled, item.category) for item in config.lists]
-[route.servers for route in config.upstream.routes], config.upstream.all_servers, config.warnings
+[route.servers for route in config.upstream.routes], config.upstream_ca, config.warnings
 print("pydantic" in sys.modules, "yaml" in sys.modules)
 """
     import subprocess

@@ -186,10 +186,16 @@ def test_no_more_lists_and_servers_than_there_are_counters() -> None:
     with pytest.raises(ValidationError, match="at most 1023 items"):
         Config.model_validate({"lists": lists})
     servers = [f"10.0.0.{number}" for number in range(counters.SERVERS)]
-    assert len(Config.model_validate({"upstream": {"servers": servers}}).upstream.all_servers) == counters.SERVERS
+    assert len(Config.model_validate({"upstream": {"servers": servers}}).upstream.servers) == counters.SERVERS
     routes = [{"zones": ["a.example"], "servers": ["10.1.0.1"]}]
-    with pytest.raises(ValidationError, match="at most 64 different servers"):
+    with pytest.raises(ValidationError, match="at most 64 different upstream servers"):
         Config.model_validate({"upstream": {"servers": servers, "routes": routes}})
+    groups = [{"name": "kids", "clients": ["10.0.0.1"], "upstream": ["10.1.0.1"]}]
+    with pytest.raises(ValidationError, match="at most 64 different upstream servers"):
+        Config.model_validate({"upstream": {"servers": servers}, "groups": groups})
+    routes = [{"zones": [f"z{n}.example"], "servers": ["10.0.0.1"]} for n in range(256)]
+    with pytest.raises(ValidationError, match="at most 255 routes"):
+        Config.model_validate({"upstream": {"routes": routes}})
 
 
 def test_a_configuration_goes_to_another_process(tmp_path: Path) -> None:

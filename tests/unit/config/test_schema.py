@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from resolver.config.load import load
-from resolver.config.model import Config
+from resolver.config.model import Config, SpecialNames
 from resolver.config.schema import SECTIONS, json_schema
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -122,17 +122,17 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
     return True
 
 
-ADDED = {"rewrite", "tags"}  # keys since
+ADDED = {"rewrite", "tags", "records", "block_encrypted_dns", "safe_search", "special_names", "dns64"}  # keys since
+ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap"}
 
 
 def test_the_contract_is_read(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(CONTRACT)
     config = load(file)
-    assert [warning.path for warning in config.warnings] == ["rewrites"]
-    assert config.model_dump(exclude={"lists", "categories", "groups", "upstream", "tsig_keys"}) == Config().model_dump(
-        exclude={"lists", "categories", "groups", "upstream", "tsig_keys"}
-    )
+    assert config.warnings == ()
+    own = {"lists", "categories", "groups", "upstream", "tsig_keys", "rewrites"}
+    assert config.model_dump(exclude=own) == Config().model_dump(exclude=own)
 
 
 def test_the_contract_names_every_key() -> None:
@@ -161,12 +161,12 @@ def test_the_shipped_file_explains_every_key() -> None:
 def test_what_the_shipped_file_comments_out_is_read_too(tmp_path: Path) -> None:
     text = (ROOT / "config.yaml").read_text()
     text = re.sub(
-        r"^(\s*)(routes|categories|groups|rewrites|tsig_keys): (\[\]|\{\})$", r"\1\2:", text, flags=re.MULTILINE
+        r"^(\s*)(routes|categories|groups|rewrites|records|tsig_keys): (\[\]|\{\})$", r"\1\2:", text, flags=re.MULTILINE
     )
     file = tmp_path / "config.yaml"
     file.write_text(re.sub(r"^( *)#  (?=[ -] *|\w)", r"\1  ", text, flags=re.MULTILINE))
     config = load(file)
-    assert [warning.path for warning in config.warnings] == ["rewrites"]
+    assert config.warnings == () and (len(config.rewrites), len(config.records)) == (2, 2)
     assert (len(config.upstream.routes), len(config.categories), len(config.groups), len(config.tsig_keys)) == (
         1,
         1,

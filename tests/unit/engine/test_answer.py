@@ -697,7 +697,7 @@ def test_a_decided_cell_may_forward(fresh: World) -> None:
         (b"", "8 octets"),
         (bytes(9), "8 octets"),
         (CELL.pack(Rank.BLOCK, Action.ZERO, 0, 0, 0, 0xFFFF), "profile"),
-        (CELL.pack(Rank.BLOCK, 12, 0, 0, 0, 0), "action"),
+        (CELL.pack(Rank.BLOCK, 13, 0, 0, 0, 0), "action"),
         (CELL.pack(Rank.BLOCK, 255, 0, 0, 0, 0), "action"),
     ],
 )
@@ -720,7 +720,7 @@ def test_needs_answer_waits_for_the_upstream_then_blocks(fresh: World) -> None:
     assert fresh.ask("default.example").answer[0][0].address == "0.0.0.0"  # now that the answer is kept
 
 
-@pytest.mark.parametrize("action", [12, 15, 16, 255])
+@pytest.mark.parametrize("action", [13, 15, 16, 255])
 def test_a_policy_with_an_unknown_action_is_refused(fresh: World, action: int) -> None:
     with pytest.raises(ValueError, match="action"):
         fresh.patch("default.example", action=action)

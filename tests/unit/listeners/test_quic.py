@@ -20,7 +20,8 @@ from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header
 
 from resolver.engine.engine import DROP, PUNT, REPLY
 from resolver.listeners import quic as listener
-from resolver.listeners.quic import Limits, QuicServer
+from resolver.listeners.quic import QuicServer
+from resolver.listeners.server import Limits
 from resolver.listeners.steer import steer
 from resolver.quic import Doq, Ids
 from resolver.vocabulary import Transport

@@ -12,11 +12,11 @@ import dns.message
 import pytest
 import uvloop
 
-from resolver.upstream import plain
-from resolver.upstream.exchange import Fault
-from resolver.upstream.health import Server
+from resolver.upstream import connection
+from resolver.upstream.carrier import Carriers, Fault, Surroundings, TransportError
 from resolver.upstream.message import Question, build, wire_name
-from resolver.upstream.plain import Plain, TransportError, fault_of
+from resolver.upstream.server import Server
+from resolver.upstream.udp import LIMIT, Udp, fault_of
 from resolver.vocabulary import Transport
 from tests.fakes import Act, FakeUpstream, address_of
 from tests.ports import free_port
@@ -41,7 +41,7 @@ class Inbox:
     def __init__(self) -> None:
         self.queue: asyncio.Queue[tuple[int, bytes | Fault]] = asyncio.Queue()
 
-    def received(self, number: int, message: bytes) -> None:
+    def received(self, number: int, message: bytes, waited: float = 0.0) -> None:
         self.queue.put_nowait((number, message))
 
     def failed(self, number: int, fault: Fault) -> None:
@@ -72,9 +72,9 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.005)
 
 
-def with_plain(body: Callable[[Plain, Inbox], Awaitable[None]], **options: int) -> Coroutine[Any, Any, None]:
+def with_carriers(body: Callable[[Carriers, Inbox], Awaitable[None]], **options: int) -> Coroutine[Any, Any, None]:
     async def main() -> None:
-        io = Plain(asyncio.get_running_loop(), **options)
+        io = Carriers(Surroundings(asyncio.get_running_loop()), **{"limit": LIMIT, **options})
         try:
             await body(io, Inbox())
         finally:
@@ -89,14 +89,14 @@ def with_plain(body: Callable[[Plain, Inbox], Awaitable[None]], **options: int) 
 def test_a_query_comes_back(run: Runner, host: str, transport: Transport) -> None:
     with FakeUpstream(host) as upstream:
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             sent = query()
             io.send(Server("s", host, upstream.port), transport, sent, inbox, 7)
             number, message = await inbox.message()
             assert number == 7 and message[:2] == sent[:2]
             assert address(message) == address_of("www.example.com")
 
-        run(with_plain(body))
+        run(with_carriers(body))
 
 
 # -- UDP --------------------------------------------------------------------------------------------------------------
@@ -106,13 +106,13 @@ def test_every_query_has_a_port_of_its_own(run: Runner) -> None:
     with FakeUpstream() as upstream:
         server = Server("s", "127.0.0.1", upstream.port)
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             for number in range(200):
                 io.send(server, Transport.UDP, query(), inbox, number)
             for _ in range(200):
                 await inbox.message()
 
-        run(with_plain(body))
+        run(with_carriers(body))
         ports = [seen.port for seen in upstream.seen]
         assert len(set(ports)) == 200
         # Random over the whole range, and not counted up: as many steps down as up, and both halves in use.
@@ -127,37 +127,41 @@ def test_what_comes_from_elsewhere_is_not_even_seen(run: Runner, lie: str) -> No
     with FakeUpstream() as upstream:
         upstream.on("www.example.com", Act(lie=lie, lies=5, truth=True))
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             io.send(Server("s", "127.0.0.1", upstream.port), Transport.UDP, query(), inbox, 0)
             assert address((await inbox.message())[1]) == address_of("www.example.com")
             assert inbox.queue.empty()
 
-        run(with_plain(body))
+        run(with_carriers(body))
 
 
 def test_several_datagrams_come_through_until_it_is_cancelled(run: Runner) -> None:
     with FakeUpstream() as upstream:
         upstream.on("www.example.com", Act(lie="id", lies=3, truth=True))
 
-        async def body(io: Plain, inbox: Inbox) -> None:
-            ticket = io.send(Server("s", "127.0.0.1", upstream.port), Transport.UDP, query(), inbox, 0)
+        async def body(io: Carriers, inbox: Inbox) -> None:
+            udp = Udp(asyncio.get_running_loop())
+            ticket = udp.send(Server("s", "127.0.0.1", upstream.port), query(), inbox, 0)
             for _ in range(4):
                 await inbox.message()
-            assert io.sockets == 1
+            assert udp.count == 1
             ticket.cancel()
             ticket.cancel()
-            assert io.sockets == 0
+            assert udp.count == 0
+            udp.close()
 
-        run(with_plain(body))
+        run(with_carriers(body))
 
 
 def test_a_closed_port_is_reported(run: Runner) -> None:
-    async def body(io: Plain, inbox: Inbox) -> None:
-        io.send(Server("s", "127.0.0.1", free_port()), Transport.UDP, query(), inbox, 0)
+    async def body(io: Carriers, inbox: Inbox) -> None:
+        udp = Udp(asyncio.get_running_loop())
+        udp.send(Server("s", "127.0.0.1", free_port()), query(), inbox, 0)
         assert await inbox.fault() is Fault.REFUSED
-        assert io.sockets == 0
+        assert udp.count == 0
+        udp.close()
 
-    run(with_plain(body))
+    run(with_carriers(body))
 
 
 def test_no_more_sockets_than_the_limit(run: Runner) -> None:
@@ -165,7 +169,7 @@ def test_no_more_sockets_than_the_limit(run: Runner) -> None:
         upstream.on("*", Act(drop=True))
         server = Server("s", "127.0.0.1", upstream.port)
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             tickets = [io.send(server, Transport.UDP, query(), inbox, number) for number in range(10)]
             with pytest.raises(TransportError) as caught:
                 io.send(server, Transport.UDP, query(), inbox, 10)
@@ -173,7 +177,7 @@ def test_no_more_sockets_than_the_limit(run: Runner) -> None:
             tickets[0].cancel()
             io.send(server, Transport.UDP, query(), inbox, 11)
 
-        run(with_plain(body, limit=10))
+        run(with_carriers(body, limit=10))
 
 
 def test_sockets_closed_by_a_receiver_do_not_confuse_the_batch(run: Runner) -> None:
@@ -181,9 +185,9 @@ def test_sockets_closed_by_a_receiver_do_not_confuse_the_batch(run: Runner) -> N
     with FakeUpstream() as upstream:
         server = Server("s", "127.0.0.1", upstream.port)
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             class Meddler(Inbox):
-                def received(self, number: int, message: bytes) -> None:
+                def received(self, number: int, message: bytes, waited: float = 0.0) -> None:
                     for ticket in tickets:
                         ticket.cancel()
                     for late in range(20):
@@ -199,7 +203,7 @@ def test_sockets_closed_by_a_receiver_do_not_confuse_the_batch(run: Runner) -> N
                 assert address(message) == address_of("new.example")
             assert numbers == set(range(20))
 
-        run(with_plain(body))
+        run(with_carriers(body))
 
 
 @pytest.mark.parametrize(
@@ -220,14 +224,14 @@ def test_what_errors_mean(number: int, fault: Fault) -> None:
 
 
 def tcp(upstream: FakeUpstream) -> Server:
-    return Server("s", "127.0.0.1", upstream.port, tcp_only=True)
+    return Server("s", "127.0.0.1", upstream.port, transport=Transport.TCP)
 
 
 def test_queries_share_one_connection_and_answers_may_overtake(run: Runner) -> None:
     with FakeUpstream() as upstream:
         upstream.on("slow.example", Act(delay=1.5))
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             io.send(tcp(upstream), Transport.TCP, query("slow.example"), inbox, 0)
             for number in range(1, 50):
                 io.send(tcp(upstream), Transport.TCP, query(f"n{number}.example"), inbox, number)
@@ -240,14 +244,14 @@ def test_queries_share_one_connection_and_answers_may_overtake(run: Runner) -> N
             assert order[-1] == 0 and sorted(order) == list(range(50))
             assert upstream.connections == 1
 
-        run(with_plain(body))
+        run(with_carriers(body))
 
 
 def test_the_same_id_twice_is_kept_apart(run: Runner) -> None:
     with FakeUpstream() as upstream:
         upstream.on("a.example", Act(delay=0.1))
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             io.send(tcp(upstream), Transport.TCP, query("a.example", b"\x12\x34"), inbox, 0)
             io.send(tcp(upstream), Transport.TCP, query("b.example", b"\x12\x34"), inbox, 1)
             answers = dict([await inbox.message(), await inbox.message()])
@@ -256,14 +260,14 @@ def test_the_same_id_twice_is_kept_apart(run: Runner) -> None:
             assert answers[0][:2] == answers[1][:2] == b"\x12\x34"
             assert len({seen.ident for seen in upstream.seen}) == 2
 
-        run(with_plain(body))
+        run(with_carriers(body))
 
 
 def test_nothing_comes_after_cancel(run: Runner) -> None:
     with FakeUpstream() as upstream:
         upstream.on("slow.example", Act(delay=0.1))
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             io.send(tcp(upstream), Transport.TCP, query("slow.example"), inbox, 0).cancel()
             ticket = io.send(tcp(upstream), Transport.TCP, query("slow.example"), inbox, 1)
             await until(lambda: upstream.count("slow.example"))
@@ -273,7 +277,7 @@ def test_nothing_comes_after_cancel(run: Runner) -> None:
             assert (await inbox.message())[0] == 2
             assert upstream.count("slow.example") == 1  # what was cancelled before it could be sent is not sent
 
-        run(with_plain(body))
+        run(with_carriers(body))
 
 
 @pytest.mark.parametrize(("how", "fault"), [("close", Fault.CLOSED), ("reset", Fault.RESET), ("cut", Fault.CLOSED)])
@@ -281,13 +285,13 @@ def test_a_connection_that_breaks_before_any_answer_is_a_fault(run: Runner, how:
     with FakeUpstream() as upstream:
         upstream.on("www.example.com", Act(tcp=how))
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             io.send(tcp(upstream), Transport.TCP, query(), inbox, 0)
             assert await inbox.fault() is fault
             io.send(tcp(upstream), Transport.TCP, query("other.example"), inbox, 1)
             assert address((await inbox.message())[1]) == address_of("other.example")
 
-        run(with_plain(body))
+        run(with_carriers(body))
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "cut"])
@@ -295,73 +299,73 @@ def test_what_a_broken_connection_owes_is_asked_again(run: Runner, how: str) -> 
     with FakeUpstream() as upstream:
         upstream.on("breaks.example", Act(tcp=how), Act())
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             io.send(tcp(upstream), Transport.TCP, query(), inbox, 0)
             await inbox.message()
             io.send(tcp(upstream), Transport.TCP, query("breaks.example"), inbox, 1)
             assert address((await inbox.message())[1]) == address_of("breaks.example")
             assert upstream.connections == 2
 
-        run(with_plain(body))
+        run(with_carriers(body))
 
 
 def test_a_closed_tcp_port_is_reported(run: Runner) -> None:
-    async def body(io: Plain, inbox: Inbox) -> None:
+    async def body(io: Carriers, inbox: Inbox) -> None:
         server = Server("s", "127.0.0.1", free_port())
         for _ in range(2):
             io.send(server, Transport.TCP, query(), inbox, 0)
             assert await inbox.fault() is Fault.REFUSED
 
-    run(with_plain(body))
+    run(with_carriers(body))
 
 
 def test_a_large_answer_comes_whole(run: Runner) -> None:
     with FakeUpstream() as upstream:
         upstream.on("www.example.com", Act(size=60_000))
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             io.send(tcp(upstream), Transport.TCP, query(), inbox, 0)
             message = (await inbox.message())[1]
             assert len(message) > 59_000
             assert len(dns.message.from_wire(message).answer[0]) == 60_000 // 213 + 1
 
-        run(with_plain(body))
+        run(with_carriers(body))
 
 
 def test_a_server_that_went_silent_loses_its_connection(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain, "STALL", 0.2)
+    monkeypatch.setattr(connection, "STALL", 0.2)
     with FakeUpstream() as upstream:
         upstream.on("silent.example", Act(tcp="silent"), Act())
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             io.send(tcp(upstream), Transport.TCP, query(), inbox, 0)
             await inbox.message()
             io.send(tcp(upstream), Transport.TCP, query("silent.example"), inbox, 1)
             assert address((await inbox.message())[1]) == address_of("silent.example")
             assert upstream.connections == 2
 
-        run(with_plain(body))
+        run(with_carriers(body))
 
 
 def test_an_idle_connection_is_closed_and_opened_when_needed(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain, "STALL", 0.1)
-    monkeypatch.setattr(plain, "IDLE", 0.1)
+    monkeypatch.setattr(connection, "LOOK", 0.05)
+    monkeypatch.setattr(connection, "IDLE", 0.1)
     with FakeUpstream() as upstream:
 
-        async def body(io: Plain, inbox: Inbox) -> None:
+        async def body(io: Carriers, inbox: Inbox) -> None:
             for number in range(2):
                 io.send(tcp(upstream), Transport.TCP, query(), inbox, number)
                 await inbox.message()
                 await asyncio.sleep(0.4)
             assert upstream.connections == 2
 
-        run(with_plain(body))
+        run(with_carriers(body))
 
 
 def test_a_trickling_server_is_understood(run: Runner) -> None:
     """One octet a segment, two answers in one segment: framing does not depend on segments."""
 
-    async def body(io: Plain, inbox: Inbox) -> None:
+    async def body(io: Carriers, inbox: Inbox) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             frames = b""
             for _ in range(3):
@@ -384,4 +388,4 @@ def test_a_trickling_server_is_understood(run: Runner) -> None:
         assert sorted([(await inbox.message())[0] for _ in range(3)]) == [0, 1, 2]
         server.close()
 
-    run(with_plain(body))
+    run(with_carriers(body))
