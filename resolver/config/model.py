@@ -23,6 +23,7 @@ from resolver import schedule as calendar
 from resolver.config import addresses, types
 from resolver.config.problem import Problem
 from resolver.config.records import DEFAULT_TTL as DEFAULT_RECORD_TTL
+from resolver.config.signing import parse_public_key
 from resolver.config.types import Once
 from resolver.vocabulary import EDE, Action
 
@@ -240,6 +241,16 @@ class ListConfig(_Section):
         description="The SHA-256 that a body from http:// or https:// must have: sha256:HEX, or the http(s):// address of "
         "a file that says it, as sha256sum writes it. Empty: not checked.",
     )
+    signature: types.Text = Field(
+        default="",
+        description="Where the minisign signature of a body from http:// or https:// is: an http(s):// address, or auto: "
+        "the source's with .minisig behind it. Empty: not checked.",
+    )
+    public_key: types.Text = Field(
+        default="",
+        validate_default=True,
+        description="Who must have signed it: the line of minisign's .pub file that begins with RW.",
+    )
     max_size: types.Size | None = Field(
         default=None, description="A body from another machine is no longer than this; unset: fetch.max_size."
     )
@@ -325,6 +336,32 @@ class ListConfig(_Section):
         if _way(checksum) != "http":
             raise ValueError("expected sha256: and 64 hexadecimal digits, or the http:// or https:// address of a file")
         return cls._source_is_whole(checksum)
+
+    @field_validator("signature")
+    @classmethod
+    def _signature_is_one(cls, signature: str, info: ValidationInfo) -> str:
+        if not signature:
+            return signature
+        if _way(info.data.get("source", "")) != "http":
+            raise ValueError("expected no signature: only bodies from http:// and https:// are held against one")
+        if signature != "auto" and _way(signature) != "http":
+            raise ValueError("expected auto, or the http:// or https:// address of a signature")
+        return signature if signature == "auto" else cls._source_is_whole(signature)
+
+    @field_validator("public_key")
+    @classmethod
+    def _public_key_is_one(cls, public_key: str, info: ValidationInfo) -> str:
+        if "signature" not in info.data or (not public_key and not info.data["signature"]):
+            return public_key
+        if not info.data.get("signature"):
+            raise ValueError("expected no public_key without a signature: nothing is held against it")
+        parse_public_key(public_key)
+        return public_key
+
+    @property
+    def signing(self) -> str:
+        """What a body's signature is held against, and where it is; empty where it needs none."""
+        return f"{self.public_key} {self.signature}" if self.signature else ""
 
     @property
     def primaries(self) -> tuple[addresses.Primary, ...]:

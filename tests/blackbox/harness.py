@@ -59,6 +59,7 @@ class Server:
         self.admin_port = free_port()
         self.host = "127.0.0.1"
         self.environment: dict[str, str] = {}  # of the server, beside this process's
+        self.prefix: list[str] = []  # before its command line: where it is to run
         self.process: subprocess.Popen[bytes] | None = None
         self.exit_status: int | None = None
         self._given: dict[str, Any] = {
@@ -107,7 +108,7 @@ class Server:
         """Start, without waiting for anything."""
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "resolver", "run", "-c", str(self.config_path)],
+                [*self.prefix, sys.executable, "-m", "resolver", "run", "-c", str(self.config_path)],
                 cwd=ROOT,
                 env={**os.environ, **self.environment},
                 stdout=log,

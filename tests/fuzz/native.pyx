@@ -76,7 +76,7 @@ cdef void check_reply(const Query* q) noexcept nogil:
 
 cdef void fuzz_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t how) noexcept nogil:
     # A query by the bits of `how`: 1 stream, 2 a stranger, 4 may wait, 8 encrypted, where it is a stream.
-    query_start(q, packet, size, (TRANSPORT_ENCRYPTED if how & 8 else 1) if how & 1 else TRANSPORT_UDP, fuzz.whole if how & 1 else fuzz.reply,
+    query_start(q, packet, size, (FIRST_ENCRYPTED if how & 8 else 1) if how & 1 else TRANSPORT_UDP, fuzz.whole if how & 1 else fuzz.reply,
                 MAX_TCP if how & 1 else OUT_ROOM)
     memcpy(q.client, &fuzz.clients[16 if how & 2 else 0], 16)
     q.may_wait = how & 4 != 0
@@ -84,7 +84,7 @@ cdef void fuzz_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t ho
 
 cdef void fuzz_end(Query* q, int verdict) noexcept nogil:
     if verdict == VERDICT_REPLY:
-        if q.transport >= TRANSPORT_ENCRYPTED:
+        if q.transport >= FIRST_ENCRYPTED:
             reply_pad(q)
         check_reply(q)
         message_freshness(q.reply, q.reply_size)

@@ -124,6 +124,7 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
 
 ADDED = {"rewrite", "tags", "records", "block_encrypted_dns", "safe_search", "special_names", "dns64"}  # keys since
 ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap"}
+ADDED |= {"public_key", "signature"}
 
 
 def test_the_contract_is_read(tmp_path: Path) -> None:
