@@ -55,9 +55,9 @@ class Bound:
 @dataclass(frozen=True, slots=True)
 class Configure:
     """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
-    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates; `ring_fd`: ring.py. `cache_file`: where
-    its cache is from its end to the next start ("": nowhere). `proxy_from`: networks whose PROXY headers count.
-    `workers`: how many there are."""
+    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates, `cookie_key` likewise to make cookies;
+    `ring_fd`: ring.py. `cache_file`: where its cache is from its end to the next start ("": nowhere). `proxy_from`: networks
+    whose PROXY headers count. `workers`: how many there are."""
 
     worker: int
     sockets: tuple[Bound, ...]
@@ -67,6 +67,7 @@ class Configure:
     buckets_key: str
     cache_bytes: int
     cache_file: str = ""
+    cookie_key: str = "00" * 16
     https_path: str = "/dns-query"
     proxy_from: tuple[str, ...] = ()
     workers: int = 1
@@ -99,11 +100,30 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """How many queries a second the clients of one prefix may send over UDP (0: no limit), and the prefixes' lengths."""
+    """How many queries a second the clients of one prefix may send over UDP (0: no limit), and the prefixes' lengths; how
+    many answers of one kind they get; `slip` and `action` as in the config."""
 
     per_second: int
     prefix4: int
     prefix6: int
+    responses: int = 0
+    slip: int = 2
+    action: str = "truncate"
+
+
+@dataclass(frozen=True, slots=True)
+class Edns:
+    """What is told and taken by EDNS: see Engine.configure_edns. `keepalive` in tenths of a second."""
+
+    cookies: int = 0
+    nsid: str = ""
+    version: str = ""
+    identity: str = ""
+    structured: int = 0
+    keepalive: int = 0
+    ecs: str = "strip"
+    prefix4: int = 24
+    prefix6: int = 56
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +159,7 @@ class Swap:
     connections: Connections = Connections()
     clients: str = ""
     zones: tuple[Zone, ...] = ()
+    edns: Edns = Edns()
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ class Decisions:
         if len(having) < 2:
             return Decided((having or winners)[0].cell, listset)
         profile = self._policy.profiles[CELL.unpack(having[0].cell)[5]]
-        return _reply(punt, list(dict.fromkeys(records)), profile.ede, profile.text)
+        return _reply(punt, list(dict.fromkeys(records)), *profile.reason(structured=punt.structured))
 
 
 def _reply(punt: Punt, records: Sequence[tuple[int, int, bytes]], ede: int, text: str) -> bytes:

@@ -41,7 +41,8 @@ class Aliases:
                 return error_reply(punt.packet, len(punt.qname), Rcode.NOERROR if above else Rcode.NXDOMAIN)
             target = own_target
             ttl = ttl if own is None else min(ttl, own)  # the profile's is the rule's, but for what the list caps
-        return Alias(target, ttl, profile.ede, profile.text)
+        ede, text = profile.reason(structured=punt.structured)
+        return Alias(target, ttl, ede, text)
 
     def _target_of_rule(self, punt: Punt) -> tuple[bytes | None, int | None]:
         """(target in wire form, the rule's own TTL) from the rule's records; None: the name stands for no address."""

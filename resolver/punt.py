@@ -196,7 +196,7 @@ class Punts:
         asked = self._asked(punt) if punt.after != AFTER_NOTHING else None
         is_truncated = punt.after == AFTER_TRUNCATED
         self._pool.start(
-            Question(punt.qname, punt.qtype, _qclass(punt), punt.do, punt.cd),
+            Question(punt.qname, punt.qtype, _qclass(punt), punt.do, punt.cd, punt.ecs),
             punt.route,
             partial(self._learn, punt.question, punt),
             # ANY is large and of use to reflection attacks: over TCP only (RFC 8482 section 4.4).
@@ -350,18 +350,17 @@ def alias_reply(packet: bytes, name_length: int, alias: Alias, answer: bytes | N
     label = dnslib.DNSLabel(_labels(packet[HEADER : HEADER + name_length]))
     header = dnslib.DNSHeader(id=ident, qr=1, ra=1, rd=flags >> 8 & 1, cd=flags >> 4 & 1)
 
-    def message() -> dnslib.DNSRecord:
+    def message(text: str = "") -> dnslib.DNSRecord:
         record = dnslib.DNSRecord(header, q=dnslib.DNSQuestion(label, qtype, qclass))
         if opt > 0:
             options = []
             if alias.ede >= 0:
-                text = alias.text.encode()[:200].decode(errors="ignore").encode()
-                options.append(dnslib.EDNSOption(15, struct.pack(">H", alias.ede) + text))
+                options.append(dnslib.EDNSOption(15, struct.pack(">H", alias.ede) + text.encode()))
             do = "do" if packet[opt + 7] & 0x80 else ""
             record.add_ar(dnslib.EDNS0(flags=do, udp_len=PAYLOAD_SIZE, opts=options))
         return record
 
-    reply = message()
+    reply = message(alias.text)
     target = dnslib.DNSLabel(_labels(alias.target))
     reply.add_answer(dnslib.RR(label, RRType.CNAME, qclass, alias.ttl, dnslib.CNAME(target)))
     if answer is not None:
@@ -375,7 +374,11 @@ def alias_reply(packet: bytes, name_length: int, alias: Alias, answer: bytes | N
             header.rcode = resolved.header.rcode if resolved.header.rcode in passed_on else Rcode.NOERROR
             reply.add_auth(*(record for record in resolved.auth if record.rtype == RRType.SOA))
     wire = bytes(reply.pack())
-    if limit is not None and len(wire) > min(limit, max(512, _size(packet, opt))):
+    most = 65535 if limit is None else min(limit, max(512, _size(packet, opt)))
+    if len(wire) > most and opt > 0:  # an EDE's text goes before TC is set for its sake
+        reply.ar[-1] = message().ar[-1]
+        wire = bytes(reply.pack())
+    if limit is not None and len(wire) > most:
         header.tc, header.rcode = 1, Rcode.NOERROR
         wire = bytes(message().pack())
     return wire

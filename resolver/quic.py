@@ -32,6 +32,7 @@ from aioquic.quic.connection import (
     QuicConnectionId,
     QuicReceiveContext,
 )
+from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
@@ -98,6 +99,11 @@ class Connection(QuicConnection):
     def unsent(self) -> int:
         """Octets written to streams that the peer has not acknowledged. Looks at every stream."""
         return sum(len(stream.sender._buffer) for stream in self._streams.values())
+
+    @property
+    def end(self) -> ConnectionTerminated | None:
+        """How the connection ends; None while it does not."""
+        return self._close_event
 
     @property
     def is_ending(self) -> bool:

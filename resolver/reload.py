@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import glob
 import json
 import logging
@@ -191,6 +192,9 @@ class Reloader:
                 return await self.reload()
             finally:
                 await self.builder.prepare()
+                # Of its own accord the collector comes once there is a quarter more to look at, and what a reload leaves
+                # in cycles would pile up until then.
+                gc.collect()
 
     async def roll_back(self, target: int, reason: str, who: decisions.Who) -> Outcome:
         """Enforce the lists as generation `target` had them (0: the last with other ones). ReloadError if it fails."""
@@ -387,7 +391,23 @@ class Reloader:
                 ca="" if not upstream.ca else str(config.upstream_ca),
             ),
             rate_limit=control.RateLimit(
-                config.rate_limit.per_second, config.rate_limit.prefix4, config.rate_limit.prefix6
+                per_second=config.rate_limit.per_second,
+                prefix4=config.rate_limit.prefix4,
+                prefix6=config.rate_limit.prefix6,
+                responses=config.rate_limit.responses_per_second,
+                slip=config.rate_limit.slip,
+                action=config.rate_limit.action,
+            ),
+            edns=control.Edns(
+                cookies=config.cookies.enabled + config.cookies.require,
+                nsid=config.identity.nsid,
+                version=config.identity.version,
+                identity=config.identity.id,
+                structured=config.structured_errors.code,
+                keepalive=int(config.connections.idle * 10),
+                ecs=config.ecs.policy,
+                prefix4=config.ecs.prefix4,
+                prefix6=config.ecs.prefix6,
             ),
             zones=tuple(
                 control.Zone(listed.name, listed.zone, sources_of(listed))

@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from resolver.lists import conditions
+from resolver.vocabulary import EDE
 
 RUNS = "runs"  # folder below state_dir
 REFUSED_CLASS = 0xFFFF  # a client that is not in allow_from
@@ -47,6 +48,7 @@ NO_SLOT = 0xFFFF  # no list won, or there was no slot left for it
 MAX_PROFILES = 0xFFFF
 NO_EDE = -1
 MAX_TEXT = 200  # octets of EXTRA-TEXT
+MAX_STRUCTURED, MAX_STRUCTURED_BRIEF = 640, 320  # and of a structured one
 
 MAGIC = b"TAMPAHPL"
 VERSION = 3
@@ -66,7 +68,9 @@ class Profile:
     `action` is a vocabulary.Action, `ttl` seconds; `ipv4` and `ipv6` the sinkhole's 4 and 16 octets (zeros unless the
     action is ADDRESS); `ede` an INFO-CODE (RFC 8914) or NO_EDE, `text` its EXTRA-TEXT of at most MAX_TEXT octets; `soa`
     MNAME and RNAME in wire form; `target` the name that an `override: cname:` points at ("": the rule's own data);
-    `zone` which of Policy.zones has the SOA that goes with it, from 1 (0: none).
+    `zone` which of Policy.zones has the SOA that goes with it, from 1 (0: none). `structured`: its EXTRA-TEXT as a
+    structured error (lists/reason.py) of at most MAX_STRUCTURED octets, `structured_brief`: what is left where that does
+    not fit.
     """
 
     action: int
@@ -78,6 +82,14 @@ class Profile:
     soa: bytes
     target: str = ""
     zone: int = 0
+    structured: str = ""
+    structured_brief: str = ""
+
+    def reason(self, *, structured: bool) -> tuple[int, str]:
+        """(INFO-CODE or NO_EDE, EXTRA-TEXT) for a client that understands structured errors or does not."""
+        if not structured or self.ede == NO_EDE:
+            return self.ede, self.text
+        return int(EDE.BLOCKED if self.ede == EDE.FORGED_ANSWER else self.ede), self.structured
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resolver import certificate, control, counters, decisions, logs, spawn
+from resolver import certificate, control, cookies, counters, decisions, logs, spawn
 from resolver.admin import listen
 from resolver.admin.listen import AdminError
 from resolver.certificate import CertificateError
@@ -129,6 +129,7 @@ class Supervisor:
                 config.cache.size,
                 self._facts,
                 state_dir / "cache",
+                cookies.key(state_dir),
                 config.listen.https_path,
                 tuple(map(str, config.listen.proxy_from)),
             )

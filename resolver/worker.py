@@ -84,6 +84,7 @@ class Worker:
         self.native = Native(self.engine, self.pool, words, on_punts=lambda: self.punts.run())
         self._buckets = memoryview(mmap.mmap(configure.buckets_fd, 0))
         self._buckets_key = bytes.fromhex(configure.buckets_key)
+        self._cookie_key = bytes.fromhex(configure.cookie_key)
         self._index: Index | None = None
         self._snapshots: list[Snapshot] = []  # the one in force
         self._policy = Path()
@@ -135,6 +136,22 @@ class Worker:
             prefix4=rate.prefix4,
             prefix6=rate.prefix6,
             key=self._buckets_key,
+            responses=rate.responses,
+            slip=rate.slip,
+            action=rate.action,
+        )
+        edns = order.edns
+        self.engine.configure_edns(
+            cookies=edns.cookies,
+            cookie_key=self._cookie_key,
+            nsid=edns.nsid.encode(),
+            version=edns.version.encode(),
+            identity=edns.identity.encode(),
+            structured=edns.structured,
+            keepalive=edns.keepalive,
+            ecs=edns.ecs,
+            prefix4=edns.prefix4,
+            prefix6=edns.prefix6,
         )
         self.engine.configure_cache(
             max_ttl=limits.max_ttl,

@@ -29,6 +29,7 @@ from resolver.vocabulary import EDE, Action
 
 GLOB_CHARACTERS = frozenset("*?[")
 DEFAULT_TTL = 10  # seconds
+_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 ROUTES = 256  # of the engine (forward.pyx), the default one included
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}", re.IGNORECASE)
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
@@ -525,6 +526,19 @@ class Category(_Section):
     justification: types.Text = Field(default="", description="Why it is blocked, in words for the client.")
     contact: types.Text = Field(default="", description="Whom to complain to: a mailto:, tel: or https: address.")
     law: types.Text = Field(default="", description="The law or order it is blocked by.")
+    sub_error: Literal["none", "malware", "phishing", "spam", "spyware", "network_policy", "dns_policy"] = Field(
+        default="none", description="What it is to clients that understand structured errors; not told with censored."
+    )
+    language: types.Text = Field(
+        default="en", description="The language of organisation and justification, such as id (RFC 5646)."
+    )
+
+    @field_validator("language")
+    @classmethod
+    def _language_is_a_tag(cls, language: str) -> str:
+        if not _LANGUAGE.fullmatch(language):
+            raise ValueError("expected a language tag such as en, id or zh-Hant")
+        return language
 
 
 class Window(_Section):
@@ -718,9 +732,89 @@ class RateLimit(_Section):
     prefix6: types.Number = Field(
         default=56, ge=0, le=128, description="IPv6 clients with this prefix in common count as one."
     )
-    action: Literal["truncate"] = Field(
+    action: Literal["truncate", "drop", "refuse"] = Field(
         default="truncate",
-        description="What happens beyond the limit; truncate: an empty answer that asks to come by TCP.",
+        description="What happens beyond per_second; truncate: an empty answer that asks to come by TCP.",
+    )
+    responses_per_second: types.Number = Field(
+        default=0,
+        ge=0,
+        le=10**6,
+        description="Answers of one kind a second and network over UDP, for ports that strangers can reach; 0: no limit.",
+    )
+    slip: types.Number = Field(
+        default=2,
+        ge=0,
+        le=1000,
+        description="One of so many answers beyond responses_per_second asks to come by TCP, the others are dropped; "
+        "0: all are.",
+    )
+
+
+class Identity(_Section):
+    """What the server tells of itself. Empty: nothing, REFUSED."""
+
+    version: types.Text = Field(
+        default="", description="The answer to version.bind and version.server, class CH, type TXT."
+    )
+    id: types.Text = Field(default="", description="The answer to id.server and hostname.bind, class CH, type TXT.")
+    nsid: types.Text = Field(default="", description="What clients get that ask for it by EDNS (NSID, RFC 5001).")
+
+    @field_validator("version", "id", "nsid")
+    @classmethod
+    def _fits(cls, text: str, info: ValidationInfo) -> str:
+        most = 64 if info.field_name == "nsid" else 255
+        if len(text.encode()) > most:
+            raise ValueError(f"expected at most {most} octets")
+        return text
+
+
+class StructuredErrors(_Section):
+    """Errors in a form for programs (draft-ietf-dnsop-structured-dns-error)."""
+
+    code: types.Number = Field(
+        default=0,
+        ge=0,
+        le=65_534,
+        description="Code of the EDNS option by which clients ask for them, until one is assigned; 0: off.",
+    )
+
+    @field_validator("code")
+    @classmethod
+    def _code_is_free(cls, code: int) -> int:
+        if 0 < code < 20:
+            raise ValueError("expected a code that no other option has: 20 or more")
+        return code
+
+
+class Cookies(_Section):
+    """DNS cookies (RFC 7873, RFC 9018)."""
+
+    enabled: types.YesNo = Field(default=True, description="Whether a client's cookie is answered with ours.")
+    require: types.YesNo = Field(
+        default=False,
+        description="Whether a client has to prove its address by one over UDP; until then it gets no more octets than it "
+        "sent: BADCOOKIE, or TC so that it comes by TCP.",
+    )
+
+    @field_validator("require")
+    @classmethod
+    def _none_without_cookies(cls, require: bool, info: ValidationInfo) -> bool:
+        if require and not info.data.get("enabled", True):
+            raise ValueError("expected no: cookies.enabled is no")
+        return require
+
+
+class Ecs(_Section):
+    """What upstream servers are told of a client's network (EDNS Client Subnet, RFC 7871)."""
+
+    policy: Literal["strip", "forward", "set"] = Field(
+        default="strip",
+        description="strip: nothing. forward: what the client says of itself. set: its network, unless it objects.",
+    )
+    prefix4: types.Number = Field(default=24, ge=0, le=32, description="Bits of an IPv4 address that are told at most.")
+    prefix6: types.Number = Field(
+        default=56, ge=0, le=128, description="Bits of an IPv6 address that are told at most."
     )
 
 
@@ -852,6 +946,12 @@ class Config(_Section):
     )
     dns64: Dns64 = Field(default_factory=Dns64, description="IPv6 addresses for names that have IPv4 addresses alone.")
     rate_limit: RateLimit = Field(default_factory=RateLimit, description="How much one client may ask over UDP.")
+    identity: Identity = Field(default_factory=Identity, description="What the server tells of itself.")
+    structured_errors: StructuredErrors = Field(
+        default_factory=StructuredErrors, description="Errors in a form for programs."
+    )
+    cookies: Cookies = Field(default_factory=Cookies, description="DNS cookies (RFC 7873).")
+    ecs: Ecs = Field(default_factory=Ecs, description="What upstream servers are told of a client's network.")
     connections: Connections = Field(
         default_factory=Connections, description="How many connections clients may keep, and for how long."
     )

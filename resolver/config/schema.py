@@ -18,10 +18,13 @@ from resolver.config.model import (
     Certificate,
     Config,
     Connections,
+    Cookies,
     Dns64,
+    Ecs,
     Fetch,
     Group,
     Guard,
+    Identity,
     ListConfig,
     Listen,
     QueryLog,
@@ -31,6 +34,7 @@ from resolver.config.model import (
     Route,
     Sinkhole,
     SpecialNames,
+    StructuredErrors,
     TsigKey,
     Upstream,
     Window,
@@ -39,6 +43,7 @@ from resolver.config.model import (
 SECTIONS: tuple[type[BaseModel], ...] = (
     *(Admin, Cache, Category, Certificate, Config, Connections, Dns64, Fetch, Group, Guard, Listen, ListConfig),
     *(QueryLog, RateLimit, Rebinding, Rewrite, Route, Sinkhole, SpecialNames, TsigKey, Upstream, Window),
+    *(Cookies, Ecs, Identity, StructuredErrors),
 )
 
 

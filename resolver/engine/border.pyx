@@ -109,6 +109,7 @@ cdef class Snapshot:
         cdef bytes soa = bytes(profile.soa)
         cdef bytes ipv4 = bytes(profile.ipv4)
         cdef bytes ipv6 = bytes(profile.ipv6)
+        cdef bytes full, brief
         while len(text) and text.decode("utf-8", "ignore").encode() != text:
             text = text[:-1]
         if len(soa) > 512 or len(ipv4) != 4 or len(ipv6) != 16:
@@ -122,6 +123,14 @@ cdef class Snapshot:
         p.ttl = profile.ttl
         p.ede = profile.ede
         p.text_size = <uint16_t> len(text)
+        full = profile.structured.encode()
+        brief = profile.structured_brief.encode()
+        if len(full) > sizeof(p.full) or len(brief) > sizeof(p.brief):
+            raise ValueError("a profile's structured error is too long")
+        p.full_size = <uint16_t> len(full)
+        p.brief_size = <uint16_t> len(brief)
+        memcpy(p.full, PyBytes_AS_STRING(full), len(full))
+        memcpy(p.brief, PyBytes_AS_STRING(brief), len(brief))
         p.soa_size = <uint16_t> len(soa)
         memcpy(p.ipv4, PyBytes_AS_STRING(ipv4), 4)
         memcpy(p.ipv6, PyBytes_AS_STRING(ipv6), 16)
@@ -256,6 +265,24 @@ cdef bytes wire_name(str name):
     return b"".join([bytes((len(label),)) + label for label in labels]) + b"\0"
 
 
+cdef uint32_t text_record(uint8_t* record, bytes text):
+    # A TXT record's data with one character-string; its octets, 0 where there is no text.
+    record[0] = <uint8_t> len(text)
+    memcpy(record + 1, PyBytes_AS_STRING(text), len(text))
+    return 1 + <uint32_t> len(text) if text else 0
+
+
+def server_cookie_hash(bytes secret not None, bytes octets not None):
+    """SipHash-2-4 as cookies have it (RFC 9018 section 4.4): 8 octets for a secret of 16."""
+    cdef uint64_t hashed
+    if len(secret) != 16:
+        raise ValueError("a secret has 16 octets")
+    hashed = sip24(load_le64(<const uint8_t*> PyBytes_AS_STRING(secret)),
+                   load_le64(<const uint8_t*> PyBytes_AS_STRING(secret) + 8),
+                   <const uint8_t*> PyBytes_AS_STRING(octets), <uint32_t> len(octets))
+    return take_bytes(<const uint8_t*> &hashed, 8)
+
+
 cdef tuple target_names(const Query* q):
     # The names that the answer under inspection points at, in wire form.
     cdef Reader r
@@ -281,6 +308,8 @@ cdef class Punt:
     """A query that Python takes. Give it back with Engine.finish() or Engine.send(), once."""
 
     cdef readonly bytes packet, client, question, qname
+    cdef readonly bytes ecs    # the data of the option that tells an upstream of the client's network
+    cdef readonly bint structured
     cdef readonly int after, upstream
     cdef readonly int transport, reason, route, qtype, listset, slot, action, rank, member, profile, policy_class, row
     cdef readonly bint do, cd
@@ -379,6 +408,35 @@ cdef class Engine:
         self.core.cache.min_ttl = min(min_ttl, max_ttl)
         self.core.cache.negative_ttl = negative_ttl
 
+    def configure_edns(self, *, uint32_t cookies=COOKIES_OFF, bytes cookie_key=b"", bytes nsid=b"", bytes version=b"",
+                       bytes identity=b"", uint32_t structured=0, uint32_t keepalive=0, str ecs="strip", int prefix4=24,
+                       int prefix6=56):
+        """What is told and taken by options of EDNS from the next query on; ValueError on what cannot be."""
+        cdef Edns e
+        if cookies > COOKIES_REQUIRED or (cookies and len(cookie_key) != 16):
+            raise ValueError("cookies that cannot be made")
+        if len(nsid) > NSID_ROOM or len(version) >= TXT_ROOM or len(identity) >= TXT_ROOM:
+            raise ValueError("an identity that is too long")
+        if structured > 0xFFFF or keepalive > 0xFFFF or ecs not in ECS_POLICIES \
+                or not 0 <= prefix4 <= 32 or not 0 <= prefix6 <= 128:
+            raise ValueError("an option that cannot be kept")
+        memset(&e, 0, sizeof(Edns))
+        e.cookies = cookies
+        e.structured = structured
+        e.keepalive = keepalive
+        e.ecs = ECS_POLICIES.index(ecs)
+        e.prefix4 = <uint8_t> prefix4
+        e.prefix6 = <uint8_t> prefix6
+        e.checks = cookies == COOKIES_REQUIRED or e.ecs != ECS_STRIP
+        e.nsid_size = <uint8_t> len(nsid)
+        memcpy(e.nsid, PyBytes_AS_STRING(nsid), len(nsid))
+        e.version_size = text_record(e.version, version)
+        e.id_size = text_record(e.id, identity)
+        if cookies:
+            e.key0 = load_le64(<const uint8_t*> PyBytes_AS_STRING(cookie_key))
+            e.key1 = load_le64(<const uint8_t*> PyBytes_AS_STRING(cookie_key) + 8)
+        self.core.edns = e
+
     def swap(self, Snapshot snapshot not None):
         """Every query from the next one on sees `snapshot`."""
         if snapshot.view.pattern_rank < RANK_NOBODY and self.core.memo.entries == NULL:
@@ -394,25 +452,30 @@ cdef class Engine:
         self.core.overlay_number += 1
         self.overlay = table
 
-    def set_limit(self, buckets, *, uint32_t per_second, int prefix4, int prefix6, bytes key):
-        """Limit each client prefix to `per_second` queries over UDP (0: no limit).
+    def set_limit(self, buckets, *, uint32_t per_second, int prefix4, int prefix6, bytes key, uint32_t responses=0,
+                  uint32_t slip=2, str action="truncate"):
+        """Limit each client prefix to `per_second` queries over UDP (0: no limit), and to `responses` of one kind.
 
         `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
         """
         cdef uint8_t[::1] view
         cdef uint32_t sets
         cdef Limits* limits = &self.core.limits
-        if not per_second:
+        if not per_second and not responses:
+            limits.per_second = limits.responses = 0
             limits.buckets = NULL
             self.buckets = None
             return
         view = buckets
         sets = <uint32_t> (view.shape[0] // (LIMIT_WAYS * sizeof(Bucket)))
-        if sets == 0 or sets & (sets - 1) or per_second > 1000000 \
+        if sets == 0 or sets & (sets - 1) or per_second > 1000000 or responses > 1000000 or action not in LIMIT_ACTIONS \
                 or not 0 <= prefix4 <= 32 or not 0 <= prefix6 <= 128 or len(key) != 16:
             raise ValueError("a rate limit that cannot be kept")
         limits.sets = sets
         limits.per_second = per_second
+        limits.responses = responses
+        limits.slip = slip
+        limits.action = LIMIT_ACTIONS.index(action)
         limits.mask4 = <uint8_t> prefix4
         limits.mask6 = <uint8_t> prefix6
         limits.key0 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key))
@@ -526,7 +589,7 @@ cdef class Engine:
             q.counted = True
             q.since = w.since
             q.told = TOLD_FORWARDED
-            verdict = answer_query(&self.core, q)
+            verdict = answer_client(&self.core, q)
             punt = self._punt(q, self.tokens.pop(w.token, None) if w.fd < 0 else None, verdict == VERDICT_PUNT)
             punt.fd = w.fd
             punt.after = w.why
@@ -554,7 +617,7 @@ cdef class Engine:
         q.given = answer
         q.since = w.since
         q.told = TOLD_FORWARDED
-        verdict = answer_query(&self.core, q)
+        verdict = answer_client(&self.core, q)
         if verdict == VERDICT_PUNT:
             self._punt(q, token, True)
             return
@@ -669,6 +732,7 @@ cdef class Engine:
         # The query as a Punt; `queue`: among the next take_punts().
         cdef Punt punt = Punt.__new__(Punt)
         cdef uint8_t key[KEY_ROOM]
+        cdef uint8_t option[8 + ECS_ROOM]
         cdef uint32_t i
         punt.packet = take_bytes(q.packet, q.size)
         punt.client = take_bytes(q.client, 16)
@@ -703,6 +767,11 @@ cdef class Engine:
                 punt.names += target_names(q)
         if (q.reason == REASON_CONDITIONAL or q.reason == REASON_PATTERN or q.reason == REASON_DNS64) and q.given != NULL:
             punt.given = take_bytes(q.given.packet, q.given.size)
+        punt.ecs = b""
+        if q.ecs_size:
+            ecs_option(q, option)
+            punt.ecs = take_bytes(option + 4, ecs_option_size(q) - 4)
+        punt.structured = asks_structured(q)
         punt.do = q.dnssec_ok
         punt.cd = q.flags & FLAG_CD
         punt.token = token
@@ -739,7 +808,7 @@ cdef class Engine:
         q.may_wait = token is not None
         q.token = self.next_token
         q.since = began = self.core.forward.now
-        verdict = answer_query(&self.core, q)
+        verdict = answer_client(&self.core, q)
         if verdict == VERDICT_WAIT:
             self.tokens[q.token] = token
             self.next_token += 1
@@ -787,7 +856,7 @@ cdef class Engine:
             punt = self._punt(q, token, True)
             punt.cell = take_bytes(<const uint8_t*> &cell, sizeof(Cell))
             punt.decided = DECIDED_ALL
-        return verdict, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None
+        return verdict, stream_bytes(q) if verdict == VERDICT_REPLY else None
 
     def synthesise(self, Punt punt not None, bytes answer):
         """Answer a PUNT_DNS64, now that the same question for A is answered; None: it is not. As decide() does."""
@@ -807,6 +876,9 @@ cdef class Engine:
         memcpy(q.client, PyBytes_AS_STRING(punt.client), 16)
         verdict = wire_parse(q)
         q.route = punt.route
+        q.edns = &self.core.edns
+        if verdict == CONTINUE and q.edns.ecs != ECS_STRIP:
+            ecs_take(q.edns, q)
         return verdict
 
     def learn(self, Punt punt not None, bytes answer not None):
@@ -937,7 +1009,7 @@ cdef class Engine:
             q.given = &prepared
         if is_stale:
             q.given = &kept
-        verdict = answer_query(&self.core, q)
+        verdict = answer_client(&self.core, q)
         if verdict == VERDICT_PUNT and q.reason == REASON_FORWARD and answer is None and not may_ask:
             q.rcode = RCODE_SERVFAIL
             q.ede = ede
@@ -961,15 +1033,24 @@ cdef class Engine:
         return verdict, self._give(punt, q)
 
     def send(self, Punt punt not None, bytes reply not None):
-        """Send a reply made in Python as it stands; returns it for a stream. Longer than a UDP client takes: ValueError."""
+        """Send a reply made in Python, with the options that belong to the query's; returns it for a stream.
+
+        Longer than a UDP client takes: ValueError.
+        """
         cdef Query* q = &self.query
+        cdef int verdict = VERDICT_REPLY
         if self._question(q, punt) not in (CONTINUE, VERDICT_PUNT) or not HEADER <= len(reply) <= q.reply_room:
             raise ValueError("not a reply that can be sent")
         if punt.transport == TRANSPORT_UDP and len(reply) > q.limit:
             raise ValueError(f"{len(reply)} octets where the client takes {q.limit}")
+        core_clock(&self.core)
         memcpy(q.reply, PyBytes_AS_STRING(reply), len(reply))
         q.reply_size = <uint32_t> len(reply)
         q.rcode = q.reply[3] & 0xF
+        if q.options & ASKED_COOKIE and self.core.edns.cookies:
+            cookie_take(&self.core.edns, q, <uint32_t> (self.core.wall // 1000000000))
+        if q.options:
+            edns_add(q)
         q.cell.action = <uint8_t> punt.action
         q.cell.rank = <uint8_t> punt.rank
         q.cell.slot = <uint16_t> punt.slot
@@ -977,9 +1058,10 @@ cdef class Engine:
         q.policy_class = punt.policy_class
         q.since = punt.since
         q.told = punt.told
-        core_clock(&self.core)
-        query_count(&self.core, q, VERDICT_REPLY)
-        return self._give(punt, q)
+        if self.core.limits.responses and q.transport == TRANSPORT_UDP:
+            verdict = limit_response(&self.core, q)
+        query_count(&self.core, q, verdict)
+        return self._give(punt, q) if verdict == VERDICT_REPLY else None
 
     cdef bytes _give(self, Punt punt, Query* q):
         # To the punt's client: a datagram is sent here, a stream's listener gets the octets.
@@ -1011,7 +1093,10 @@ cdef class Engine:
         return cache_forget(&self.core.cache, <const uint8_t*> PyBytes_AS_STRING(wire), <uint32_t> len(wire), subtree)
 
     def kept(self):
-        """Every answer that is kept and may still serve, as (key, age in seconds, message), the oldest of a ring first."""
+        """Every answer that is kept and may still serve, as (key, age in seconds, message), the oldest of a ring first.
+
+        Those for some network alone are not among them.
+        """
         cdef Cache* c = &self.core.cache
         cdef Ring* ring
         cdef Entry* e
@@ -1024,7 +1109,8 @@ cdef class Engine:
             left = ring.used
             while left:
                 e = <Entry*> (ring.data + at)
-                if not entry_is_dead(e) and entry_may_be_stale(c, e, self.core.now):
+                if not entry_is_dead(e) and entry_may_be_stale(c, e, self.core.now) \
+                        and e.key_size == key_name_size(entry_key(e)) + KEY_AFTER_NAME:
                     found.append((take_bytes(entry_key(e), e.key_size), self.core.now - e.stored,
                                   take_bytes(entry_packet(e), e.packet_size)))
                 left -= e.octets

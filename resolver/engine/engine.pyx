@@ -39,6 +39,9 @@ PUNT_REFRESH = REASON_REFRESH
 PUNT_PATTERN = REASON_PATTERN
 PUNT_DNS64 = REASON_DNS64
 
+ECS_POLICIES = ("strip", "forward", "set")  # ECS_…
+LIMIT_ACTIONS = ("truncate", "drop", "refuse")  # LIMIT_…
+
 (AFTER_NOTHING, AFTER_TIMEOUT, AFTER_TRUNCATED, AFTER_RCODE, AFTER_BAD, AFTER_CLOSED) = range(6)  # HandedWhy
 
 cdef uint32_t MAPPED_WORD = int.from_bytes(b"\0\0\xff\xff", "little")
@@ -48,6 +51,7 @@ include "hash.pyx"       # the keyed hash of names
 include "wire.pyx"       # the packet
 include "reply.pyx"      # writing answers
 include "client.pyx"     # who asks
+include "edns.pyx"       # what it can do, and what we tell of us
 include "suffix.pyx"     # small tables of names: routes, the overlay
 include "ranges.pyx"     # which addresses are listed
 include "index.pyx"      # what is listed

@@ -54,6 +54,7 @@ cdef enum:
     TYPE_CNAME = 5
     TYPE_SOA = 6
     TYPE_HINFO = 13
+    TYPE_TXT = 16
     TYPE_AAAA = 28
     TYPE_DNAME = 39
     TYPE_OPT = 41
@@ -67,6 +68,7 @@ cdef enum:
     TYPE_ANY = 255
     TYPE_CAA = 257
     CLASS_IN = 1
+    CLASS_CH = 3
     RCODE_NOERROR = 0
     RCODE_FORMERR = 1
     RCODE_SERVFAIL = 2
@@ -74,14 +76,24 @@ cdef enum:
     RCODE_NOTIMP = 4
     RCODE_REFUSED = 5
     RCODE_BADVERS = 16
-    OPTION_COOKIE = 10
-    OPTION_EDE = 15
+    RCODE_BADCOOKIE = 23
+    OPTION_NSID = 3            # RFC 5001
+    OPTION_ECS = 8             # RFC 7871
+    OPTION_COOKIE = 10         # RFC 7873
+    OPTION_KEEPALIVE = 11      # RFC 7828
+    OPTION_EDE = 15            # RFC 8914
     EDE_NONE = -1
+    EDE_OTHER = 0
     EDE_STALE_ANSWER = 3
+    EDE_FORGED_ANSWER = 4
     EDE_CACHED_ERROR = 13
     EDE_NOT_READY = 14
+    EDE_BLOCKED = 15
     EDE_PROHIBITED = 18
     EDE_STALE_NXDOMAIN = 19
+    EDE_NOT_AUTHORITATIVE = 20
+    EDE_NOT_SUPPORTED = 21
+    EDE_NO_REACHABLE_AUTHORITY = 22
     EDE_NETWORK_ERROR = 23
 
 cdef enum:
@@ -126,6 +138,43 @@ cdef enum:
     TRANSPORT_UDP = 0
     TRANSPORT_TCP = 1
     FIRST_ENCRYPTED = 2        # of the transports: TLS, HTTPS, QUIC
+    TRANSPORT_TLS = 2
+
+# What this server tells of itself by EDNS, and what it takes from it (edns.pyx).
+cdef enum:
+    ASKED_NSID = 1             # bits of Query.options: the options that the query has
+    ASKED_ECS = 2
+    ASKED_COOKIE = 4
+    ASKED_KEEPALIVE = 8
+    COOKIE_NONE = 0            # Query.cookie_state: the query has no cookie, or nobody looks at it
+    COOKIE_NEW = 1             # the client's half alone
+    COOKIE_BAD = 2             # with a server's half that is none of ours, of another address or too old
+    COOKIE_GOOD = 3            # its address is proven
+    COOKIES_OFF = 0
+    COOKIES_ON = 1
+    COOKIES_REQUIRED = 2
+    ECS_STRIP = 0
+    ECS_FORWARD = 1
+    ECS_SET = 2
+    ECS_ROOM = 18              # octets of a client's network in a key: family, prefix length, address
+    NSID_ROOM = 64             # octets
+    TXT_ROOM = 256             # octets of a TXT record with one string
+
+cdef struct Edns:
+    uint32_t cookies           # COOKIES_…
+    uint32_t structured        # code of the option that asks for structured errors; 0: none does
+    uint32_t keepalive         # how long a connection may be idle, in tenths of a second; 0: not told
+    uint32_t ecs               # ECS_…
+    uint8_t prefix4            # bits of a client's network that an upstream may see
+    uint8_t prefix6
+    uint8_t checks             # whether even a query without options is looked at
+    uint8_t nsid_size          # 0: not told
+    uint8_t version_size       # of the TXT records for version.bind and id.server, 0: REFUSED
+    uint8_t id_size
+    uint8_t nsid[64]
+    uint8_t version[256]       # one character-string
+    uint8_t id[256]
+    uint64_t key0, key1        # of which the secrets of server cookies are made
 
 # The sections of resolver/counters.py: index of the first counter of each.
 cdef enum:
@@ -206,6 +255,10 @@ cdef struct Profile:
     uint8_t ipv6[16]
     uint32_t zone              # which policy zone's SOA goes with it, from 1; 0: none
     uint8_t text[200]          # EXTRA-TEXT, UTF-8
+    uint16_t full_size
+    uint16_t brief_size
+    uint8_t full[640]          # EXTRA-TEXT of a structured error, I-JSON; and what is left where that does not fit
+    uint8_t brief[320]
     uint8_t soa[512]           # MNAME and RNAME in wire form
 
 # A policy zone's SOA, which tells by whom an answer was made.
@@ -262,7 +315,9 @@ cdef struct Answer:
     bint stale                 # it has expired, and serves because there is no other
     bint refresh               # the question is to be asked anew, whatever the client gets
     bint failed                # it says only that there is no answer
-    int32_t ede                # INFO-CODE of a failure that is kept, else EDE_NONE
+    bint silent                # because nobody answered
+    int32_t ede                # INFO-CODE that goes with it, else EDE_NONE
+    uint32_t scope             # bits of the client's network that it is for; meant only where ECS is not stripped
 
 cdef struct Query:
     # in: set by the socket's edge
@@ -295,7 +350,19 @@ cdef struct Query:
     bint has_opt
     bint dnssec_ok
     uint8_t edns_version
+    uint8_t options            # ASKED_…
+    uint8_t cookie_state       # COOKIE_…
+    uint8_t cookie[16]         # the server's half to send (RFC 9018 section 4)
+    uint32_t options_at        # offset of the options in packet
+    uint32_t options_end
+    uint32_t cookie_at         # offset of the client's half in packet
     uint32_t limit             # octets that the reply may have
+    const Edns* edns
+    uint32_t ecs_at            # offset of the client's own option's data in packet
+    uint32_t ecs_length        # its octets; 0: it has none, or none that is sound, or nobody looks at it
+    uint32_t ecs_size          # octets of ecs, 0: the client's network is nobody's matter
+    uint32_t ecs_scope         # bits that the answer is for
+    uint8_t ecs[18]            # family, prefix length, address as far as the prefix goes: what an upstream sees
     # client, index, policy
     uint32_t policy_class
     uint32_t row               # of the matrix: the class's own, or a variant that does not see some lists
@@ -318,6 +385,8 @@ cdef struct Query:
     int32_t ede                # INFO-CODE to send or EDE_NONE
     const uint8_t* ede_text
     uint32_t ede_size
+    const uint8_t* ede_brief   # instead of it where it does not fit
+    uint32_t ede_brief_size
     uint32_t reply_size
     uint32_t reason            # PuntReason
     uint8_t told               # TOLD_…: what its record says (ring.pyx)

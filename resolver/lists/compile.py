@@ -57,6 +57,7 @@ from resolver.lists.own.ddr import undesignated
 from resolver.lists.patch import patch_index
 from resolver.lists.patterns import fitting
 from resolver.lists.reading import Reading, as_read, check_list, describe, fault_of, mend_list, take_list
+from resolver.lists.reason import SUB_ERRORS
 from resolver.lists.report import ListOutcome, ListReport, Report
 from resolver.lists.standing import config_digest
 from resolver.membership import membership_now
@@ -489,6 +490,8 @@ def policy_rules(config: Config, states: Sequence[ListState]) -> PolicyRules:
                 justification=category.justification,
                 contact=category.contact,
                 law=category.law,
+                sub_error=SUB_ERRORS.get(category.sub_error, 0),
+                language=category.language,
             )
             for name, category in config.categories.items()
         },

@@ -44,10 +44,10 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from resolver.counters import LIST_SLOTS
-from resolver.lists import conditions
+from resolver.lists import conditions, reason
 from resolver.lists.conditions import NOTHING, Condition
 from resolver.lists.merge import Kind, Member
-from resolver.snapshot import CELL, MAX_PROFILES, MAX_TEXT, NO_EDE, NO_SLOT, SHADOW_CLAIM, Profile
+from resolver.snapshot import CELL, MAX_PROFILES, NO_EDE, NO_SLOT, SHADOW_CLAIM, Profile
 from resolver.vocabulary import EDE, Action, Rank, Verb
 
 NEEDS_ANSWER = 1  # flags of a cell
@@ -116,7 +116,8 @@ class ListPolicy:
 class CategoryPolicy:
     """How what a category blocks is answered, and what the client is told.
 
-    `ttl` in seconds, `ede` an INFO-CODE or NO_EDE. None: as the sinkhole says.
+    `ttl` in seconds, `ede` an INFO-CODE or NO_EDE. None: as the sinkhole says. `sub_error` and `language` are those of
+    structured errors (reason.py), 0: none.
     """
 
     action: Action | None = None
@@ -126,6 +127,8 @@ class CategoryPolicy:
     justification: str = ""
     contact: str = ""
     law: str = ""
+    sub_error: int = 0
+    language: str = reason.ENGLISH
 
 
 @dataclass(frozen=True, slots=True)
@@ -646,62 +649,34 @@ def _profile(rules: PolicyRules, policy: ListPolicy, action: Action, ttl: int | 
     if policy.max_ttl is not None:
         ttl = min(ttl, policy.max_ttl)
     here = action is Action.ADDRESS
+    told = reason.structured(reason.by_list(policy), category, name=policy.category)
     return Profile(
         action=action,
         ttl=ttl,
         ipv4=sinkhole.ipv4 if here else bytes(4),
         ipv6=sinkhole.ipv6 if here else bytes(16),
         ede=category.ede,
-        text="" if category.ede == NO_EDE else extra_text(policy, category),
-        soa=_MNAME + (mailbox(category.contact) or _NOBODY),
+        text="" if category.ede == NO_EDE else reason.extra_text(policy, category),
+        soa=_MNAME + (reason.mailbox(category.contact) or _NOBODY),
         target=target,
         zone=_zones(rules).index(policy.soa) + 1 if policy.soa else 0,
+        structured="" if category.ede == NO_EDE else told.full,
+        structured_brief="" if category.ede == NO_EDE else told.brief,
     )
 
 
 def _overlay_profile(rules: PolicyRules) -> Profile:
     """How a name is answered that an operator blocked by hand: as the sinkhole says."""
-    answer = _profile(rules, ListPolicy("overlay"), rules.sinkhole.action, None, "")
-    return replace(answer, text="blocked by the operator")
+    return _own(_profile(rules, ListPolicy("overlay"), rules.sinkhole.action, None, ""), "blocked by the operator")
 
 
 def _rebinding_profile(rules: PolicyRules) -> Profile:
     """How a name outside is answered whose answer has an address inside."""
     answer = _profile(rules, ListPolicy("rebinding"), Action.NODATA, None, "")
-    return replace(answer, text="blocked by rebinding: a name outside with an address inside")
+    return _own(answer, "blocked by rebinding: a name outside with an address inside")
 
 
-def extra_text(policy: ListPolicy, category: CategoryPolicy) -> str:
-    """EXTRA-TEXT (RFC 8914 section 2) in words for a person: which list, why, by what order, whom to ask.
-
-    At most MAX_TEXT octets of UTF-8, cut between characters.
-    """
-    text = f"blocked by list {policy.name}"
-    if policy.category:
-        text += f" (category {policy.category})"
-    reasons = [
-        words
-        for words in (
-            category.justification,
-            category.law and f"order {category.law}",
-            category.organisation and f"by {category.organisation}",
-            category.contact and f"contact {category.contact.removeprefix('mailto:').removeprefix('tel:')}",
-        )
-        if words
-    ]
-    if reasons:
-        text += ": " + ", ".join(reasons)
-    octets = text.encode()
-    if len(octets) > MAX_TEXT:
-        text = octets[: MAX_TEXT - len("…".encode())].decode(errors="ignore") + "…"
-    return text
-
-
-def mailbox(contact: str) -> bytes:
-    """RNAME in wire form for a contact's mail address (RFC 1035 section 8), b"" where it holds none that fits."""
-    local, at, domain = contact.removeprefix("mailto:").partition("@")
-    labels = [local, *domain.split(".")]
-    if not at or not contact.isascii() or not all(0 < len(label) < 64 for label in labels):
-        return b""
-    wire = b"".join(bytes([len(label)]) + label.encode() for label in labels) + b"\0"
-    return wire if len(wire) <= 255 else b""
+def _own(profile: Profile, words: str) -> Profile:
+    """A profile of a block that no list speaks for."""
+    told = reason.structured(words, CategoryPolicy(sub_error=reason.SUB_ERRORS["dns_policy"]))
+    return replace(profile, text=words, structured=told.full, structured_brief=told.brief)

@@ -237,7 +237,7 @@ class QuicLink(Link, asyncio.DatagramProtocol):
         for data, _ in self._quic.datagrams_to_send(now):
             self._transport.sendto(data)
         if self._quic.is_over:
-            self._over(self._fault or Fault.CLOSED)
+            self._over(self._fault or (_fault_of(self._quic.end) if self._quic.end else Fault.CLOSED))
             return
         at = self._quic.get_timer()
         if at is not None and (self._timer is None or at < self._timer_at):

@@ -14,6 +14,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import dns.edns
+import dns.exception
 import dns.message
 import dns.rcode
 
@@ -78,6 +80,7 @@ EVERY = frozenset(
     (
         "drop", "punt forward", "punt conditional", "punt local", "punt notify", "punt pattern", "wait", "formerr", "notimp",
         "badvers", "refused", "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger",
+        "badcookie", "nsid", "cookie", "ecs", "structured",
         "learned", "not learned", "no answer", "answered later", "handed over", "overlay", "rebinding", "address",
         "punt dns64", "made", "chased",
         *(f"action {action.name}" for action in Action if action is not Action.CNAME),
@@ -130,8 +133,27 @@ def make_world(folder: Path) -> World:
     world.patch("needs.example", flags=1)
     world.engine.set_overlay(SuffixTable({"overlaid.example": (2, 2), "freed.zero.example": (1, 1)}))
     room = memoryview(bytearray(1 << 16))
-    world.engine.set_limit(room, per_second=1_000_000, prefix4=24, prefix6=56, key=bytes(range(16)))
+    world.engine.set_limit(
+        room, per_second=1_000_000, prefix4=24, prefix6=56, key=bytes(range(16)), responses=1_000_000
+    )
     return world
+
+
+# What of EDNS may be configured; a run goes through all of it.
+POLICIES: tuple[dict[str, Any], ...] = (
+    {},
+    {
+        "cookies": 1,
+        "cookie_key": bytes(16),
+        "nsid": b"n" * 64,
+        "version": b"v" * 255,
+        "identity": b"i",
+        "keepalive": 100,
+    },
+    {"cookies": 2, "cookie_key": bytes(16), "structured": 65001},
+    {"cookies": 1, "cookie_key": bytes(16), "ecs": "forward", "structured": 65001, "nsid": b"n"},
+    {"ecs": "set", "prefix4": 17, "prefix6": 47, "structured": 65001},
+)
 
 
 class Harness:
@@ -189,6 +211,7 @@ class Harness:
             self.step(self.packets.packet())
             if number % 500 == 499:
                 self._let_time_pass()
+                self.engine.configure_edns(**POLICIES[number // 500 % len(POLICIES)])
 
     def step(self, packet: bytes) -> None:
         """One packet from some client by some transport."""
@@ -215,7 +238,7 @@ class Harness:
 
     def check(self, packet: bytes, transport: Transport, reply: bytes) -> dns.message.Message:
         """What must hold of every answer."""
-        answer = dns.message.from_wire(reply)
+        answer = parse(reply)
         assert reply[:2] == packet[:2] and reply[2] & 0x80 and not reply[3] & 0x40
         assert len(reply) <= (limit_of(packet) if transport == Transport.UDP else 65535)
         if answer.question:
@@ -223,6 +246,10 @@ class Harness:
             assert reply[12:end] == packet[12:end]
         if reply[2] & 0x02:
             self.reached["tc"] += 1
+        for each in answer.options:
+            self.reached[{3: "nsid", 8: "ecs", 10: "cookie"}.get(int(each.otype), "")] += 1
+            if isinstance(each, dns.edns.EDEOption) and (each.text or "").startswith("{"):
+                self.reached["structured"] += 1
         if any(rrset.rdtype == 28 and str(rrset[0]).startswith("64:ff9b::") for rrset in answer.answer):
             self.reached["made"] += 1
         self.reached[dns.rcode.to_text(answer.rcode()).lower()] += 1
@@ -361,6 +388,15 @@ class Harness:
         for action in Action:
             found[f"action {action.name}"] += sum(answers[action * layout.LIST_SLOTS :][: layout.LIST_SLOTS])
         return found
+
+
+def parse(reply: bytes) -> dns.message.Message:
+    """A reply as dnspython reads it, which knows no network of FAMILY 0, as `dig +subnet=0` says it (RFC 7871 section 6)."""
+    try:
+        return dns.message.from_wire(reply)
+    except dns.exception.FormError:
+        assert reply.count(b"\0\x08\0\4\0\0\0\0") == 1
+        return dns.message.from_wire(reply.replace(b"\0\x08\0\4\0\0\0\0", b"\0\x08\0\4\0\1\0\0"))
 
 
 def limit_of(packet: bytes) -> int:

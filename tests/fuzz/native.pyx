@@ -182,7 +182,7 @@ cdef void give_forward(uint32_t place, uint32_t how, uint8_t* packet, uint32_t s
     if answer_query(fuzz.core, &q) == VERDICT_WAIT:
         p = &f.pending[f.oldest]
         put_u16(packet, p.id)
-        memcpy(packet + HEADER, p.query + HEADER, p.query_size - 11 - HEADER)
+        memcpy(packet + HEADER, p.query + HEADER, p.question_end - HEADER)
         forward_answer(fuzz.core, &q, p, packet, size)
     forget_pending()
 

@@ -90,6 +90,8 @@ class FakePunt:
     token: Any = None
     upstream: int = 0
     edns: int = -1
+    ecs: bytes = b""
+    structured: bool = False
     client: bytes = bytes(16)
 
     def __post_init__(self) -> None:

@@ -166,7 +166,37 @@ CASES = [
         "config.yaml:2: categories.ads.ede: expected one of forged, blocked, censored, filtered, prohibited, none, "
         "found censor; did you mean censored?",
     ),
-    ("rate_limit: {action: drop}", "config.yaml:1: rate_limit.action: expected truncate, found drop"),
+    (
+        "rate_limit: {action: shout}",
+        "config.yaml:1: rate_limit.action: expected one of truncate, drop, refuse, found shout",
+    ),
+    ("rate_limit: {slip: -1}", "config.yaml:1: rate_limit.slip: expected at least 0, found -1"),
+    (
+        "cookies: {enabled: no, require: yes}",
+        "config.yaml:1: cookies.require: expected no: cookies.enabled is no, found yes (for YAML a boolean: "
+        'write "yes" if it is text)',
+    ),
+    (
+        "structured_errors: {code: 15}",
+        "config.yaml:1: structured_errors.code: expected a code that no other option has: 20 or more, found 15",
+    ),
+    (
+        "identity: {nsid: " + "x" * 65 + "}",
+        "config.yaml:1: identity.nsid: expected at most 64 octets, found " + "x" * 57 + "...",
+    ),
+    (
+        "ecs: {policy: sett}",
+        "config.yaml:1: ecs.policy: expected one of strip, forward, set, found sett; did you mean set?",
+    ),
+    (
+        "categories: {a: {language: e}}",
+        "config.yaml:1: categories.a.language: expected a language tag such as en, id or zh-Hant, found e",
+    ),
+    (
+        "categories: {a: {sub_error: rude}}",
+        "config.yaml:1: categories.a.sub_error: expected one of none, malware, phishing, spam, "
+        "spyware, network_policy, dns_policy, found rude",
+    ),
     # shapes
     ("- a", "config.yaml:1: expected a mapping: a key, a colon and a value a line, found a list"),
     ("hello", "config.yaml:1: expected a mapping: a key, a colon and a value a line, found hello"),

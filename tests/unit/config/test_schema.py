@@ -78,7 +78,11 @@ rebinding:
   ranges: [10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 127.0.0.0/8, 169.254.0.0/16, fc00::/7, fe80::/10]
   allow: []
 rewrites: [{name: nas.lan, answers: [192.168.1.5]}]
-rate_limit: {per_second: 0, prefix4: 24, prefix6: 56, action: truncate}
+rate_limit: {per_second: 0, prefix4: 24, prefix6: 56, action: truncate, responses_per_second: 0, slip: 2}
+cookies: {enabled: yes, require: no}
+identity: {version: "", id: "", nsid: ""}
+structured_errors: {code: 0}
+ecs: {policy: strip, prefix4: 24, prefix6: 56}
 connections: {per_worker: 20000, per_client: 64, idle: 10s}
 guard: {shrink: 30%, grow: 100%, floor: 20, public_suffixes: all, protect: [], asked: 1000,
         keep_generations: 10, keep_size: 4GiB}
@@ -125,6 +129,7 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
 ADDED = {"rewrite", "tags", "records", "block_encrypted_dns", "safe_search", "special_names", "dns64"}  # keys since
 ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap"}
 ADDED |= {"public_key", "signature"}
+ADDED |= {"sub_error", "language"}
 
 
 def test_the_contract_is_read(tmp_path: Path) -> None:

@@ -164,7 +164,8 @@ def test_a_question_goes_upstream_and_its_answer_to_the_client(scene: Scene) -> 
     scene.ask(asked)
     packet = scene.upstream.answer()
     sent = dns.message.from_wire(packet)
-    assert sent.flags == dns.flags.RD and sent.edns == 0 and sent.payload == 1232 and sent.ednsflags == dns.flags.DO
+    assert sent.flags == dns.flags.RD | dns.flags.AD
+    assert sent.edns == 0 and sent.payload == 1232 and sent.ednsflags == dns.flags.DO
     assert str(sent.question[0]).lower() == "www.example. in a"
     scene.run()
     answer = scene.get()
@@ -475,6 +476,8 @@ def test_several_questions_at_once(scene: Scene) -> None:
 # -- what the engine does not ask itself ------------------------------------------------------------------------------
 def test_any_and_long_queries_and_streams_without_a_token_are_pythons(scene: Scene) -> None:
     scene.ask(query("www.example", "ANY"))
+    assert scene.get().flags & dns.flags.TC  # not over UDP
+    assert scene.stream(query("www.example", "ANY"), object()) == PUNT
     scene.ask(query("www.example", options=[dns.edns.GenericOption(dns.edns.OptionType.make(12), bytes(400))]))
     assert scene.stream(query("www.example"), None) == PUNT
     assert [punt.after for punt in scene.engine.take_punts()] == [AFTER_NOTHING] * 3

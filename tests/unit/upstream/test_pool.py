@@ -53,8 +53,8 @@ def with_pool(setup: PoolConfig, body: Callable[[Pool], Awaitable[None]], **opti
     return main()
 
 
-def ask(name: str, qtype: int = 1, **options: bool) -> Question:
-    return Question(wire_name(name), qtype, **options)
+def ask(name: str, qtype: int = 1, *, do: bool = False, cd: bool = False) -> Question:
+    return Question(wire_name(name), qtype, do=do, cd=cd)
 
 
 def address(result: Result) -> str:
