@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import os
 import random
 import signal
 import socket
@@ -264,4 +263,3 @@ def test_only_who_needs_quic_has_it_in_memory(tmp_path: Path, upstream: FakeUpst
         server.ask("a.example")
         for pid in server.worker_pids():
             assert "aioquic" not in Path(f"/proc/{pid}/maps").read_text()
-    assert os.getpid()
