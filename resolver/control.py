@@ -145,6 +145,15 @@ class Connections:
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """What answers are checked by. `anchors`: lines as dnssec.anchors.parse takes them, none to check nothing; `negative`:
+    names below which nothing is checked."""
+
+    anchors: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
     """Serve by generation `number` from now on; `index`, `policy` and `clients` are paths, the last of a client map to
     use instead of the policy's, "" for none; `records` is one of ring.WHAT."""
@@ -159,6 +168,7 @@ class Swap:
     connections: Connections = Connections()
     clients: str = ""
     zones: tuple[Zone, ...] = ()
+    trust: Trust = Trust()
     edns: Edns = Edns()
 
 

@@ -23,7 +23,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ from resolver.watch import Watch
 from resolver.workers import Workers, WorkersError, make_counters
 
 if TYPE_CHECKING:
+    from resolver.admin import api
     from resolver.admin.app import AdminServer
     from resolver.config.model import Config
 
@@ -233,10 +234,37 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(up.wait(), ADMIN_AFTER)
         if self._admin_socket:
+            from resolver.admin.api import Api
             from resolver.admin.app import AdminServer, make_app
 
             self._admin = AdminServer(self._admin_socket)
-            self._admin.start(make_app(self._source, self._why_not_ready))
+            self._admin.start(make_app(self._source, self._why_not_ready, Api(self._for_api())))
+
+    def _for_api(self) -> api.Server:
+        """What the admin server's threads may ask."""
+        from resolver.admin import api
+
+        def config() -> Config:
+            return self._reloader.config
+
+        def settings() -> api.Settings:
+            listen = config().admin.listen
+            return api.Settings(config().token_path, config().admin.trust_loopback, listen.host if listen else "")
+
+        def ask(message: control.Message, who: decisions.Who, patience: float) -> control.Message:
+            return asyncio.run_coroutine_threadsafe(self._answer(message, who), self._loop).result(patience)
+
+        def lists(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+            from resolver.explain import list_states  # when asked for: they take time to load
+
+            return [state.to_json() for state in list_states(config(), status)]
+
+        def explain(name: str, client: str, qtype: str) -> dict[str, Any]:
+            from resolver.explain import explain_name
+
+            return explain_name(config(), name, client, qtype).to_json()
+
+        return api.Server(settings, ask, lists, explain)
 
     async def _end(self) -> None:
         """Answer what is in flight, then end the workers."""

@@ -634,6 +634,33 @@ class Group(_Section):
         return by_name and (self.categories == "all" or listed.category in self.categories)
 
 
+class Dnssec(_Section):
+    """Whether upstream's answers are checked. The word of `mode` alone may stand for the section."""
+
+    mode: types.DnssecMode = Field(
+        default="off", description="validate: answers with wrong signatures are withheld; off: upstream's word counts."
+    )
+    trust_anchor: types.Text = Field(
+        default="",
+        description="File with the DS or DNSKEY records that trust begins at; empty: the root's, as they are known here.",
+    )
+    negative_trust_anchors: Annotated[tuple[types.Name, ...], Once] = Field(
+        default=(),
+        description="Names that are not checked, with what is below them. Those of upstream.routes never are.",
+    )
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word_is_mode(cls, data: object) -> object:
+        return {"mode": data} if isinstance(data, str | bool) else data
+
+    @property
+    def anchor_path(self) -> Path | None:
+        """`trust_anchor` as an absolute path; None where it is not given."""
+        return _expand(self._base, self.trust_anchor) if self.trust_anchor else None
+
+
 class Sinkhole(_Section):
     """How blocked names are answered where their category does not say."""
 
@@ -844,6 +871,13 @@ class Admin(_Section):
         default=addresses.Endpoint("127.0.0.1", 8053),
         description="Address of the API, dashboard, /metrics, /healthz and /readyz; empty: none.",
     )
+    token_file: types.Text = Field(
+        default="",
+        description="A file with the token that changes over HTTP need, and nothing else; empty: there is none.",
+    )
+    trust_loopback: types.YesNo = Field(
+        default=False, description="Whether a client on this machine may change things over HTTP without the token."
+    )
 
 
 class QueryLog(_Section):
@@ -915,6 +949,7 @@ class Config(_Section):
         default=_networks("127.0.0.0/8", "::1", *PRIVATE, "fc00::/7"), description="Who may ask; others get REFUSED."
     )
     upstream: Upstream = Field(default_factory=Upstream, description="Who is asked for what is not blocked.")
+    dnssec: Dnssec = Field(default_factory=Dnssec, description="Whether upstream's answers are checked.")
     cache: Cache = Field(default_factory=Cache, description="How long and how much of upstream's answers is kept.")
     lists: tuple[ListConfig, ...] = Field(
         default=(), max_length=counters.NO_LIST, description="The lists of names to block or allow."
@@ -932,6 +967,10 @@ class Config(_Section):
     rewrites: tuple[Rewrite, ...] = Field(default=(), description="Names that are answered here.")
     records: Annotated[tuple[types.Record, ...], Once] = Field(
         default=(), description="Further records of such names, each in the form of a zone file."
+    )
+    local_zones: Annotated[tuple[types.Name, ...], Once] = Field(
+        default=(),
+        description="Names of which, with all below them, only rewrites and records exist: nothing is asked upstream.",
     )
     special_names: SpecialNames = Field(
         default_factory=SpecialNames, description="Names that are answered here and never asked upstream."
@@ -989,6 +1028,7 @@ class Config(_Section):
             group._base = self._base
         for key in self.tsig_keys:
             key._base = self._base
+        self.dnssec._base = self._base
         return self
 
     @property
@@ -1028,6 +1068,11 @@ class Config(_Section):
     def protect_path(self) -> Path | None:
         """The file of protected names as an absolute path; None where the names are in the configuration itself."""
         return _expand(self._base, self.guard.protect) if isinstance(self.guard.protect, str) else None
+
+    @property
+    def token_path(self) -> Path | None:
+        """`admin.token_file` as an absolute path; None where it is not given."""
+        return _expand(self._base, self.admin.token_file) if self.admin.token_file else None
 
     @property
     def ca_path(self) -> Path | None:

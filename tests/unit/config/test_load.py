@@ -47,7 +47,7 @@ CASES = [
     ),
     (
         "admin:\n  xyzzy: 1",
-        "config.yaml:2: admin.xyzzy: unknown key; known here: listen",
+        "config.yaml:2: admin.xyzzy: unknown key; known here: listen, token_file, trust_loopback",
     ),
     (
         "upstream:\n  routes:\n  - zones: [x.example]\n    server: [10.0.0.1]\n    servers: [10.0.0.1]",

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from resolver.config.load import load
-from resolver.config.model import Config, SpecialNames
+from resolver.config.model import Config, Dnssec, SpecialNames
 from resolver.config.schema import SECTIONS, json_schema
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -127,8 +127,9 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
 
 
 ADDED = {"rewrite", "tags", "records", "block_encrypted_dns", "safe_search", "special_names", "dns64"}  # keys since
-ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap"}
-ADDED |= {"public_key", "signature"}
+ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap", "local_zones"}
+ADDED |= {"dnssec", *Dnssec.model_fields}
+ADDED |= {"public_key", "signature", "token_file", "trust_loopback"}
 ADDED |= {"sub_error", "language"}
 
 
@@ -167,7 +168,10 @@ def test_the_shipped_file_explains_every_key() -> None:
 def test_what_the_shipped_file_comments_out_is_read_too(tmp_path: Path) -> None:
     text = (ROOT / "config.yaml").read_text()
     text = re.sub(
-        r"^(\s*)(routes|categories|groups|rewrites|records|tsig_keys): (\[\]|\{\})$", r"\1\2:", text, flags=re.MULTILINE
+        r"^(\s*)(routes|categories|groups|rewrites|records|local_zones|tsig_keys): (\[\]|\{\})$",
+        r"\1\2:",
+        text,
+        flags=re.MULTILINE,
     )
     file = tmp_path / "config.yaml"
     file.write_text(re.sub(r"^( *)#  (?=[ -] *|\w)", r"\1  ", text, flags=re.MULTILINE))
