@@ -28,8 +28,6 @@ def _not(*built: object) -> Callable[[Any], bool]:
 
 # The first row that matches speaks for a key and all beneath it.
 ROWS = (
-    _Row(("query_log", "what"), _not("all"), "the query log"),
-    _Row(("query_log", "clients"), _not("full"), "the query log"),
     _Row(("query_log", "keep"), _not("7d", "1w", 604_800), "the query log"),
     _Row(("query_log", "size"), _not("1GiB", 2**30), "the query log"),
 )
