@@ -112,7 +112,7 @@ cdef int fuzz_packet(const uint8_t* data, size_t size) noexcept:
     if not 0 < size <= 4096:
         return 0
     fuzz_start(&q, data + 1, <uint32_t> size - 1, data[0])
-    verdict = answer_query(fuzz.core, &q)
+    verdict = answer_client(fuzz.core, &q)
     fuzz_end(&q, verdict)
     if verdict == VERDICT_WAIT:
         forget_pending()
