@@ -38,7 +38,8 @@ class ControlError(Exception):
 # -- supervisor → worker --------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A bound socket handed down: its descriptor, its family, `stream` for TCP, `wildcard` for 0.0.0.0 and ::.
+    """A bound socket handed down: its descriptor, its family, `stream` for TCP, `wildcard` where an answer has to leave from
+    the address that was asked, as it is not the socket's own.
 
     `kind`: what is spoken on it: "dns"; "tls" (DoT) and "https" (DoH over HTTP/1.1 and HTTP/2), both of TCP; "quic" (DoQ)
     and "https3" (DoH over HTTP/3), both of UDP.
@@ -55,7 +56,8 @@ class Bound:
 class Configure:
     """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
     `buckets_key` (hexadecimal) are what all workers share to limit clients' rates, `cookie_key` likewise to make cookies;
-    `ring_fd`: ring.py. `cache_file`: where its cache is from its end to the next start ("": nowhere)."""
+    `ring_fd`: ring.py. `cache_file`: where its cache is from its end to the next start ("": nowhere). `proxy_from`: networks
+    whose PROXY headers count."""
 
     worker: int
     sockets: tuple[Bound, ...]
@@ -66,6 +68,8 @@ class Configure:
     cache_bytes: int
     cache_file: str = ""
     cookie_key: str = "00" * 16
+    https_path: str = "/dns-query"
+    proxy_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,6 +284,8 @@ class Workers:
         facts: Facts,
         cache_folder: Path | None = None,
         cookie_key: bytes = b"",
+        https_path: str = "/dns-query",
+        proxy_from: tuple[str, ...] = (),
     ) -> None:
         self._unwanted = asyncio.Event()
         self.desired: control.Swap | None = None
@@ -311,6 +313,8 @@ class Workers:
                     share,
                     str(cache_folder / str(number)) if cache_folder else "",
                     cookie_key.hex(),
+                    https_path,
+                    proxy_from,
                 ),
             )
             for number, fds in enumerate(zip(counters_fds, self.ring_fds, strict=True))

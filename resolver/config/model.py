@@ -100,6 +100,24 @@ class Listen(_Section):
         default="",
         description="The name by which clients find tls, https and quic (RFC 9462); empty: the first of the certificate.",
     )
+    https_path: types.Text = Field(default="/dns-query", description="Where https takes queries.")
+    proxy_from: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=(),
+        max_length=64,
+        description="Load balancers that put a PROXY header (version 2) before what they pass on, over UDP and TCP: the "
+        "client is who it says. Without one nothing is taken from them.",
+    )
+    transparent: types.YesNo = Field(
+        default=False,
+        description="Takes queries that a router redirects here by TPROXY, and answers from the address that was asked.",
+    )
+
+    @field_validator("https_path")
+    @classmethod
+    def _https_path_is_one(cls, path: str) -> str:
+        if not re.fullmatch(r"/[A-Za-z0-9._~/-]*", path):
+            raise ValueError("expected a path of letters, digits and ._~/- that begins with /")
+        return path
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:

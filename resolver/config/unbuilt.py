@@ -46,8 +46,6 @@ def _all_quic(servers: Any) -> bool:
 
 # The first row that matches speaks for a key and all beneath it.
 ROWS = (
-    _Row(("listen", "tls"), _given, "DNS over TLS"),
-    _Row(("listen", "https"), _given, "DNS over HTTPS"),
     _Row(("listen", "quic"), _given, "DNS over QUIC"),
     _Row(("upstream", "servers"), _all_quic, "DNS over QUIC upstream", weakens=True),
     _Row(("upstream", "servers", EACH), _quic, "DNS over QUIC upstream"),

@@ -11,6 +11,13 @@ cdef bytes take_bytes(const uint8_t* at, Py_ssize_t count):
     return PyBytes_FromStringAndSize(<const char*> at, count)
 
 
+cdef bytes stream_bytes(Query* q):
+    # A reply for a stream's listener.
+    if q.transport >= FIRST_ENCRYPTED:
+        reply_pad(q)
+    return take_bytes(q.reply, q.reply_size)
+
+
 cdef void* copied(bytes octets, Py_ssize_t wanted, str what) except NULL:
     # A copy of `octets` for the engine to keep, after its length was checked.
     if PyBytes_GET_SIZE(octets) != wanted:
@@ -476,6 +483,22 @@ cdef class Engine:
         limits.buckets = <Bucket*> &view[0]
         self.buckets = buckets
 
+    def set_proxies(self, networks):
+        """Take PROXY headers (version 2) before datagrams from these networks, (16 octets, bits that count) each."""
+        cdef Proxies* p = &self.core.proxies
+        cdef bytes network
+        cdef int prefix
+        if len(networks) > PROXY_NETWORKS:
+            raise ValueError(f"{len(networks)} networks of proxies, {PROXY_NETWORKS} at most")
+        for network, prefix in networks:
+            if len(network) != 16 or not 0 <= prefix <= 128:
+                raise ValueError("a network of proxies that is none")
+        p.count = 0
+        for network, prefix in networks:
+            memcpy(p.networks[p.count], PyBytes_AS_STRING(network), 16)
+            p.prefixes[p.count] = <uint8_t> prefix
+            p.count += 1
+
     def set_ring(self, ring):
         """Write query records into a ring (ring.make): a writable buffer. ValueError if it is none."""
         cdef uint8_t[::1] view = ring
@@ -577,10 +600,9 @@ cdef class Engine:
             if verdict != VERDICT_PUNT:
                 query_count(&self.core, q, verdict)
                 if verdict == VERDICT_REPLY and w.fd >= 0:
-                    self._give(punt, q.reply, q.reply_size)
+                    self._give(punt, q)
                 elif w.fd < 0:
-                    self.stream_answers.append((punt.token, take_bytes(q.reply, q.reply_size)
-                                                if verdict == VERDICT_REPLY else None))
+                    self.stream_answers.append((punt.token, stream_bytes(q) if verdict == VERDICT_REPLY else None))
             following = w.next
             forward_release(f, at)
             at = following
@@ -600,7 +622,7 @@ cdef class Engine:
             self._punt(q, token, True)
             return
         query_count(&self.core, q, verdict)
-        self.stream_answers.append((token, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None))
+        self.stream_answers.append((token, stream_bytes(q) if verdict == VERDICT_REPLY else None))
 
     def take_answers(self):
         """(token, answer or None for a drop) of streams that were told to wait."""
@@ -798,7 +820,7 @@ cdef class Engine:
         query_count(&self.core, q, verdict)
         core_clock(&self.core)
         batch_count(&self.core, transport, began)
-        return verdict, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None
+        return verdict, stream_bytes(q) if verdict == VERDICT_REPLY else None
 
     def chase(self, bytes packet not None, bytes client not None, object token):
         """A question that answering a client's led to: (verdict, answer). Lists do not speak of it, local names do."""
@@ -834,7 +856,7 @@ cdef class Engine:
             punt = self._punt(q, token, True)
             punt.cell = take_bytes(<const uint8_t*> &cell, sizeof(Cell))
             punt.decided = DECIDED_ALL
-        return verdict, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None
+        return verdict, stream_bytes(q) if verdict == VERDICT_REPLY else None
 
     def synthesise(self, Punt punt not None, bytes answer):
         """Answer a PUNT_DNS64, now that the same question for A is answered; None: it is not. As decide() does."""
@@ -1008,7 +1030,7 @@ cdef class Engine:
         query_count(&self.core, q, verdict)
         if verdict == VERDICT_DROP:
             return verdict, None
-        return verdict, self._give(punt, q.reply, q.reply_size)
+        return verdict, self._give(punt, q)
 
     def send(self, Punt punt not None, bytes reply not None):
         """Send a reply made in Python, with the options that belong to the query's; returns it for a stream.
@@ -1039,17 +1061,17 @@ cdef class Engine:
         if self.core.limits.responses and q.transport == TRANSPORT_UDP:
             verdict = limit_response(&self.core, q)
         query_count(&self.core, q, verdict)
-        return self._give(punt, q.reply, q.reply_size) if verdict == VERDICT_REPLY else None
+        return self._give(punt, q) if verdict == VERDICT_REPLY else None
 
-    cdef bytes _give(self, Punt punt, uint8_t* reply, uint32_t size):
+    cdef bytes _give(self, Punt punt, Query* q):
         # To the punt's client: a datagram is sent here, a stream's listener gets the octets.
         cdef mmsghdr message
         cdef iovec part
         if punt.fd < 0:
-            return take_bytes(reply, size)
+            return stream_bytes(q)
         memset(&message, 0, sizeof(mmsghdr))
-        part.iov_base = reply
-        part.iov_len = size
+        part.iov_base = q.reply
+        part.iov_len = q.reply_size
         message.msg_hdr.msg_name = &punt.peer
         message.msg_hdr.msg_namelen = sizeof(sockaddr_in6) if punt.peer.sin6_family == AF_INET6 else sizeof(sockaddr_in)
         message.msg_hdr.msg_iov = &part

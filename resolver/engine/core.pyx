@@ -19,6 +19,7 @@ cdef struct Core:
     Cache cache
     Forward* forward
     Limits limits
+    Proxies proxies
     Edns edns
     Memo memo
     const SuffixView* overlay  # what operators blocked and allowed at once; NULL: nothing

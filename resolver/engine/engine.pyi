@@ -326,6 +326,9 @@ class Punt:
     profile: int
     token: object  # free for the listener (streams: which client waits)
 
+def freshness(message: bytes) -> int:
+    """Seconds that HTTP caches may keep an answer (RFC 8484 section 5.1); 0: not at all."""
+
 class RingEnd:
     """The consumer's end of a ring of query records: see ring.Reader. ValueError: the buffer holds no ring."""
 
@@ -402,6 +405,9 @@ class Engine:
         and `identity`: answers of class CH. `structured`: the option that asks for structured errors. `keepalive`: how long
         a connection may be idle, in tenths of a second. `ecs`: strip, forward or set, and the prefixes that are told.
         """
+    def set_proxies(self, networks: Sequence[tuple[bytes, int]]) -> None:
+        """Take PROXY headers (version 2) before datagrams from these networks, (16 octets, bits that count) each; a datagram
+        from there without one is dropped. ValueError: more than 64."""
     def set_ring(self, ring: Buffer) -> None:
         """Write query records into a ring (ring.make): a writable buffer. ValueError if it is none."""
     def set_records(self, what: int) -> None:

@@ -59,6 +59,7 @@ include "policy.pyx"     # what that means for this client
 include "cache.pyx"      # what upstreams said
 include "memo.pyx"       # which patterns a name fits
 include "limit.pyx"      # how often they may
+include "proxy.pyx"      # whom a load balancer speaks for
 include "core.pyx"       # what an engine holds
 include "forward.pyx"    # asking upstream
 include "inspect.pyx"    # what answers point at
@@ -66,6 +67,7 @@ include "dns64.pyx"      # AAAA from A
 include "local.pyx"      # what the config says of names
 include "answer.pyx"     # the map: answer_query
 include "ring.pyx"       # a record of each query
+include "encrypted.pyx"  # what answers over TLS and HTTPS have besides
 include "udp.pyx"        # sockets
 include "border.pyx"     # Snapshot, Punt, Engine: what Python sees
 

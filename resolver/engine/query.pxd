@@ -137,6 +137,7 @@ cdef enum:
     CLASS_WITHHELD = 0xFFFE    # a list of theirs has never come: SERVFAIL until it does
     TRANSPORT_UDP = 0
     TRANSPORT_TCP = 1
+    FIRST_ENCRYPTED = 2        # of the transports: TLS, HTTPS, QUIC
     TRANSPORT_TLS = 2
 
 # What this server tells of itself by EDNS, and what it takes from it (edns.pyx).

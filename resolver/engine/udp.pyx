@@ -87,6 +87,9 @@ cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
     for i in range(<uint32_t> count):
         query_start(q, b.packets[i], b.received[i].msg_len, TRANSPORT_UDP, b.replies[out], OUT_ROOM)
         client_of_peer(&b.peers[i], q.client)
+        if core.proxies.count and not proxy_open(&core.proxies, q):  # first of all: everything behind goes by the client
+            core.counters[ENGINE_MALFORMED] += 1
+            continue
         q.fd = s.fd
         q.peer = &b.peers[i]
         if s.wildcard:

@@ -75,8 +75,8 @@ cdef void check_reply(const Query* q) noexcept nogil:
 
 
 cdef void fuzz_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t how) noexcept nogil:
-    # A query by the bits of `how`: 1 stream, 2 a stranger, 4 may wait.
-    query_start(q, packet, size, 1 if how & 1 else TRANSPORT_UDP, fuzz.whole if how & 1 else fuzz.reply,
+    # A query by the bits of `how`: 1 stream, 2 a stranger, 4 may wait, 8 encrypted, where it is a stream.
+    query_start(q, packet, size, (FIRST_ENCRYPTED if how & 8 else 1) if how & 1 else TRANSPORT_UDP, fuzz.whole if how & 1 else fuzz.reply,
                 MAX_TCP if how & 1 else OUT_ROOM)
     memcpy(q.client, &fuzz.clients[16 if how & 2 else 0], 16)
     q.may_wait = how & 4 != 0
@@ -84,7 +84,10 @@ cdef void fuzz_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t ho
 
 cdef void fuzz_end(Query* q, int verdict) noexcept nogil:
     if verdict == VERDICT_REPLY:
+        if q.transport >= FIRST_ENCRYPTED:
+            reply_pad(q)
         check_reply(q)
+        message_freshness(q.reply, q.reply_size)
     if verdict == VERDICT_REPLY or verdict == VERDICT_DROP:
         query_count(fuzz.core, q, verdict)
 
@@ -112,6 +115,8 @@ cdef int fuzz_packet(const uint8_t* data, size_t size) noexcept:
     if not 0 < size <= 4096:
         return 0
     fuzz_start(&q, data + 1, <uint32_t> size - 1, data[0])
+    if data[0] & 16 and not proxy_open(&fuzz.core.proxies, &q):
+        return 0
     verdict = answer_client(fuzz.core, &q)
     fuzz_end(&q, verdict)
     if verdict == VERDICT_WAIT:
@@ -250,6 +255,7 @@ def fuzz_native(Engine engine not None, str target, list questions, bytes client
     cdef list kept = [argument.encode() for argument in arguments]
     fuzz_engine, fuzz_packets = engine, questions
     fuzz.core = &engine.core
+    fuzz.core.proxies.count = 1  # everybody is a load balancer to who asks by the bit for it
     core_clock(&engine.core)
     fuzz.reply = <uint8_t*> malloc(OUT_ROOM)
     fuzz.whole = <uint8_t*> malloc(MAX_TCP)

@@ -32,7 +32,9 @@ from resolver.engine.engine import (
     Index,
     Snapshot,
 )
-from resolver.listeners.stream import StreamServer
+from resolver.listeners.connection import Door
+from resolver.listeners.server import StreamServer
+from resolver.listeners.stream import Stream
 from resolver.punt import Alias, Decided, Punts, alias_reply, error_reply
 from resolver.snapshot import CELL, NO_SLOT, Clients, Policy
 from resolver.upstream.health import Strategy
@@ -543,7 +545,7 @@ async def worker(folder: Path, upstream: FakeUpstream) -> AsyncIterator[tuple[in
 
     loop.add_reader(engine.fileno(), ready)
     server = StreamServer(engine, punts.run)
-    await server.listen(tcp)
+    await server.listen(tcp, lambda: Stream(server, Door()))
     try:
         yield port, punts, view.cast("Q")
     finally:

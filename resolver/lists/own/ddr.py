@@ -9,7 +9,6 @@ from pathlib import Path
 from resolver.config.addresses import Endpoint
 from resolver.config.model import Config
 
-DOHPATH = "/dns-query{?dns}"
 _PROTOCOLS = (("tls", "dot", 853), ("https", "h2,h3", 443), ("quic", "doq", 853))
 
 
@@ -33,7 +32,7 @@ def designations(config: Config) -> tuple[list[str], tuple[Path, ...]]:
                 parts.append(f"port={port}")
             parts += _hints(endpoint for endpoint in endpoints if endpoint.port == port)
             if alpn.startswith("h"):
-                parts.append(f'key7="{DOHPATH}"')
+                parts.append(f'key7="{config.listen.https_path}{{?dns}}"')
             found.append(" ".join(parts))
     return found, sources
 

@@ -24,6 +24,9 @@ listen:
   https: []
   quic: []
   certificate: {chain: "", key: ""}
+  https_path: /dns-query
+  proxy_from: []
+  transparent: no
 workers: auto
 state_dir: ./state
 user: ""

@@ -13,9 +13,7 @@ from resolver.config.problem import ConfigError
 
 CERTIFICATE = "certificate: {chain: a.pem, key: a.key}"
 WARNED = [
-    (f"listen: {{tls: [127.0.0.1:853], {CERTIFICATE}}}", "listen.tls", "127.0.0.1:853"),
-    (f"listen: {{https: [127.0.0.1:443], {CERTIFICATE}}}", "listen.https", ""),
-    (f"listen: {{quic: [127.0.0.1:853], {CERTIFICATE}}}", "listen.quic", ""),
+    (f"listen: {{quic: [127.0.0.1:853], {CERTIFICATE}}}", "listen.quic", "127.0.0.1:853"),
     ("upstream: {servers: [9.9.9.9, quic://1.1.1.1]}", "upstream.servers[1]", ""),
     ("groups: [{name: a, clients: [10.0.0.1], upstream: [9.9.9.9, quic://1.1.1.1]}]", "groups[0].upstream[1]", ""),
     ("upstream: {servers: [quic://9.9.9.9, 1.1.1.1]}", "upstream.servers[0]", ""),
@@ -37,6 +35,7 @@ REFUSED = [
 BUILT = [
     "listen: {tls: [], certificate: {chain: ''}}",
     f"listen: {{{CERTIFICATE}}}",
+    f"listen: {{tls: [127.0.0.1:853], https: [127.0.0.1:443], {CERTIFICATE}}}",
     "upstream: {servers: [udp://9.9.9.9, tcp://1.1.1.1, 8.8.8.8], strategy: ordered}",
     "upstream: {strategy: random}",
     "upstream: {servers: [tls://9.9.9.9, https://1.1.1.1, tls://dns.example], bootstrap: [9.9.9.9]}",
@@ -105,9 +104,9 @@ query_log: {what: none}
 
 def test_a_file_that_is_too_little_without_what_is_ignored_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(write(tmp_path, f"listen:\n  dns: []\n  tls: [127.0.0.1:853]\n  {CERTIFICATE}"))
+        load(write(tmp_path, f"listen:\n  dns: []\n  quic: [127.0.0.1:853]\n  {CERTIFICATE}"))
     assert [str(problem).removeprefix(f"{tmp_path}/") for problem in caught.value.problems] == [
-        "config.yaml:3: listen.tls: not built yet: ignored (DNS over TLS)",
+        "config.yaml:3: listen.quic: not built yet: ignored (DNS over QUIC)",
         "config.yaml:1: listen: expected at least one address to listen on",
     ]
 
