@@ -11,8 +11,10 @@ that is not in it cannot be received.
                           Clients, Certified for each Certificate; Inspected; Flushed; Notified
     supervisor → fetcher  Follow whenever the config changes, Fetch
     fetcher → supervisor  Fetched for each list at a Follow and after each attempt; Changed; Done for each Fetch
-    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush, Pause, Resume, Decide, RollBack: answered
-                          by Report or Failed, then the connection is closed
+    supervisor → recorder Count whenever generation or config change, Write
+    recorder → supervisor Written for each Write
+    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush, Pause, Resume, Decide, RollBack, Asked:
+                          answered by Report or Failed, then the connection is closed
 
 A command imports this as it starts: nothing here is slow to import. The supervisor's and workers' ends: channel.py.
 """
@@ -144,6 +146,15 @@ class Connections:
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """What answers are checked by. `anchors`: lines as dnssec.anchors.parse takes them, none to check nothing; `negative`:
+    names below which nothing is checked."""
+
+    anchors: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
     """Serve by generation `number` from now on; `index`, `policy` and `clients` are paths, the last of a client map to
     use instead of the policy's, "" for none; `records` is one of ring.WHAT."""
@@ -158,6 +169,7 @@ class Swap:
     connections: Connections = Connections()
     clients: str = ""
     zones: tuple[Zone, ...] = ()
+    trust: Trust = Trust()
     edns: Edns = Edns()
 
 
@@ -335,6 +347,42 @@ class Done:
     failed: dict[str, str]
 
 
+# -- supervisor → recorder ------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A list that query records may speak of by its slot."""
+
+    slot: int
+    name: str
+    category: str
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Count queries by `what` and `clients` of query_log from now on, and keep what comes of it in `state_dir`."""
+
+    state_dir: str
+    what: str
+    clients: str
+    lists: tuple[Counted, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Write down what is known by now; asks for a Written with the same `serial`."""
+
+    serial: int
+
+
+# -- recorder → supervisor ------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Written:
+    """It is written; or not, with the `error`."""
+
+    serial: int
+    error: str
+
+
 # -- command → supervisor -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Reload:
@@ -373,6 +421,11 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """Asks for the counters summed over all workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Asks for asked.json to say what is known by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,6 +489,10 @@ Message = (
     | Fetched
     | Changed
     | Done
+    | Count
+    | Write
+    | Written
+    | Asked
     | Reload
     | Status
     | Statistics

@@ -42,6 +42,7 @@ from resolver.upstream.server import Server
 from resolver.vocabulary import EDE, Rcode, RRType, Transport
 
 if TYPE_CHECKING:
+    from resolver.dnssec.link import Checked
     from resolver.engine.engine import Engine, Punt
 
 MAX_WAITERS = 1000  # for one question
@@ -102,7 +103,7 @@ class Punts:
     def __init__(
         self,
         engine: Engine,
-        pool: Pool,
+        pool: Pool | Checked,
         *,
         describe: Describe,
         decide: Decide,

@@ -32,6 +32,7 @@ from resolver import control, counters, decisions, snapshot, spawn
 from resolver.config import kept
 from resolver.config.addresses import Endpoint, Server
 from resolver.config.problem import ConfigError
+from resolver.dnssec.trust import trust_of
 from resolver.facts import Facts, ListFacts
 from resolver.lists.report import Report
 from resolver.lists.standing import config_digest, standing
@@ -160,6 +161,7 @@ class Reloader:
     def __init__(self, path: Path, started: Config, workers: Workers, facts: Facts, watch: Watch) -> None:
         self._path = path
         self._started = started
+        self._config = started  # that of the generation in force
         self._workers = workers
         self._facts = facts
         self._watch = watch
@@ -173,9 +175,17 @@ class Reloader:
         self._tidying: asyncio.Task[None] | None = None
         self._patches = 0  # of the index in force, since it was merged
         self.on_config: Callable[[Config], None] | None = None  # told of each config that was read
+        self.on_generation: Callable[[Config, snapshot.Generation], None] | None = None  # and of what is in force by it
+        self.before_build: Callable[[], Awaitable[object]] | None = None  # what a build that reads lists goes by
         self.switch = Switch(self._state_dir, workers, facts)
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
+        self._trust = control.Trust()
+
+    @property
+    def config(self) -> Config:
+        """The config by which is served, with the state folder of the start."""
+        return self._here(kept.real(self._config))
 
     async def request(self, *, force: bool = False) -> Outcome:
         """Wait for a reload that begins after this call; `force`: that reads every list. ReloadError if it fails."""
@@ -250,15 +260,18 @@ class Reloader:
         config = read.config
         sources = [str(self._path), *(str(item.path) for item in config.lists if item.scheme == "file")]
         sources += [glob.escape(str(path)) for group in config.groups for path in group.files]
+        if config.dnssec.anchor_path:
+            sources.append(glob.escape(str(config.dnssec.anchor_path)))
         self._watch.follow(sources, {**state_of(sources), **read.state})
         digest = config.digest if isinstance(config, kept.Kept) else config_digest(self._here(config))
         force, self._force_next = self._force_next, False
         generation = None if force else await asyncio.to_thread(standing, config, digest, self._state_dir)
         report = Report.from_json(generation.report) if generation else None
         before = self.generation
+        is_known = not self._follow_trust(config)
         if generation:
             try:
-                if before and before.number == generation.number:
+                if before and before.number == generation.number and is_known:
                     await self.switch.read_again(config)
                 else:
                     await self._put_in_force(config, generation)
@@ -278,6 +291,7 @@ class Reloader:
         except (ConfigError, ValueError) as error:
             raise ReloadError(str(error)) from None
         before = self.generation
+        self._follow_trust(read.config)
         generation, report = await self._build(read.config, rollback=target)
         decisions.roll_back(self._state_dir, generation, target, reason, who)
         _log.warning("rolled back to generation %d by %s: %s", target, who.user or who.uid, reason or "no reason given")
@@ -287,6 +301,8 @@ class Reloader:
         self, config: Config, *, force: bool = False, rollback: int = 0
     ) -> tuple[snapshot.Generation, Report]:
         """The next generation, in force on every worker."""
+        if self.before_build and not rollback:
+            await self.before_build()
         report = await self.builder.build(self._here(config), force=force, rollback=rollback)
         generation = snapshot.read_generation(self._state_dir, report.generation)
         try:
@@ -305,9 +321,11 @@ class Reloader:
         began: float,
     ) -> Outcome:
         """What is to be done and said once a generation is in force; `before`: the one before it."""
-        config = read.config
+        self._config = config = read.config
         report = replace(report, warnings=(*report.warnings, *self.switch.warnings))
         self._tell_facts(config, generation, report)
+        if self.on_generation:
+            self.on_generation(config, generation)
         changed: tuple[str, ...] = ()
         if config is not self._started:
             now, then = kept.real(config), kept.real(self._started)
@@ -364,6 +382,15 @@ class Reloader:
         await self._stop_tidying()
         await self.builder.stop()
 
+    def _follow_trust(self, config: Config) -> bool:
+        """Have answers checked by what the config says; whether that is new. ReloadError if its file is of no use."""
+        before = self._trust
+        try:
+            self._trust = trust_of(config)
+        except ValueError as error:
+            raise ReloadError(str(error)) from None
+        return self._trust != before
+
     def _here(self, config: Config) -> Config:
         """The config with the state_dir that is locked, which a change of the key does not move."""
         return kept.real(config).model_copy(update={"state_dir": str(self._state_dir)})
@@ -382,6 +409,7 @@ class Reloader:
             cache=control.CacheLimits(
                 cache.max_ttl, cache.min_ttl, cache.negative_ttl, cache.serve_stale, cache.prefetch
             ),
+            trust=self._trust,
             upstream=control.Upstream(
                 routes=tuple(tuple(_text(server) for server in servers) for servers in routes),
                 strategy=upstream.strategy,

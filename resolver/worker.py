@@ -36,6 +36,7 @@ from resolver import cachefile, control, counters, logs, overlay, ring, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.decide import Decisions
+from resolver.dnssec.link import Checked
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
 from resolver.listeners.connection import Door
 from resolver.listeners.proxy import Trusted
@@ -80,6 +81,7 @@ class Worker:
         self.engine.set_ring(memoryview(mmap.mmap(configure.ring_fd, 0)))
         words = memory.cast("Q")
         self.pool = Pool(PoolConfig(routes={}), counters=words)
+        self.checked = Checked(self.pool, words)
         self.native = Native(self.engine, self.pool, words, on_punts=lambda: self.punts.run())
         self._buckets = memoryview(mmap.mmap(configure.buckets_fd, 0))
         self._buckets_key = bytes.fromhex(configure.buckets_key)
@@ -103,7 +105,7 @@ class Worker:
         self._contexts = contexts  # of TLS, with what forks of one supervisor share
         self.punts = Punts(
             self.engine,
-            self.pool,
+            self.checked,
             describe=self._describe,
             decide=self._decide,
             fits=lambda name: self._decisions.fits(name),
@@ -127,7 +129,10 @@ class Worker:
         before, self._snapshots = self._snapshots, [snapshot]
         limits, self._upstream = order.cache, order.upstream
         self.pool.reconfigure(_pool_config(order.upstream))
-        self.native.reconfigure()
+        is_new_trust = self.checked.reconfigure(order.trust)
+        self.native.reconfigure(asks=not self.checked.is_on)
+        if is_new_trust:
+            self.engine.flush()  # what is kept was not checked by it
         rate = order.rate_limit
         self.engine.set_limit(
             self._buckets,
@@ -257,7 +262,7 @@ class Worker:
 
     def _asked_whom(self) -> str:
         """What cached answers depend on: they are found by the number of their route."""
-        return json.dumps([self._upstream.routes, self._zones])
+        return json.dumps([self._upstream.routes, self._zones, self.checked.trust.anchors, self.checked.trust.negative])
 
     async def drain(self, seconds: float) -> None:
         """Answer what has come in and what waits for an upstream, for at most `seconds`; then close everything."""
@@ -279,6 +284,7 @@ class Worker:
             with contextlib.suppress(OSError):  # the next start is without it, no more
                 cachefile.save(self._cache_file, self.engine, self._asked_whom())
         self.native.close()
+        await self.checked.close()
         self.pool.close()
         self.engine.close()
 

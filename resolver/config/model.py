@@ -634,6 +634,33 @@ class Group(_Section):
         return by_name and (self.categories == "all" or listed.category in self.categories)
 
 
+class Dnssec(_Section):
+    """Whether upstream's answers are checked. The word of `mode` alone may stand for the section."""
+
+    mode: types.DnssecMode = Field(
+        default="off", description="validate: answers with wrong signatures are withheld; off: upstream's word counts."
+    )
+    trust_anchor: types.Text = Field(
+        default="",
+        description="File with the DS or DNSKEY records that trust begins at; empty: the root's, as they are known here.",
+    )
+    negative_trust_anchors: Annotated[tuple[types.Name, ...], Once] = Field(
+        default=(),
+        description="Names that are not checked, with what is below them. Those of upstream.routes never are.",
+    )
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word_is_mode(cls, data: object) -> object:
+        return {"mode": data} if isinstance(data, str | bool) else data
+
+    @property
+    def anchor_path(self) -> Path | None:
+        """`trust_anchor` as an absolute path; None where it is not given."""
+        return _expand(self._base, self.trust_anchor) if self.trust_anchor else None
+
+
 class Sinkhole(_Section):
     """How blocked names are answered where their category does not say."""
 
@@ -844,10 +871,17 @@ class Admin(_Section):
         default=addresses.Endpoint("127.0.0.1", 8053),
         description="Address of the API, dashboard, /metrics, /healthz and /readyz; empty: none.",
     )
+    token_file: types.Text = Field(
+        default="",
+        description="A file with the token that changes over HTTP need, and nothing else; empty: there is none.",
+    )
+    trust_loopback: types.YesNo = Field(
+        default=False, description="Whether a client on this machine may change things over HTTP without the token."
+    )
 
 
 class QueryLog(_Section):
-    """What is remembered of queries."""
+    """What is remembered of queries, and what counts towards the names asked most."""
 
     keep: types.Ttl = Field(default=7 * 86_400, description="Older records are deleted.")
     what: Literal["all", "blocked", "none"] = Field(default="all", description="Which queries are recorded.")
@@ -878,6 +912,12 @@ class Guard(_Section):
     )
     asked: types.Number = Field(
         default=1000, ge=0, le=100_000, description="How many of the names most asked in the last day are protected."
+    )
+    asked_times: types.Number = Field(
+        default=50, ge=1, le=10**9, description="Of these, only names that were asked at least so often."
+    )
+    asked_by: types.Number = Field(
+        default=1, ge=1, le=10**6, description="Of these, only names that at least so many clients asked for."
     )
     keep_generations: types.Number = Field(
         default=10, ge=3, le=1000, description="How many generations are kept to go back to."
@@ -915,6 +955,7 @@ class Config(_Section):
         default=_networks("127.0.0.0/8", "::1", *PRIVATE, "fc00::/7"), description="Who may ask; others get REFUSED."
     )
     upstream: Upstream = Field(default_factory=Upstream, description="Who is asked for what is not blocked.")
+    dnssec: Dnssec = Field(default_factory=Dnssec, description="Whether upstream's answers are checked.")
     cache: Cache = Field(default_factory=Cache, description="How long and how much of upstream's answers is kept.")
     lists: tuple[ListConfig, ...] = Field(
         default=(), max_length=counters.NO_LIST, description="The lists of names to block or allow."
@@ -932,6 +973,10 @@ class Config(_Section):
     rewrites: tuple[Rewrite, ...] = Field(default=(), description="Names that are answered here.")
     records: Annotated[tuple[types.Record, ...], Once] = Field(
         default=(), description="Further records of such names, each in the form of a zone file."
+    )
+    local_zones: Annotated[tuple[types.Name, ...], Once] = Field(
+        default=(),
+        description="Names of which, with all below them, only rewrites and records exist: nothing is asked upstream.",
     )
     special_names: SpecialNames = Field(
         default_factory=SpecialNames, description="Names that are answered here and never asked upstream."
@@ -989,6 +1034,7 @@ class Config(_Section):
             group._base = self._base
         for key in self.tsig_keys:
             key._base = self._base
+        self.dnssec._base = self._base
         return self
 
     @property
@@ -1028,6 +1074,11 @@ class Config(_Section):
     def protect_path(self) -> Path | None:
         """The file of protected names as an absolute path; None where the names are in the configuration itself."""
         return _expand(self._base, self.guard.protect) if isinstance(self.guard.protect, str) else None
+
+    @property
+    def token_path(self) -> Path | None:
+        """`admin.token_file` as an absolute path; None where it is not given."""
+        return _expand(self._base, self.admin.token_file) if self.admin.token_file else None
 
     @property
     def ca_path(self) -> Path | None:

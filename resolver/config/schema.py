@@ -20,6 +20,7 @@ from resolver.config.model import (
     Connections,
     Cookies,
     Dns64,
+    Dnssec,
     Ecs,
     Fetch,
     Group,
@@ -41,7 +42,7 @@ from resolver.config.model import (
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Admin, Cache, Category, Certificate, Config, Connections, Dns64, Fetch, Group, Guard, Listen, ListConfig),
+    *(Admin, Cache, Category, Certificate, Config, Connections, Dns64, Dnssec, Fetch, Group, Guard, Listen, ListConfig),
     *(QueryLog, RateLimit, Rebinding, Rewrite, Route, Sinkhole, SpecialNames, TsigKey, Upstream, Window),
     *(Cookies, Ecs, Identity, StructuredErrors),
 )

@@ -90,6 +90,13 @@ def _flag(*others: str) -> Callable[[object], str]:
     return parse
 
 
+def _parse_dnssec_mode(value: object) -> str:
+    word = "off" if value is False else value  # YAML reads off as a boolean
+    if not isinstance(word, str) or word not in ("off", "validate"):
+        raise choose(value, ("off", "validate"))
+    return word
+
+
 def _parse_word(value: object) -> str:
     if not isinstance(value, str) or not _WORD.fullmatch(value):
         raise ValueError("expected a word of letters, digits, - and _, at most 63 long")
@@ -459,4 +466,7 @@ Days = Annotated[
 Zone = Annotated[str, PlainValidator(_parse_zone), _text("a time zone's name", "Asia/Jakarta", "Europe/Berlin")]
 Subdomains = Annotated[Literal["auto", "yes", "no"], PlainValidator(_flag("auto")), _flags("auto")]
 Enabled = Annotated[Literal["yes", "no", "shadow"], PlainValidator(_flag("shadow")), _flags("shadow")]
+DnssecMode = Annotated[
+    Literal["off", "validate"], PlainValidator(_parse_dnssec_mode), WithJsonSchema({"enum": [False, "off", "validate"]})
+]
 Once = AfterValidator(without_repeats)

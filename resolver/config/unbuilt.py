@@ -53,8 +53,6 @@ ROWS = (
     _Row(("upstream", "routes", EACH, "servers", EACH), _quic, "DNS over QUIC upstream"),
     _Row(("groups", EACH, "upstream"), _all_quic, "DNS over QUIC upstream", weakens=True),
     _Row(("groups", EACH, "upstream", EACH), _quic, "DNS over QUIC upstream"),
-    _Row(("query_log", "what"), _not("all"), "the query log"),
-    _Row(("query_log", "clients"), _not("full"), "the query log"),
     _Row(("query_log", "keep"), _not("7d", "1w", 604_800), "the query log"),
     _Row(("query_log", "size"), _not("1GiB", 2**30), "the query log"),
 )

@@ -17,7 +17,8 @@
 #
 # An entry that has expired stays until its place is needed. It serves (RFC 8767) only once asking anew has failed, and then
 # at once, while Python goes on asking in the background. That there is no answer is kept too (RFC 9520): an error that a
-# server gave for 1, 2, 4 … 30 seconds, the silence of all servers for one, so that their return is noticed.
+# server gave, or that an answer is bogus, for 1, 2, 4 … 30 seconds; the silence of all servers for one, so that their return
+# is noticed.
 
 cdef enum:
     KEY_ROOM = 288             # a name, type, class, flags, route, the client's network
@@ -463,7 +464,8 @@ cdef bint cache_fail(Cache* c, const Query* q, int ede, uint32_t now) noexcept n
     failure.ttls = c.answer_ttls
     failure.inspection = &c.answer_inspection
     failure.size = w.at
-    failure.failed = failure.silent = True
+    failure.failed = True
+    failure.silent = not EDE_DNSSEC_BOGUS <= ede <= EDE_NSEC_MISSING
     failure.ede = ede
     failure.scope = q.ecs[1] if q.ecs_size else 0
     return cache_store(c, q, &failure, now)

@@ -86,6 +86,8 @@ cdef enum:
     EDE_OTHER = 0
     EDE_STALE_ANSWER = 3
     EDE_FORGED_ANSWER = 4
+    EDE_DNSSEC_BOGUS = 6
+    EDE_NSEC_MISSING = 12
     EDE_CACHED_ERROR = 13
     EDE_NOT_READY = 14
     EDE_BLOCKED = 15
@@ -195,7 +197,8 @@ cdef enum:
     COUNT_DURATIONS = 18832                                # [transport][way]: sum in microseconds, buckets
     COUNT_RECORDS = 19132
     COUNT_SHADOW = 19140                                   # [list slot]
-    COUNT_ALL = 20164
+    COUNT_DNSSEC = 20164                                   # counted by Python
+    COUNT_ALL = 20172
     CACHE_HITS = COUNT_CACHE
     CACHE_MISSES = COUNT_CACHE + 1
     CACHE_STORES = COUNT_CACHE + 2

@@ -302,7 +302,7 @@ cdef int reply_answer(Query* q, const Answer* answer) noexcept nogil:
     cdef const uint8_t* packet = answer.packet
     cdef uint8_t* place
     flags = ((<uint32_t> packet[2] << 8) | packet[3]) & (FLAG_TC | FLAG_AD | 0xF)
-    if not shows_ad(q):
+    if answer.stale or not shows_ad(q):  # what is stale may have signatures that have expired since
         flags &= ~<uint32_t> FLAG_AD
     q.ecs_scope = answer.scope
     q.rcode = <uint16_t> (flags & 0xF)

@@ -143,12 +143,16 @@ cdef void give_answer(uint32_t place, uint32_t how, const uint8_t* packet, uint3
     # As Engine.learn and Engine.finish do, then the same question again, which may find it in the cache.
     cdef Query q
     cdef Answer answer
+    cdef uint32_t lacking
     fuzz_start(&q, fuzz.questions[place], fuzz.sizes[place], how & 1)
     if wire_parse(&q) != CONTINUE:
         return
     q.route = 0
     if cache_prepare(&fuzz.core.cache, &q, packet, size, &answer) != PREPARED:
         return
+    if q.qtype == TYPE_A and dns64_reply(fuzz.core.snapshot, &q, &answer, 600) == VERDICT_REPLY:
+        check_reply(&q)
+    dns64_lacks(fuzz.core.snapshot, &q, &answer, &lacking)
     cache_store(&fuzz.core.cache, &q, &answer, fuzz.core.now)
     fuzz_start(&q, fuzz.questions[place], fuzz.sizes[place], how & 1)
     q.given = &answer
@@ -221,7 +225,7 @@ cdef int fuzz_index(const uint8_t* data, size_t size) noexcept:
         return 0
     memcpy(file, data, size)
     header = <const IndexHeader*> file
-    if index_sections_fault(size, header) == NULL and index_fault(<const uint8_t*> file, header, &view) == NULL:
+    if index_sections_fault(size, header) == NULL and index_fault(<const uint8_t*> file, header, &view, False) == NULL:
         use_index(&view)
     free(file)
     return 0

@@ -8,6 +8,7 @@
 | home.arpa and below | empty zone | 8375, 4 |
 | the reverse zones of private and special addresses | empty zones, with PTR of 127.0.0.1 and ::1 | 6303, 7793 |
 | resolver.arpa and below | NODATA, but for the server's encrypted listeners | 9462, 6.4 |
+| the config's `local_zones` | empty zones | as 6303 |
 | ipv4only.arpa, where DNS64 is on | its addresses, and those made from them | 8880, 7.1 |
 | reverse names below the prefix of DNS64 | an alias of the IPv4 address's | 6147, 5.3.1 |
 
@@ -94,6 +95,8 @@ def _above(name: str) -> set[str]:
 
 def _rules(config: Config, designated: Sequence[str]) -> Iterator[OwnRule]:
     kinds = config.special_names
+    for number, zone in enumerate(config.local_zones):
+        yield from _zone(zone, f"local_zones[{number}]")
     if config.dns64.prefix is not None:
         yield from _dns64(config.dns64.prefix)
     if kinds.localhost:

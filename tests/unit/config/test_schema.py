@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from resolver.config.load import load
-from resolver.config.model import Config, SpecialNames
+from resolver.config.model import Config, Dnssec, SpecialNames
 from resolver.config.schema import SECTIONS, json_schema
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,7 +85,7 @@ structured_errors: {code: 0}
 ecs: {policy: strip, prefix4: 24, prefix6: 56}
 connections: {per_worker: 20000, per_client: 64, idle: 10s}
 guard: {shrink: 30%, grow: 100%, floor: 20, public_suffixes: all, protect: [], asked: 1000,
-        keep_generations: 10, keep_size: 4GiB}
+        asked_times: 50, asked_by: 1, keep_generations: 10, keep_size: 4GiB}
 admin: {listen: "127.0.0.1:8053"}
 query_log: {keep: 7d, what: all, clients: full, size: 1GiB}
 """
@@ -127,8 +127,9 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
 
 
 ADDED = {"rewrite", "tags", "records", "block_encrypted_dns", "safe_search", "special_names", "dns64"}  # keys since
-ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap"}
-ADDED |= {"public_key", "signature"}
+ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap", "local_zones"}
+ADDED |= {"dnssec", *Dnssec.model_fields}
+ADDED |= {"public_key", "signature", "token_file", "trust_loopback"}
 ADDED |= {"sub_error", "language"}
 
 
@@ -167,7 +168,10 @@ def test_the_shipped_file_explains_every_key() -> None:
 def test_what_the_shipped_file_comments_out_is_read_too(tmp_path: Path) -> None:
     text = (ROOT / "config.yaml").read_text()
     text = re.sub(
-        r"^(\s*)(routes|categories|groups|rewrites|records|tsig_keys): (\[\]|\{\})$", r"\1\2:", text, flags=re.MULTILINE
+        r"^(\s*)(routes|categories|groups|rewrites|records|local_zones|tsig_keys): (\[\]|\{\})$",
+        r"\1\2:",
+        text,
+        flags=re.MULTILINE,
     )
     file = tmp_path / "config.yaml"
     file.write_text(re.sub(r"^( *)#  (?=[ -] *|\w)", r"\1  ", text, flags=re.MULTILINE))

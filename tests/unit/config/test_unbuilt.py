@@ -22,8 +22,6 @@ WARNED = [
         "upstream.routes[0].servers[1]",
         "",
     ),
-    ("query_log: {what: none}", "query_log.what", ""),
-    ("query_log: {clients: hash}", "query_log.clients", ""),
     ("query_log: {keep: 1d}", "query_log.keep", ""),
     ("query_log: {size: 1MiB}", "query_log.size", ""),
 ]
@@ -52,6 +50,7 @@ BUILT = [
     "rate_limit: {per_second: 50}",
     "groups: [{name: k, clients: ['02:00:00:aa:bb:cc'], schedule: [{days: [mon]}]}]",
     "query_log: {keep: 1w, what: all, clients: full, size: 1GiB}",
+    "query_log: {what: none, clients: hash}",
 ]
 
 
@@ -92,13 +91,13 @@ upstream:
   servers: [quic://1.1.1.1, 10.0.0.1, quic://1.1.1.2, 10.0.0.2, quic://1.1.1.3]
   strategy: parallel
 cache: {serve_stale: 3d, max_ttl: 2d}
-query_log: {what: none}
+query_log: {keep: 1d, what: none}
 """
     config = load(write(tmp_path, text))
     assert [server.host for server in config.upstream.servers] == ["10.0.0.1", "10.0.0.2"]
     assert config.upstream.strategy == "parallel"
     assert (config.cache.serve_stale, config.cache.max_ttl) == (259_200, 172_800)
-    assert config.query_log.what == "all"
+    assert (config.query_log.keep, config.query_log.what) == (7 * 86_400, "none")
     assert [warning.line for warning in config.warnings] == [2, 2, 2, 5]
 
 

@@ -143,6 +143,17 @@ def test_local_records_stand_in_special_zones(tmp_path: Path) -> None:
     assert served.says("localhost") == ["A 127.0.0.9"] and served.says("x.localhost") == ["A 127.0.0.1"]
 
 
+def test_a_local_zone_holds_what_the_config_says_and_no_more(tmp_path: Path) -> None:
+    rewrites = [{"name": "nas.lan", "answers": ["10.0.0.5"]}, {"name": "*.dev.lan", "answers": ["10.0.0.6"]}]
+    served = Served(tmp_path, rewrites=rewrites, local_zones=["lan"])
+    assert served.says("nas.lan") == ["A 10.0.0.5"] and served.says("x.dev.lan") == ["A 10.0.0.6"]
+    assert served.says("tv.lan") == served.says("x.nas.lan") == ["NXDOMAIN"]
+    assert served.says("lan") == ["NODATA"] and served.says("lan", "NS") == ["NS lan."]
+    assert served.says("flan") == ["upstream"]
+    told = explain_name(served.config, "tv.lan", "127.0.0.1", "A")
+    assert told.matches[-1].file == "local_zones[0]"
+
+
 def test_they_are_told_by_explain(plain: Served) -> None:
     told = explain_name(plain.config, "1.168.192.in-addr.arpa", "127.0.0.1", "PTR")
     assert told.action == "local" and told.matches[-1].file == "special name (RFC 6303)"
@@ -211,7 +222,8 @@ def test_search_engines_are_aliases_for_every_type(tmp_path: Path, rdtype: str) 
     for name, target in SAFE:
         assert served.says(name, rdtype) == [f"CNAME {target}"]
     for name in ("google.com", "maps.google.com", "www.google.com.example", "forcesafesearch.google.com", "bing.com"):
-        assert served.says(name, rdtype) == ["upstream"]
+        expected = "NODATA" if rdtype == "ANY" else "upstream"  # ANY is asked over TCP only
+        assert served.says(name, rdtype) == [expected]
 
 
 def test_each_group_has_its_own(tmp_path: Path) -> None:
