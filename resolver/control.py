@@ -59,7 +59,7 @@ class Configure:
     """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
     `buckets_key` (hexadecimal) are what all workers share to limit clients' rates, `cookie_key` likewise to make cookies;
     `ring_fd`: ring.py. `cache_file`: where its cache is from its end to the next start ("": nowhere). `proxy_from`: networks
-    whose PROXY headers count."""
+    whose PROXY headers count. `workers`: how many there are."""
 
     worker: int
     sockets: tuple[Bound, ...]
@@ -72,6 +72,7 @@ class Configure:
     cookie_key: str = "00" * 16
     https_path: str = "/dns-query"
     proxy_from: tuple[str, ...] = ()
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,10 +96,6 @@ class Listen(_Section):
         default=(), description="DNS over QUIC (RFC 9250) on each address."
     )
     certificate: Certificate = Field(default_factory=Certificate, description="The certificate of tls, https and quic.")
-    name: types.OptionalName = Field(
-        default="",
-        description="The name by which clients find tls, https and quic (RFC 9462); empty: the first of the certificate.",
-    )
     https_path: types.Text = Field(default="/dns-query", description="Where https takes queries.")
     proxy_from: Annotated[tuple[types.Network, ...], Once] = Field(
         default=(),
@@ -110,6 +106,10 @@ class Listen(_Section):
     transparent: types.YesNo = Field(
         default=False,
         description="Takes queries that a router redirects here by TPROXY, and answers from the address that was asked.",
+    )
+    name: types.OptionalName = Field(
+        default="",
+        description="The name by which clients find tls, https and quic (RFC 9462); empty: the first of the certificate.",
     )
 
     @field_validator("https_path")
