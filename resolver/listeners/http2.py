@@ -86,12 +86,13 @@ def string(octets: bytes) -> bytes:
 
 # How names and statuses are told by the static table, without a place in the client's (RFC 7541 section 6.2.2).
 _NAMES = {b"content-type": b"\x0f\x10", b"cache-control": b"\x0f\x09", b"date": b"\x0f\x12", b"allow": b"\x0f\x07"}
+_LENGTH = b"\x0f\x0d"  # content-length, which dig wants to know
 _STATUS = {200: b"\x88", 400: b"\x8c", 404: b"\x8d"}
 
 
-def block(status: int, headers: doh.Headers) -> bytes:
-    """The header block of a response."""
-    parts = [_STATUS.get(status) or b"\x08\x03%d" % status]
+def block(status: int, headers: doh.Headers, length: int) -> bytes:
+    """The header block of a response whose body has `length` octets."""
+    parts = [_STATUS.get(status) or b"\x08\x03%d" % status, _LENGTH, string(b"%d" % length)]
     for name, value in headers:
         parts.append(_NAMES.get(name) or b"\x00" + string(name))
         parts.append(string(value))
@@ -431,11 +432,11 @@ class Http2:
             self._windows.pop(stream, None)
             self._reset(stream, _CANCEL)
         else:
-            self._respond(stream, block(200, doh.headers(reply, self._alt_svc)), reply)
+            self._respond(stream, block(200, doh.headers(reply, self._alt_svc), len(reply)), reply)
 
     def _refuse(self, stream: int, error: HttpError) -> None:
         self._owner.refused(error)
-        self._respond(stream, block(error.status, error.headers), error.body)
+        self._respond(stream, block(error.status, error.headers, len(error.body)), error.body)
 
     def _respond(self, stream: int, octets: bytes, body: bytes) -> None:
         size = len(body)
