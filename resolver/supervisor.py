@@ -42,6 +42,7 @@ from resolver.fetch.link import Sources
 from resolver.overlay import Entry, Overlay, OverlayError
 from resolver.pause import PauseError
 from resolver.privilege import PrivilegeError, drop_capabilities, drop_to
+from resolver.records.link import Recorder
 from resolver.reload import Reading, Reloader, ReloadError, read_config
 from resolver.sockets import SocketError, Sockets
 from resolver.watch import Watch
@@ -145,6 +146,9 @@ class Supervisor:
             self._remote = Sources(self._facts, self._copies_changed)
             self._reloader.on_config = self._remote.follow
             self._workers.on_notify = self._remote.hurry
+            self._recorder = Recorder(state_dir, self._workers.ring_fds, self._facts)
+            self._reloader.on_generation = self._recorder.follow
+            self._reloader.before_build = self._recorder.write
             self._undo = undo.pop_all()
 
     @staticmethod
@@ -187,7 +191,7 @@ class Supervisor:
             self._workers.kill()
             for task in self._tasks:
                 task.cancel()
-            await self._remote.stop()
+            await asyncio.gather(self._remote.stop(), self._recorder.stop())
             await self._reloader.stop()
             self._reloader.switch.close()
             commands.close()
@@ -218,6 +222,7 @@ class Supervisor:
         if self._certificate:
             self._spawn(self._certificate.follow())
         self._spawn(self._remote.run())
+        self._spawn(self._recorder.run())
         self._spawn(self._reloader.switch.follow())
         self._spawn(self._reloader.builder.prepare())
         _log.info(
@@ -363,6 +368,8 @@ class Supervisor:
                 from resolver import metrics  # not at the start: it takes time to load
 
                 return control.Report(metrics.summary(self._source))
+            case control.Asked():
+                return control.Report({"written": await self._recorder.write()})
         return control.Failed(f"{type(message).__name__} is not for the supervisor")
 
     async def _change_lists(
