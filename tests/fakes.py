@@ -387,7 +387,8 @@ class FakeUpstream:
         records = _records(question, act)
         response.answer = [_rrset(text) for text in records]
         if act.soa or (not records and act.rcode == 0):
-            response.authority = [dns.rrset.from_text(question.name.parent(), 60, "IN", "SOA", SOA)]
+            parent = question.name if question.name == dns.name.root else question.name.parent()
+            response.authority = [dns.rrset.from_text(parent, 60, "IN", "SOA", SOA)]
         if act.truncate and transport == "udp":
             response.flags |= dns.flags.TC
             response.answer, response.authority = [], []

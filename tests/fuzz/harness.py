@@ -126,13 +126,13 @@ class Harness:
             sock.setblocking(False)
             sock.connect(self._hole.getsockname())
         self._connect()
-        self.engine.set_timeout(60)
         for name in CACHED:
             self.keep(name)
 
     def _connect(self) -> None:
         self.engine.set_upstream(0, [sock.fileno() for sock in self._outside], 0)
         self.engine.set_route(0, 0)
+        self.engine.set_timeout(0, 60)
 
     def keep(self, name: str) -> None:
         """Answers for a name in the cache: one record, more than a datagram, none."""
