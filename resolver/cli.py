@@ -204,7 +204,7 @@ def check(context: _Context, schema: bool) -> None:
         "warnings": [problem.as_dict() for problem in config.warnings],
         "lists": [dataclasses.asdict(report) for report in reports],
     }
-    faults = [*_certificate_faults(config), *_faults(reports)]
+    faults = [*_certificate_faults(config), *_trust_faults(config), *_faults(reports)]
     context.finish(data, [line for report in reports for line in report.lines()], faults)
 
 
@@ -269,6 +269,17 @@ def _print_reload(context: _Context, data: dict[str, Any]) -> None:
 def _faults(reports: Iterable[ListReport]) -> list[str]:
     """What is wrong with lists, a message each."""
     return [f"lists.{report.name}: {report.fault}" for report in reports if report.fault]
+
+
+def _trust_faults(config: Config) -> list[str]:
+    """What is wrong with the file of trust anchors, if there is one."""
+    from resolver.dnssec.trust import trust_of
+
+    try:
+        trust_of(config)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _certificate_faults(config: Config) -> list[str]:

@@ -38,7 +38,8 @@ class ControlError(Exception):
 # -- supervisor → worker --------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A bound socket handed down: its descriptor, its family, `stream` for TCP, `wildcard` for 0.0.0.0 and ::.
+    """A bound socket handed down: its descriptor, its family, `stream` for TCP, `wildcard` where an answer has to leave from
+    the address that was asked, as it is not the socket's own.
 
     `kind`: what is spoken on it: "dns"; "tls" (DoT) and "https" (DoH over HTTP/1.1 and HTTP/2), both of TCP; "quic" (DoQ)
     and "https3" (DoH over HTTP/3), both of UDP.
@@ -54,8 +55,9 @@ class Bound:
 @dataclass(frozen=True, slots=True)
 class Configure:
     """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
-    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates; `ring_fd`: ring.py. `cache_file`: where
-    its cache is from its end to the next start ("": nowhere)."""
+    `buckets_key` (hexadecimal) are what all workers share to limit clients' rates, `cookie_key` likewise to make cookies;
+    `ring_fd`: ring.py. `cache_file`: where its cache is from its end to the next start ("": nowhere). `proxy_from`: networks
+    whose PROXY headers count."""
 
     worker: int
     sockets: tuple[Bound, ...]
@@ -65,6 +67,9 @@ class Configure:
     buckets_key: str
     cache_bytes: int
     cache_file: str = ""
+    cookie_key: str = "00" * 16
+    https_path: str = "/dns-query"
+    proxy_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +99,30 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """How many queries a second the clients of one prefix may send over UDP (0: no limit), and the prefixes' lengths."""
+    """How many queries a second the clients of one prefix may send over UDP (0: no limit), and the prefixes' lengths; how
+    many answers of one kind they get; `slip` and `action` as in the config."""
 
     per_second: int
     prefix4: int
     prefix6: int
+    responses: int = 0
+    slip: int = 2
+    action: str = "truncate"
+
+
+@dataclass(frozen=True, slots=True)
+class Edns:
+    """What is told and taken by EDNS: see Engine.configure_edns. `keepalive` in tenths of a second."""
+
+    cookies: int = 0
+    nsid: str = ""
+    version: str = ""
+    identity: str = ""
+    structured: int = 0
+    keepalive: int = 0
+    ecs: str = "strip"
+    prefix4: int = 24
+    prefix6: int = 56
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +144,15 @@ class Connections:
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """What answers are checked by. `anchors`: lines as dnssec.anchors.parse takes them, none to check nothing; `negative`:
+    names below which nothing is checked."""
+
+    anchors: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
     """Serve by generation `number` from now on; `index`, `policy` and `clients` are paths, the last of a client map to
     use instead of the policy's, "" for none; `records` is one of ring.WHAT."""
@@ -134,6 +167,8 @@ class Swap:
     connections: Connections = Connections()
     clients: str = ""
     zones: tuple[Zone, ...] = ()
+    trust: Trust = Trust()
+    edns: Edns = Edns()
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ SECTIONS = dict(
             # query records (ring.py): written, dropped as there was no room, spare ×6
             "records": 8,
             "shadow": LIST_SLOTS,  # [list slot]: what a list that only counts would have decided
+            "dnssec": 8,  # answers found secure, insecure, bogus, indeterminate (dnssec/validate.py), spare ×4
         }
     )
 )

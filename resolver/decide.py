@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _NOBODY = CELL.pack(Rank.NOBODY, Action.FORWARD, 0, 0xFF, 0xFFFF, 0)
 _NAME_OF_QUESTION = 0xC00C
 MAX_FOUND = 6  # TARGETS in engine/query.pxd
+QUESTION_ONLY = 8  # CELL_QUESTION_ONLY there
 
 
 class _Claim(NamedTuple):
@@ -63,8 +64,10 @@ class Decisions:
     def best(self, policy_class: int, listsets: Sequence[int], qtype: int, client: bytes) -> tuple[list[_Claim], int]:
         """The claims that decide between listsets, one that says nothing where none does, and whose they are."""
         best, chosen = [_Claim(NOTHING, _NOBODY)], listsets[0]
-        for listset in listsets:
+        for place, listset in enumerate(listsets):
             winners = self._winners(policy_class, listset, qtype, client)
+            if place and winners and CELL.unpack(winners[0].cell)[2] & QUESTION_ONLY:
+                continue
             if winners and self._place(winners[0].cell) < self._place(best[0].cell):
                 best, chosen = winners, listset
         return best, chosen
@@ -119,7 +122,7 @@ class Decisions:
         if len(having) < 2:
             return Decided((having or winners)[0].cell, listset)
         profile = self._policy.profiles[CELL.unpack(having[0].cell)[5]]
-        return _reply(punt, list(dict.fromkeys(records)), profile.ede, profile.text)
+        return _reply(punt, list(dict.fromkeys(records)), *profile.reason(structured=punt.structured))
 
 
 def _reply(punt: Punt, records: Sequence[tuple[int, int, bytes]], ede: int, text: str) -> bytes:

@@ -28,6 +28,7 @@ from resolver.engine.engine import (
     DROP,
     PUNT,
     PUNT_CONDITIONAL,
+    PUNT_DNS64,
     PUNT_FORWARD,
     PUNT_LOCAL,
     PUNT_PATTERN,
@@ -42,6 +43,7 @@ from resolver.fetch.store import Place
 from resolver.lists import history, names
 from resolver.lists.explain import Match, TriggerMatch, covers_address, covers_pattern, matches, trigger_matches
 from resolver.lists.matrix import OVERLAY_PROFILE
+from resolver.lists.own import LOCAL, PREFIX, own_lists
 from resolver.lists.report import ListReport, Report, duration
 from resolver.lists.rules import Outcome, TriggerKind
 from resolver.lists.runs import Run
@@ -52,7 +54,7 @@ from resolver.snapshot import CELL, Generation
 from resolver.vocabulary import Action, Rank, Scope, Transport, Verb
 
 _SCOPES = {Scope.SELF: "itself", Scope.BELOW: "what is below it", Scope.BOTH: "itself and what is below it"}
-_NOBODYS_NAME = "address.invalid"  # asked for where an address is to be explained (RFC 6761 section 6.4)
+_NOBODYS_NAME = "address.tampah.example"  # asked for where an address is to be explained (RFC 6761 section 6.5)
 _FOUND_NAME = 1  # FindingKind in engine/query.pxd
 _FINDINGS = {TriggerKind.CLIENT: 0, TriggerKind.ADDRESS: 2}
 _EXPLAINED_CACHE = 1 << 20  # octets: the engine wants one, nothing is kept in it
@@ -160,6 +162,8 @@ def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: S
     decisions = Decisions(index, policy, generation.number)
     policy_class, listset, _, cell = decided.decide(asked, octets)
     entries = overlay.read(state_dir)
+    categories = [(each.name, each.category) for each in config.lists]
+    categories += [(each.name, each.category) for each in own_lists(config)]
     said, last = _answer(decided, index, policy, decisions, entries, asked, rtype, octets, leads_to)
     finding = last[1]
     if leads_to:
@@ -170,12 +174,13 @@ def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: S
         cell = winners[0].cell
     rank, action, _, _, slot, _ = CELL.unpack(cell)
     refused = policy_class in (snapshot.REFUSED_CLASS, snapshot.WITHHELD_CLASS)
-    winner = "" if refused else next((state.name for state in generation.lists if state.slot == slot), "")
-    paths = [(state.name, state_dir / "runs" / state.run) for state in generation.lists if state.run]
+    states = (*generation.lists, *generation.own)
+    winner = "" if refused else next((state.name for state in states if state.slot == slot), "")
+    paths = [(state.name, state_dir / "runs" / state.run) for state in states if state.run]
     if slot == counters.REBINDING_SLOT and not refused:
         winner = "rebinding"
     words = overlay.covering(entries, asked)
-    if words and not refused and not leads_to:
+    if words and not refused and not leads_to and not (rank == Rank.OVERLAY and words[0].word == overlay.ALLOW):
         rank, action, winner = Rank.OVERLAY, Action.ALLOW, ""
         if words[0].word == overlay.BLOCK:
             action = Action(policy.profiles[OVERLAY_PROFILE].action)
@@ -185,7 +190,7 @@ def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: S
     leading = [(_address(step), step) for step in leads_to]
     for step in (asked, *(_name(step) for found, step in leading if found is None)):
         spoken += tuple(
-            _spoken(match, dict(paths)[match.list], by_name, action, since) for match in matches(paths, step)
+            _spoken(match, dict(paths)[match.list], by_name, action, since) for match in _covering(paths, step)
         )
         spoken += tuple(
             dataclasses.replace(
@@ -216,7 +221,7 @@ def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: S
         action="refused" if refused else action_name(action),
         rank="allow_from" if refused else Rank(rank).name.lower().replace("_", "-"),
         list="overlay" if rank == Rank.OVERLAY and not refused and not winner else winner,
-        category=next((listed.category for listed in config.lists if listed.name == winner), ""),
+        category=next((category for name, category in categories if name == winner), ""),
         matches=spoken,
         answer=said,
     )
@@ -275,9 +280,16 @@ def _as_match(found: TriggerMatch) -> Match:
     return Match(found.list, trigger.line, trigger.text, Scope.SELF, trigger.outcome)
 
 
+def _covering(paths: Sequence[tuple[str, Path]], name: str) -> list[Match]:
+    """The rules that cover a name; of local names and special names the one that is nearest, which alone counts."""
+    found = matches(paths, name)
+    last = {match.list: match for match in found}
+    return [match for match in found if match.list != LOCAL or match is last[LOCAL]]
+
+
 def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stands | None) -> Spoken:
     file, line = _place(run_path, match.line)
-    if file and not line:
+    if file and not line and not match.list.startswith(PREFIX):
         file = f"*.{match.name}.{file}" if match.scope is Scope.BELOW else f"{match.name}.{file}"
     decides = match.list == winner and (match.outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
     return Spoken(
@@ -313,6 +325,9 @@ def _place(run_path: Path, line: int) -> tuple[str, int]:
     with Run(run_path) as run:
         files = run.header.report.get("files", ())
         zone = str(run.header.source.get("zone", ""))
+        places = run.header.report.get("places", ())
+    if places:  # a list of our own: each rule says where it comes from
+        return (str(places[line - 1]) if line <= len(places) else ""), 0
     if zone:  # a transfer has no lines: the owner of the record names it
         return zone, 0
     file, first = next(((part[0], part[1]) for part in reversed(files) if line >= part[1]), ("", 1))
@@ -406,7 +421,13 @@ def _shown(verdict: int, reply: bytes | None, punts: Sequence[Punt], name: str, 
         for punt in punts:
             if punt.reason == PUNT_LOCAL:
                 alias = aliases.describe(punt)
-                yield f"{name}. {alias.ttl} IN CNAME {dns.name.from_wire(alias.target, 0)[0]} and what that resolves to"
+                if isinstance(alias, bytes):
+                    yield f"rcode {dns.rcode.to_text(dns.message.from_wire(alias).rcode())}"
+                else:
+                    target = dns.name.from_wire(alias.target, 0)[0]
+                    yield f"{name}. {alias.ttl} IN CNAME {target} and what that resolves to"
+            elif punt.reason == PUNT_DNS64:
+                yield "AAAA records made from its A records (dns64), if it has any"
             else:
                 yield f"asked upstream{f' along route {punt.route}' if punt.route else ''}, or from the cache"
 

@@ -149,6 +149,14 @@ def _traffic(totals: Mapping[str, Sequence[int]], facts: Facts) -> Iterator[Metr
     for name, count in _shadow_hits(totals, facts.lists).items():
         shadow.add_metric((name,), count)
     yield shadow
+    verdicts = CounterMetricFamily(
+        "tampah_dnssec_verdicts",
+        "Answers of upstream that were checked, by what they were found to be.",
+        labels=("verdict",),
+    )
+    for verdict, count in zip(("secure", "insecure", "bogus", "indeterminate"), totals["dnssec"], strict=False):
+        verdicts.add_metric((verdict,), count)
+    yield verdicts
     for (name, text), count in zip(_ENGINE, totals["engine"], strict=False):
         yield _counter(name, text, count)
     for (name, text), count in zip(_RECORDS, totals["records"], strict=False):

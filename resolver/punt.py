@@ -29,10 +29,12 @@ from resolver.engine.engine import (
     AFTER_TRUNCATED,
     PUNT,
     PUNT_CONDITIONAL,
+    PUNT_DNS64,
     PUNT_LOCAL,
     PUNT_NOTIFY,
     PUNT_PATTERN,
     PUNT_REFRESH,
+    REPLY,
 )
 from resolver.upstream.message import HEADER, PAYLOAD_SIZE, Question, walk
 from resolver.upstream.pool import Pool, Result
@@ -40,11 +42,13 @@ from resolver.upstream.server import Server
 from resolver.vocabulary import EDE, Rcode, RRType, Transport
 
 if TYPE_CHECKING:
+    from resolver.dnssec.link import Checked
     from resolver.engine.engine import Engine, Punt
 
 MAX_WAITERS = 1000  # for one question
 MAX_ALL_WAITERS = 20_000
 SHARE = 4  # times as many waiters as there are places left may be of one client: see engine/forward.pyx
+MAX_ALIASES = 8  # of our own that follow each other
 STALE_AFTER = 1.2  # seconds, with the engine's own try some 1.8 (RFC 8767 section 5): then what is kept has to do
 
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -56,14 +60,25 @@ class Alias:
     """Answer with `qname CNAME target` and what `target` resolves to.
 
     `target`: lower-case wire form. `ttl` in seconds, of the CNAME. `ede` (or -1) and `text` go to clients with EDNS.
-    `route`: where to ask for the target.
     """
 
     target: bytes
     ttl: int
     ede: int = -1
     text: str = ""
-    route: int = 0
+
+
+class _Inner:
+    """The token of a question that answering another led to: takes its reply. `depth`: how many led there."""
+
+    __slots__ = ("_take", "depth")
+
+    def __init__(self, depth: int, take: Callable[[bytes | None], None]) -> None:
+        self.depth = depth
+        self._take = take
+
+    def __call__(self, reply: bytes | None) -> None:
+        self._take(reply)
 
 
 class Decided(NamedTuple):
@@ -90,7 +105,7 @@ class Punts:
     def __init__(
         self,
         engine: Engine,
-        pool: Pool,
+        pool: Pool | Checked,
         *,
         describe: Describe,
         decide: Decide,
@@ -166,6 +181,8 @@ class Punts:
             for name in punt.names:
                 self._engine.remember(name, self._fits(name), punt.generation)
             self._go_on(punt, *self._engine.resume(punt))
+        elif punt.reason == PUNT_DNS64:
+            self._synthesise(punt)
         elif punt.reason == PUNT_REFRESH:
             if punt.question not in self._waiting:
                 self._waiting[punt.question] = []
@@ -186,7 +203,7 @@ class Punts:
         asked = self._asked(punt) if punt.after != AFTER_NOTHING else None
         is_truncated = punt.after == AFTER_TRUNCATED
         self._pool.start(
-            Question(punt.qname, punt.qtype, _qclass(punt), punt.do, punt.cd),
+            Question(punt.qname, punt.qtype, _qclass(punt), punt.do, punt.cd, punt.ecs),
             punt.route,
             partial(self._learn, punt.question, punt),
             # ANY is large and of use to reflection attacks: over TCP only (RFC 8482 section 4.4).
@@ -196,15 +213,33 @@ class Punts:
         )
 
     def _chase(self, punt: Punt, alias: Alias) -> None:
-        waiter = partial(self._send_alias, punt, alias)
         if punt.qtype in (RRType.CNAME, RRType.ANY):
-            waiter(Result(None))
+            self._send_alias(punt, alias, None)
+            return
+        depth = punt.token.depth + 1 if isinstance(punt.token, _Inner) else 1
+        if depth > MAX_ALIASES:
+            reply = error_reply(punt.packet, len(punt.qname), Rcode.SERVFAIL)
+            self._deliver(punt, self._engine.send(punt, reply))
             return
         # Without DO: a made-up answer has no signatures.
-        target = Question(alias.target, punt.qtype, _qclass(punt), False, punt.cd)
-        key = (target, alias.route)
-        if self._join(key, punt, waiter):
-            self._pool.start(target, alias.route, partial(self._answered, key))
+        target = inner_query(alias.target, punt.qtype, _qclass(punt), do=False, cd=punt.cd)
+        self._ask_inner(target, punt, _Inner(depth, partial(self._send_alias, punt, alias)))
+
+    def _synthesise(self, punt: Punt) -> None:
+        """Find the addresses that AAAA records are made from (DNS64)."""
+        question = inner_query(punt.qname, RRType.A, _qclass(punt), do=punt.do, cd=punt.cd)
+        self._ask_inner(question, punt, _Inner(0, partial(self._synthesised, punt)))
+
+    def _synthesised(self, punt: Punt, reply: bytes | None) -> None:
+        self._go_on(punt, *self._engine.synthesise(punt, reply))
+
+    def _ask_inner(self, packet: bytes, punt: Punt, inner: _Inner) -> None:
+        """Ask what answering a punt needs: of the cache and of what is known here, then upstream. It comes to `inner`."""
+        verdict, reply = self._engine.chase(packet, punt.client, inner)
+        if verdict == PUNT:
+            self._loop.call_soon(self.run)
+        else:
+            inner(reply if verdict == REPLY else None)
 
     def _join(self, key: Hashable, punt: Punt, waiter: _Waiter) -> bool:
         """Wait for the exchange of `key`; whether it is still to be started."""
@@ -278,9 +313,9 @@ class Punts:
         else:
             self._deliver(punt, reply)
 
-    def _send_alias(self, punt: Punt, alias: Alias, result: Result) -> None:
+    def _send_alias(self, punt: Punt, alias: Alias, answer: bytes | None) -> None:
         limit = PAYLOAD_SIZE if punt.transport == Transport.UDP else None
-        reply = alias_reply(punt.packet, len(punt.qname), alias, result.answer, limit)
+        reply = alias_reply(punt.packet, len(punt.qname), alias, answer, limit)
         self._deliver(punt, self._engine.send(punt, reply))
 
     def _fail(self, punt: Punt) -> None:
@@ -301,6 +336,13 @@ def _client(punt: Punt) -> bytes:
 def _qclass(punt: Punt) -> int:
     at = HEADER + len(punt.qname) + 2  # a client's question is not compressed: the engine has seen to that
     return int.from_bytes(punt.packet[at : at + 2], "big")
+
+
+def inner_query(qname: bytes, qtype: int, qclass: int, *, do: bool, cd: bool) -> bytes:
+    """A query for a name in wire form, as answering another leads to it."""
+    flags = 0x0100 | (0x0010 if cd else 0)
+    head = struct.pack(">HHHHHH", 0, flags, 1, 0, 0, 1) + qname + struct.pack(">HH", qtype, qclass)
+    return head + struct.pack(">BHHIH", 0, RRType.OPT, PAYLOAD_SIZE, 0x8000 if do else 0, 0)
 
 
 # -- replies -----------------------------------------------------------------------------------------------------------
@@ -333,18 +375,17 @@ def alias_reply(packet: bytes, name_length: int, alias: Alias, answer: bytes | N
     label = dnslib.DNSLabel(_labels(packet[HEADER : HEADER + name_length]))
     header = dnslib.DNSHeader(id=ident, qr=1, ra=1, rd=flags >> 8 & 1, cd=flags >> 4 & 1)
 
-    def message() -> dnslib.DNSRecord:
+    def message(text: str = "") -> dnslib.DNSRecord:
         record = dnslib.DNSRecord(header, q=dnslib.DNSQuestion(label, qtype, qclass))
         if opt > 0:
             options = []
             if alias.ede >= 0:
-                text = alias.text.encode()[:200].decode(errors="ignore").encode()
-                options.append(dnslib.EDNSOption(15, struct.pack(">H", alias.ede) + text))
+                options.append(dnslib.EDNSOption(15, struct.pack(">H", alias.ede) + text.encode()))
             do = "do" if packet[opt + 7] & 0x80 else ""
             record.add_ar(dnslib.EDNS0(flags=do, udp_len=PAYLOAD_SIZE, opts=options))
         return record
 
-    reply = message()
+    reply = message(alias.text)
     target = dnslib.DNSLabel(_labels(alias.target))
     reply.add_answer(dnslib.RR(label, RRType.CNAME, qclass, alias.ttl, dnslib.CNAME(target)))
     if answer is not None:
@@ -354,10 +395,15 @@ def alias_reply(packet: bytes, name_length: int, alias: Alias, answer: bytes | N
             _log.debug("the answer for an alias's target could not be read")
         else:
             reply.add_answer(*(record for record in resolved.rr if record.rtype in (RRType.CNAME, qtype)))
-            header.rcode = resolved.header.rcode if resolved.header.rcode == Rcode.NXDOMAIN else Rcode.NOERROR
+            passed_on = (Rcode.NXDOMAIN, Rcode.SERVFAIL)
+            header.rcode = resolved.header.rcode if resolved.header.rcode in passed_on else Rcode.NOERROR
             reply.add_auth(*(record for record in resolved.auth if record.rtype == RRType.SOA))
     wire = bytes(reply.pack())
-    if limit is not None and len(wire) > min(limit, max(512, _size(packet, opt))):
+    most = 65535 if limit is None else min(limit, max(512, _size(packet, opt)))
+    if len(wire) > most and opt > 0:  # an EDE's text goes before TC is set for its sake
+        reply.ar[-1] = message().ar[-1]
+        wire = bytes(reply.pack())
+    if limit is not None and len(wire) > most:
         header.tc, header.rcode = 1, Rcode.NOERROR
         wire = bytes(message().pack())
     return wire

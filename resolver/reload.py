@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import glob
 import json
 import logging
@@ -31,6 +32,7 @@ from resolver import control, counters, decisions, snapshot, spawn
 from resolver.config import kept
 from resolver.config.addresses import Endpoint, Server
 from resolver.config.problem import ConfigError
+from resolver.dnssec.trust import trust_of
 from resolver.facts import Facts, ListFacts
 from resolver.lists.report import Report
 from resolver.lists.standing import config_digest, standing
@@ -175,6 +177,7 @@ class Reloader:
         self.switch = Switch(self._state_dir, workers, facts)
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
+        self._trust = control.Trust()
 
     async def request(self, *, force: bool = False) -> Outcome:
         """Wait for a reload that begins after this call; `force`: that reads every list. ReloadError if it fails."""
@@ -191,6 +194,9 @@ class Reloader:
                 return await self.reload()
             finally:
                 await self.builder.prepare()
+                # Of its own accord the collector comes once there is a quarter more to look at, and what a reload leaves
+                # in cycles would pile up until then.
+                gc.collect()
 
     async def roll_back(self, target: int, reason: str, who: decisions.Who) -> Outcome:
         """Enforce the lists as generation `target` had them (0: the last with other ones). ReloadError if it fails."""
@@ -246,15 +252,18 @@ class Reloader:
         config = read.config
         sources = [str(self._path), *(str(item.path) for item in config.lists if item.scheme == "file")]
         sources += [glob.escape(str(path)) for group in config.groups for path in group.files]
+        if config.dnssec.anchor_path:
+            sources.append(glob.escape(str(config.dnssec.anchor_path)))
         self._watch.follow(sources, {**state_of(sources), **read.state})
         digest = config.digest if isinstance(config, kept.Kept) else config_digest(self._here(config))
         force, self._force_next = self._force_next, False
         generation = None if force else await asyncio.to_thread(standing, config, digest, self._state_dir)
         report = Report.from_json(generation.report) if generation else None
         before = self.generation
+        is_known = not self._follow_trust(config)
         if generation:
             try:
-                if before and before.number == generation.number:
+                if before and before.number == generation.number and is_known:
                     await self.switch.read_again(config)
                 else:
                     await self._put_in_force(config, generation)
@@ -274,6 +283,7 @@ class Reloader:
         except (ConfigError, ValueError) as error:
             raise ReloadError(str(error)) from None
         before = self.generation
+        self._follow_trust(read.config)
         generation, report = await self._build(read.config, rollback=target)
         decisions.roll_back(self._state_dir, generation, target, reason, who)
         _log.warning("rolled back to generation %d by %s: %s", target, who.user or who.uid, reason or "no reason given")
@@ -360,6 +370,15 @@ class Reloader:
         await self._stop_tidying()
         await self.builder.stop()
 
+    def _follow_trust(self, config: Config) -> bool:
+        """Have answers checked by what the config says; whether that is new. ReloadError if its file is of no use."""
+        before = self._trust
+        try:
+            self._trust = trust_of(config)
+        except ValueError as error:
+            raise ReloadError(str(error)) from None
+        return self._trust != before
+
     def _here(self, config: Config) -> Config:
         """The config with the state_dir that is locked, which a change of the key does not move."""
         return kept.real(config).model_copy(update={"state_dir": str(self._state_dir)})
@@ -378,6 +397,7 @@ class Reloader:
             cache=control.CacheLimits(
                 cache.max_ttl, cache.min_ttl, cache.negative_ttl, cache.serve_stale, cache.prefetch
             ),
+            trust=self._trust,
             upstream=control.Upstream(
                 routes=tuple(tuple(_text(server) for server in servers) for servers in routes),
                 strategy=upstream.strategy,
@@ -387,7 +407,23 @@ class Reloader:
                 ca="" if not upstream.ca else str(config.upstream_ca),
             ),
             rate_limit=control.RateLimit(
-                config.rate_limit.per_second, config.rate_limit.prefix4, config.rate_limit.prefix6
+                per_second=config.rate_limit.per_second,
+                prefix4=config.rate_limit.prefix4,
+                prefix6=config.rate_limit.prefix6,
+                responses=config.rate_limit.responses_per_second,
+                slip=config.rate_limit.slip,
+                action=config.rate_limit.action,
+            ),
+            edns=control.Edns(
+                cookies=config.cookies.enabled + config.cookies.require,
+                nsid=config.identity.nsid,
+                version=config.identity.version,
+                identity=config.identity.id,
+                structured=config.structured_errors.code,
+                keepalive=int(config.connections.idle * 10),
+                ecs=config.ecs.policy,
+                prefix4=config.ecs.prefix4,
+                prefix6=config.ecs.prefix6,
             ),
             zones=tuple(
                 control.Zone(listed.name, listed.zone, sources_of(listed))
@@ -409,14 +445,14 @@ class Reloader:
         facts.lists = [
             ListFacts(
                 name=state.name,
-                category=categories.get(state.name, ""),
+                category=categories.get(state.name, "") or snapshot.own_category(state.name),
                 slot=state.slot,
                 names=state.names,
                 refused=reports[state.name].refused if state.name in reports else 0,
                 held=state.held == snapshot.HELD,
                 quarantined=state.quarantined,
             )
-            for state in generation.lists
+            for state in (*generation.lists, *generation.own)
         ]
 
 

@@ -62,6 +62,7 @@ class Told(IntFlag):
     PUNTED = 8  # Python had it
     TRUNCATED = 16  # the answer had TC
     DROPPED = 32  # no answer was sent
+    INNER = 64  # nobody asked it: never in a record
 
 
 class Record(NamedTuple):

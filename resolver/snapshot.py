@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from resolver.lists import conditions
+from resolver.vocabulary import EDE
 
 RUNS = "runs"  # folder below state_dir
 REFUSED_CLASS = 0xFFFF  # a client that is not in allow_from
@@ -47,6 +48,7 @@ NO_SLOT = 0xFFFF  # no list won, or there was no slot left for it
 MAX_PROFILES = 0xFFFF
 NO_EDE = -1
 MAX_TEXT = 200  # octets of EXTRA-TEXT
+MAX_STRUCTURED, MAX_STRUCTURED_BRIEF = 640, 320  # and of a structured one
 
 MAGIC = b"TAMPAHPL"
 VERSION = 3
@@ -66,7 +68,9 @@ class Profile:
     `action` is a vocabulary.Action, `ttl` seconds; `ipv4` and `ipv6` the sinkhole's 4 and 16 octets (zeros unless the
     action is ADDRESS); `ede` an INFO-CODE (RFC 8914) or NO_EDE, `text` its EXTRA-TEXT of at most MAX_TEXT octets; `soa`
     MNAME and RNAME in wire form; `target` the name that an `override: cname:` points at ("": the rule's own data);
-    `zone` which of Policy.zones has the SOA that goes with it, from 1 (0: none).
+    `zone` which of Policy.zones has the SOA that goes with it, from 1 (0: none). `structured`: its EXTRA-TEXT as a
+    structured error (lists/reason.py) of at most MAX_STRUCTURED octets, `structured_brief`: what is left where that does
+    not fit.
     """
 
     action: int
@@ -78,6 +82,14 @@ class Profile:
     soa: bytes
     target: str = ""
     zone: int = 0
+    structured: str = ""
+    structured_brief: str = ""
+
+    def reason(self, *, structured: bool) -> tuple[int, str]:
+        """(INFO-CODE or NO_EDE, EXTRA-TEXT) for a client that understands structured errors or does not."""
+        if not structured or self.ede == NO_EDE:
+            return self.ede, self.text
+        return int(EDE.BLOCKED if self.ede == EDE.FORGED_ANSWER else self.ede), self.structured
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,16 @@ class Clients:
 
 
 @dataclass(frozen=True, slots=True)
+class Dns64:
+    """How AAAA is made from A. `prefix`: its 4 to 8 or 12 octets. `clients`: class 0 for those who get it, None: all do;
+    `excluded`: class 0 for addresses of either family that are as good as none, None: there are none."""
+
+    prefix: bytes
+    clients: Clients | None = None
+    excluded: Clients | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the engine decides by, next to an index with the same `shapes`.
 
@@ -106,9 +128,9 @@ class Policy:
     of lists, their place in the config (b"": nobody asks). `variants`: for each class that clients have four u16, the
     classes that hold for a query by what it is: bit 0 wants no recursion, bit 1 wants to verify an answer that is signed
     (b"": the class itself). `zones`: owner and rdata of policy zones' SOA, in wire form. `guard`: class 0 for the addresses
-    that no name outside should have, REFUSED_CLASS for others; `unguarded`: names that may, with what is below them.
-    `withheld`: classes whose clients are to get SERVFAIL, as a list of theirs has never come. `class_routes`: for each class
-    the route of what is in no routed zone; (): the default one for all.
+    that no name outside should have, REFUSED_CLASS for others; `unguarded`: names that may, with what is below them. `dns64`
+    None: off. `withheld`: classes whose clients are to get SERVFAIL, as a list of theirs has never come. `class_routes`: for
+    each class the route of what is in no routed zone; (): the default one for all.
 
     `shadows`: where some list only counts, a u16 a cell: where the cell's claims begin in `shadow_claims` (SHADOW_CLAIM
     each, the first is nobody's), 0 for none.
@@ -125,6 +147,7 @@ class Policy:
     variants: bytes = b""
     zones: tuple[tuple[bytes, bytes], ...] = ()
     guard: Clients | None = None
+    dns64: Dns64 | None = None
     unguarded: tuple[str, ...] = ()
     withheld: tuple[int, ...] = ()
     decisions: Mapping[tuple[int, int], tuple[tuple[str, bytes], ...]] = field(default_factory=dict)
@@ -164,7 +187,8 @@ def write_policy(path: Path, policy: Policy) -> None:
         "order": policy.order.hex(),
         "variants": policy.variants.hex(),
         "zones": [[name.hex(), rdata.hex()] for name, rdata in policy.zones],
-        "guard": None if policy.guard is None else [getattr(policy.guard, name).hex() for name in _CLIENT_SECTIONS],
+        "guard": _clients_to_json(policy.guard),
+        "dns64": _dns64_to_json(policy.dns64),
         "unguarded": list(policy.unguarded),
         "withheld": list(policy.withheld),
         "decisions": _decisions_to_json(policy),
@@ -229,7 +253,8 @@ def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
         order=bytes.fromhex(header["order"]),
         variants=bytes.fromhex(header["variants"]),
         zones=tuple((bytes.fromhex(name), bytes.fromhex(rdata)) for name, rdata in header["zones"]),
-        guard=None if header["guard"] is None else Clients(*map(bytes.fromhex, header["guard"])),
+        guard=_clients_from_json(header["guard"]),
+        dns64=_dns64_from_json(header["dns64"]),
         unguarded=tuple(header["unguarded"]),
         withheld=tuple(header["withheld"]),
         decisions=_decisions_from_json(header["decisions"]),
@@ -270,6 +295,27 @@ def _check_clients(clients: Clients) -> None:
     ):
         if not classes or len(starts) * 2 != len(classes) * width or any(starts[:width]):
             raise ValueError(f"the client map of {width}-octet addresses is not whole")
+
+
+def _clients_to_json(clients: Clients | None) -> list[str] | None:
+    return None if clients is None else [getattr(clients, name).hex() for name in _CLIENT_SECTIONS]
+
+
+def _clients_from_json(item: list[str] | None) -> Clients | None:
+    return None if item is None else Clients(*map(bytes.fromhex, item))
+
+
+def _dns64_to_json(dns64: Dns64 | None) -> list[Any] | None:
+    if dns64 is None:
+        return None
+    return [dns64.prefix.hex(), _clients_to_json(dns64.clients), _clients_to_json(dns64.excluded)]
+
+
+def _dns64_from_json(item: list[Any] | None) -> Dns64 | None:
+    if item is None:
+        return None
+    prefix, clients, excluded = item
+    return Dns64(bytes.fromhex(prefix), _clients_from_json(clients), _clients_from_json(excluded))
 
 
 def _profile_to_json(profile: Profile) -> dict[str, Any]:
@@ -426,13 +472,22 @@ class ListState:
         return cls(**{**body, "source": tuple((str(path), *numbers) for path, *numbers in body["source"])})
 
 
+OWN_PREFIX = "built-in:"  # begins the names of lists that are nobody's file: no list of the config can
+
+
+def own_category(name: str) -> str:
+    """The category under which a list that is nobody's file is counted, "" for any other."""
+    return name.split(":")[1] if name.startswith(OWN_PREFIX) else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One immutable state of everything that decides; `number` grows by one a build, `parent` is what it followed.
 
     `index` and `policy` are file names below state_dir, `created` is in seconds since the epoch, `config` a digest of
     the config as read, `report` what the build had to say (see lists/compile.py). `decided`: how many decisions
-    (decisions.py) it goes by. `returns_to`: the generation that a rollback made this one of, 0 if none did.
+    (decisions.py) it goes by. `returns_to`: the generation that a rollback made this one of, 0 if none did. `own`: those
+    lists that are nobody's file (lists/own).
     """
 
     number: int
@@ -445,11 +500,12 @@ class Generation:
     report: dict[str, Any] = field(default_factory=dict)
     decided: int = 0
     returns_to: int = 0
+    own: tuple[ListState, ...] = ()
 
     @property
     def slots(self) -> dict[str, int]:
         """List name → slot of its counters."""
-        return {state.name: state.slot for state in self.lists}
+        return {state.name: state.slot for state in (*self.lists, *self.own)}
 
     def index_path(self, state_dir: Path) -> Path:
         """Where the index file is."""
@@ -461,7 +517,7 @@ class Generation:
 
     def files(self) -> set[str]:
         """Every file below state_dir that must be kept as long as this generation is."""
-        return {self.index, self.policy}.union(*(state.files() for state in self.lists))
+        return {self.index, self.policy}.union(*(state.files() for state in (*self.lists, *self.own)))
 
     def is_complete(self, state_dir: Path) -> bool:
         """Whether its files are there and the policy is whole (the index is verified by the engine)."""
@@ -538,7 +594,8 @@ def _read_record(path: Path) -> Generation:
     try:
         body = json.loads(path.read_bytes())
         lists = tuple(ListState.from_json(state) for state in body.pop("lists"))
-        return Generation(lists=lists, **body)
+        own = tuple(ListState.from_json(state) for state in body.pop("own"))
+        return Generation(lists=lists, own=own, **body)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: not a generation's record: {error!r}") from None
 

@@ -7,6 +7,10 @@ next. TCP: all workers accept from one shared socket an address.
 SO_REUSEPORT would let a second server of the same user join unseen and take half of the queries. Two guards: the TCP
 socket is bound without it and first, so of two servers that start at once only one gets past; and before the UDP
 sockets a probe without it is bound, which fails if anybody holds the port.
+
+Transparent sockets of plain DNS take what a router redirects to them by TPROXY whatever address it was sent to, and may
+answer from that address: over TCP an accepted socket has it as its own, over UDP the engine sends with the answer what came
+with the query. The port that answers leave from is the one listened on, so that has to be the one that clients ask.
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ BUFFER = 4 << 20  # octets asked of the kernel for each direction of a UDP socke
 BACKLOG = 1024  # TCP connections that may wait for accept
 # What is spoken on the sockets of each key of `listen`, by TCP and by UDP (control.Bound.kind); "": there is no socket.
 KINDS = {"dns": ("dns", "dns"), "tls": ("tls", ""), "https": ("https", "https3"), "quic": ("", "quic")}
-_IP_PKTINFO = 8  # linux/in.h; Python names it from 3.12 on
+# linux/in.h and linux/in6.h; Python names the first from 3.12 on, the others never
+_IP_PKTINFO, _IP_TRANSPARENT, _IPV6_TRANSPARENT = 8, 19, 75
 _DISCARD = 9  # RFC 863: the port that drained sockets are tied to
 _TCP_LISTEN = "0A"  # linux/tcp_states.h as /proc/net/tcp writes it
 
@@ -47,8 +52,12 @@ class _Listener:
 class Sockets:
     """Every bound socket of the server. `warnings`: addresses that were left out, and why."""
 
-    def __init__(self, addresses: Mapping[str, Sequence[Endpoint]], workers: int) -> None:
-        """Bind all addresses of each key of `listen` for `workers` workers; SocketError if one cannot be served."""
+    def __init__(self, addresses: Mapping[str, Sequence[Endpoint]], workers: int, *, transparent: bool = False) -> None:
+        """Bind all addresses of each key of `listen` for `workers` workers; SocketError if one cannot be served.
+
+        `transparent`: those of plain DNS take what is redirected to them by TPROXY.
+        """
+        self._is_transparent = transparent
         self.warnings: list[str] = []
         self._listeners: list[_Listener] = []
         try:
@@ -79,7 +88,8 @@ class Sockets:
         """The sockets of one worker, by this process's descriptors: hand the same ones down by pass_fds."""
         made = []
         for listener in self._listeners:
-            family, wildcard = int(family_of(listener.address)), listener.address.is_wildcard
+            family = int(family_of(listener.address))
+            wildcard = listener.address.is_wildcard or (self._is_transparent and listener.key == "dns")
             over_tcp, over_udp = KINDS[listener.key]
             if listener.udp:
                 made.append(Bound(listener.udp[worker].fileno(), family, False, wildcard, over_udp))
@@ -119,10 +129,11 @@ class Sockets:
                 raise SocketError(
                     f"listen.{key}: {address} overlaps {other.address} of listen.{other.key}; leave one of them out"
                 )
+        transparent = self._is_transparent and key == "dns"
         listener = _Listener(key, address)
         self._listeners.append(listener)  # from here on close() finds what is open
         if over_tcp:
-            listener.tcp = _tcp_socket(address)
+            listener.tcp = _tcp_socket(address, transparent)
             listener.address = Endpoint(address.host, listener.tcp.getsockname()[1])
             listener.tcp.listen(BACKLOG)  # refused if another server listens: this is the lock on the port
         if over_udp:
@@ -131,7 +142,7 @@ class Sockets:
                 probe.bind((address.host, listener.address.port))
                 listener.address = Endpoint(address.host, probe.getsockname()[1])
             for _ in range(workers):
-                listener.udp.append(_udp_socket(listener.address))
+                listener.udp.append(_udp_socket(listener.address, transparent))
 
 
 @contextlib.contextmanager
@@ -185,11 +196,26 @@ def _only_ipv6(bound: socket.socket, address: Endpoint) -> None:
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
-def _tcp_socket(address: Endpoint) -> socket.socket:
+def _make_transparent(bound: socket.socket, address: Endpoint) -> None:
+    try:
+        if family_of(address) == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+        else:
+            bound.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+    except PermissionError:
+        raise SocketError(
+            "listen.transparent: no permission. Start as root (with 'user' set in the config, if you like), or give the "
+            "process CAP_NET_ADMIN"
+        ) from None
+
+
+def _tcp_socket(address: Endpoint, transparent: bool) -> socket.socket:
     tcp = socket.socket(family_of(address), socket.SOCK_STREAM)
     try:
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not hinder a restart
         _only_ipv6(tcp, address)
+        if transparent:
+            _make_transparent(tcp, address)
         tcp.setblocking(False)
         tcp.bind((address.host, address.port))
     except BaseException:
@@ -198,7 +224,7 @@ def _tcp_socket(address: Endpoint) -> socket.socket:
     return tcp
 
 
-def _udp_socket(address: Endpoint) -> socket.socket:
+def _udp_socket(address: Endpoint, transparent: bool) -> socket.socket:
     udp = socket.socket(family_of(address), socket.SOCK_DGRAM)
     try:
         udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -208,7 +234,9 @@ def _udp_socket(address: Endpoint) -> socket.socket:
             except PermissionError:
                 udp.setsockopt(socket.SOL_SOCKET, plain, BUFFER)
         _only_ipv6(udp, address)
-        if address.is_wildcard:  # the answer must leave from the address that was asked
+        if transparent:
+            _make_transparent(udp, address)
+        if address.is_wildcard or transparent:  # the answer must leave from the address that was asked
             if family_of(address) == socket.AF_INET6:
                 udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             else:

@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resolver import certificate, control, counters, decisions, logs, spawn
+from resolver import certificate, control, cookies, counters, decisions, logs, spawn
 from resolver.admin import listen
 from resolver.admin.listen import AdminError
 from resolver.certificate import CertificateError
@@ -107,7 +107,8 @@ class Supervisor:
             lock = StateLock(state_dir)
             undo.callback(lock.release)
             keys = {"dns": config.listen.dns, "tls": config.listen.tls, "https": config.listen.https}
-            self._sockets = Sockets({**keys, "quic": config.listen.quic}, config.worker_count)
+            transparent = config.listen.transparent
+            self._sockets = Sockets({**keys, "quic": config.listen.quic}, config.worker_count, transparent=transparent)
             undo.callback(self._sockets.close)
             self._admin_socket = listen.bind(config.admin.listen) if config.admin.listen else None
             if self._admin_socket:
@@ -122,15 +123,24 @@ class Supervisor:
             self._overlay = Overlay(state_dir)
             fds = make_counters(config.worker_count)
             self._source = Source([memoryview(mmap.mmap(fd, counters.SIZE)) for fd in fds], self._facts)
-            self._workers = Workers(self._sockets, fds, config.cache.size, self._facts, state_dir / "cache")
+            self._workers = Workers(
+                self._sockets,
+                fds,
+                config.cache.size,
+                self._facts,
+                state_dir / "cache",
+                cookies.key(state_dir),
+                config.listen.https_path,
+                tuple(map(str, config.listen.proxy_from)),
+            )
             self._certificate = certificate.Keeper(reader, self._facts, self._certify) if reader else None
             self._watch = Watch(state_dir)
             self._reloader = Reloader(path, config, self._workers, self._facts, self._watch)
             if spawn.can_fork():
                 from resolver import worker  # here, so that the forks share what it imports
 
-                context = worker.prepare_tls() if self._certificate else None
-                self._workers.fork(lambda fd: self._become(lambda end: worker.serve(end, context), fd))
+                contexts = worker.prepare_tls() if self._certificate else None
+                self._workers.fork(lambda fd: self._become(lambda end: worker.serve(end, contexts), fd))
             self._remote = Sources(self._facts, self._copies_changed)
             self._reloader.on_config = self._remote.follow
             self._workers.on_notify = self._remote.hurry

@@ -63,17 +63,31 @@ class EDE(IntEnum):
     """INFO-CODEs of Extended DNS Errors (RFC 8914 section 4)."""
 
     OTHER = 0
+    UNSUPPORTED_ALGORITHM = 1
+    UNSUPPORTED_DIGEST = 2
     STALE_ANSWER = 3
     FORGED_ANSWER = 4
+    DNSSEC_INDETERMINATE = 5
+    DNSSEC_BOGUS = 6
+    SIGNATURE_EXPIRED = 7
+    SIGNATURE_NOT_YET_VALID = 8
+    DNSKEY_MISSING = 9
+    RRSIGS_MISSING = 10
+    NO_ZONE_KEY_BIT_SET = 11
+    NSEC_MISSING = 12
     CACHED_ERROR = 13
+    NOT_READY = 14
     BLOCKED = 15
     CENSORED = 16
     FILTERED = 17
     PROHIBITED = 18
     STALE_NXDOMAIN = 19
-    NOT_READY = 14
+    NOT_AUTHORITATIVE = 20
+    NOT_SUPPORTED = 21
     NO_REACHABLE_AUTHORITY = 22
     NETWORK_ERROR = 23
+    SIGNATURE_EXPIRED_BEFORE_VALID = 25
+    UNSUPPORTED_NSEC3_ITERATIONS = 27
 
 
 class Transport(IntEnum):
@@ -101,6 +115,7 @@ class Action(IntEnum):
     CNAME = 9  # an alias to the profile's target
     DATA = 10  # the rule's own records
     SERVFAIL = 11
+    LOCAL = 12  # what the config itself says of the name: its own records, special names
 
 
 class Verb(IntEnum):

@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,12 @@ from resolver import cachefile, control, counters, logs, overlay, ring, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.decide import Decisions
+from resolver.dnssec.link import Checked
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
-from resolver.listeners.stream import Limits, StreamServer
+from resolver.listeners.connection import Door
+from resolver.listeners.proxy import Trusted
+from resolver.listeners.server import Limits, StreamServer
+from resolver.listeners.stream import Stream
 from resolver.local import Aliases
 from resolver.punt import Alias, Decided, Punts
 from resolver.snapshot import read_clients, read_policy
@@ -45,14 +50,16 @@ from resolver.upstream.health import Strategy
 from resolver.upstream.native import Native
 from resolver.upstream.pool import Pool, PoolConfig
 from resolver.upstream.server import Server
+from resolver.vocabulary import Transport
 
 if TYPE_CHECKING:
-    import ssl
+    from resolver.listeners.tls import Contexts
 
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that loads a generation yields to queries at once
 GC_THRESHOLD = (20_000, 20, 100)  # young objects die by reference count; cycles are few
 LOOK = 0.01  # seconds between looks whether a drain is done
 OVERLAY_LOOK = 60.0  # seconds between looks at timed words, at most
+TRANSPORTS = {"tls": Transport.TLS, "https": Transport.HTTPS}  # as which queries on sockets of a kind count
 OTHER_FILES = 1024  # descriptors that are not connections of clients: mostly sockets to upstream servers
 ROUNDS_AT_END = 1000  # batches that a drain may find waiting
 
@@ -66,7 +73,7 @@ class Worker:
         self,
         configure: control.Configure,
         tell: Callable[[control.Message], None],
-        context: ssl.SSLContext | None = None,
+        contexts: Contexts | None = None,
     ) -> None:
         self.generation = 0
         memory = memoryview(mmap.mmap(configure.counters_fd, counters.SIZE))
@@ -74,9 +81,11 @@ class Worker:
         self.engine.set_ring(memoryview(mmap.mmap(configure.ring_fd, 0)))
         words = memory.cast("Q")
         self.pool = Pool(PoolConfig(routes={}), counters=words)
+        self.checked = Checked(self.pool, words)
         self.native = Native(self.engine, self.pool, words, on_punts=lambda: self.punts.run())
         self._buckets = memoryview(mmap.mmap(configure.buckets_fd, 0))
         self._buckets_key = bytes.fromhex(configure.buckets_key)
+        self._cookie_key = bytes.fromhex(configure.cookie_key)
         self._index: Index | None = None
         self._snapshots: list[Snapshot] = []  # the one in force
         self._policy = Path()
@@ -88,10 +97,15 @@ class Worker:
         self._cache_file = Path(configure.cache_file) if configure.cache_file else None
         self._keeping: asyncio.Future[int] | None = None
         self._certificate: control.Certificate | None = None
-        self._context = context  # of TLS, with what forks of one supervisor share
+        self._https_path = configure.https_path.encode()
+        self._alt_svc = b""  # what HTTP/1.1 and HTTP/2 say of HTTP/3, if it is there
+        self._trusted = Trusted(configure.proxy_from) if configure.proxy_from else None
+        if self._trusted:
+            self.engine.set_proxies(self._trusted.table())
+        self._contexts = contexts  # of TLS, with what forks of one supervisor share
         self.punts = Punts(
             self.engine,
-            self.pool,
+            self.checked,
             describe=self._describe,
             decide=self._decide,
             fits=lambda name: self._decisions.fits(name),
@@ -115,7 +129,10 @@ class Worker:
         before, self._snapshots = self._snapshots, [snapshot]
         limits, self._upstream = order.cache, order.upstream
         self.pool.reconfigure(_pool_config(order.upstream))
-        self.native.reconfigure()
+        is_new_trust = self.checked.reconfigure(order.trust)
+        self.native.reconfigure(asks=not self.checked.is_on)
+        if is_new_trust:
+            self.engine.flush()  # what is kept was not checked by it
         rate = order.rate_limit
         self.engine.set_limit(
             self._buckets,
@@ -123,6 +140,22 @@ class Worker:
             prefix4=rate.prefix4,
             prefix6=rate.prefix6,
             key=self._buckets_key,
+            responses=rate.responses,
+            slip=rate.slip,
+            action=rate.action,
+        )
+        edns = order.edns
+        self.engine.configure_edns(
+            cookies=edns.cookies,
+            cookie_key=self._cookie_key,
+            nsid=edns.nsid.encode(),
+            version=edns.version.encode(),
+            identity=edns.identity.encode(),
+            structured=edns.structured,
+            keepalive=edns.keepalive,
+            ecs=edns.ecs,
+            prefix4=edns.prefix4,
+            prefix6=edns.prefix6,
         )
         self.engine.configure_cache(
             max_ttl=limits.max_ttl,
@@ -157,11 +190,9 @@ class Worker:
 
     def certify(self, order: control.Certificate) -> None:
         """Show this certificate from the next connection on; OSError if that cannot be done."""
-        from resolver.listeners import tls  # here: a worker without encrypted listeners does not need it
-
-        if self._context is None or (self._certificate and self._certificate.algorithm != order.algorithm):
-            self._context = tls.make_context()
-        tls.show(self._context, order.chain, order.key)
+        if self._contexts is None:
+            self._contexts = prepare_tls()
+        self._contexts.show(order.chain, order.key, order.algorithm)
         self._certificate = order
 
     def lay_over(self, order: control.Overlay) -> None:
@@ -184,11 +215,23 @@ class Worker:
     async def _open(self) -> None:
         for bound, sock in self._sockets:
             match bound.kind:
-                case "dns" if bound.stream:
-                    await self.streams.listen(sock)
-                case "dns":
+                case "dns" if not bound.stream:
                     self.engine.add_udp(bound.fd, bound.family, bound.wildcard)
+                case "dns" | "tls":
+                    await self.streams.listen(sock, partial(Stream, self.streams, self._door(bound.kind)))
+                case "https":
+                    from resolver.listeners.https import Http  # here: it brings two libraries
+
+                    door = self._door(bound.kind)
+                    await self.streams.listen(sock, partial(Http, self.streams, door, self._https_path, self._alt_svc))
         asyncio.get_running_loop().add_reader(self.engine.fileno(), self._drain)
+
+    def _door(self, kind: str) -> Door:
+        contexts = self._contexts
+        if kind == "dns":
+            return Door(Transport.TCP, None, self._trusted)
+        assert contexts is not None  # the certificate comes before the first generation
+        return Door(TRANSPORTS[kind], partial(contexts.of, kind), self._trusted)
 
     def _notified(self, punt: Punt) -> bytes:
         reply, lists = notify.answer(self._transferred, punt.packet, punt.qname, punt.qtype, punt.client)
@@ -196,7 +239,7 @@ class Worker:
             self._tell(control.Notified(tuple(lists)))
         return reply
 
-    def _describe(self, punt: Punt) -> Alias:
+    def _describe(self, punt: Punt) -> Alias | bytes:
         return self._aliases.describe(punt)
 
     def _decide(self, punt: Punt) -> Decided | bytes | None:
@@ -219,7 +262,7 @@ class Worker:
 
     def _asked_whom(self) -> str:
         """What cached answers depend on: they are found by the number of their route."""
-        return json.dumps([self._upstream.routes, self._zones])
+        return json.dumps([self._upstream.routes, self._zones, self.checked.trust.anchors, self.checked.trust.negative])
 
     async def drain(self, seconds: float) -> None:
         """Answer what has come in and what waits for an upstream, for at most `seconds`; then close everything."""
@@ -241,6 +284,7 @@ class Worker:
             with contextlib.suppress(OSError):  # the next start is without it, no more
                 cachefile.save(self._cache_file, self.engine, self._asked_whom())
         self.native.close()
+        await self.checked.close()
         self.pool.close()
         self.engine.close()
 
@@ -325,7 +369,7 @@ class WorkerError(Exception):
     """The worker cannot serve; the text says why."""
 
 
-async def _main(fd: int, context: ssl.SSLContext | None) -> None:
+async def _main(fd: int, contexts: Contexts | None) -> None:
     loop = asyncio.get_running_loop()
     channel = await Channel.over(socket.socket(fileno=fd))
     configure = await channel.receive()
@@ -336,7 +380,7 @@ async def _main(fd: int, context: ssl.SSLContext | None) -> None:
     seconds = [5.0]
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     try:
-        worker = Worker(configure, channel.send, context)
+        worker = Worker(configure, channel.send, contexts)
     except (OSError, ValueError, MemoryError) as error:
         channel.send(control.Failed(_said(error)))
         await channel.flush()
@@ -354,15 +398,15 @@ async def _main(fd: int, context: ssl.SSLContext | None) -> None:
     channel.close()
 
 
-def prepare_tls() -> ssl.SSLContext:
+def prepare_tls() -> Contexts:
     """What workers that are forks of this process share of TLS."""
-    from resolver.listeners import tls
+    from resolver.listeners.tls import Contexts  # here: a worker without encrypted listeners does not need it
 
-    return tls.make_context()
+    return Contexts()
 
 
-def serve(fd: int, context: ssl.SSLContext | None = None) -> None:
-    """Be a worker until it is over; `fd` is the socket to the supervisor, `context` what prepare_tls() gave it."""
+def serve(fd: int, contexts: Contexts | None = None) -> None:
+    """Be a worker until it is over; `fd` is the socket to the supervisor, `contexts` what prepare_tls() gave it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # upstream sockets and TCP clients
@@ -373,7 +417,7 @@ def serve(fd: int, context: ssl.SSLContext | None = None) -> None:
     logs.set_up("worker")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_main(fd, context))
+            runner.run(_main(fd, contexts))
     except (WorkerError, ControlError) as error:
         _log.error("%s", error)
         sys.exit(1)

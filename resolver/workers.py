@@ -273,7 +273,7 @@ class Workers:
 
     `ring_fds`: each worker's ring of query records, for a ring.Reader.
 
-    `cache_folder`: where each worker's cache is between its end and the next start.
+    `cache_folder`: where each worker's cache is between its end and the next start. `cookie_key`: of cookies.py.
     """
 
     def __init__(
@@ -283,6 +283,9 @@ class Workers:
         cache_bytes: int,
         facts: Facts,
         cache_folder: Path | None = None,
+        cookie_key: bytes = b"",
+        https_path: str = "/dns-query",
+        proxy_from: tuple[str, ...] = (),
     ) -> None:
         self._unwanted = asyncio.Event()
         self.desired: control.Swap | None = None
@@ -295,6 +298,7 @@ class Workers:
         self._tasks: list[asyncio.Task[None]] = []
         share = cache_bytes // len(counters_fds)
         buckets_fd, key = make_buckets(), secrets.token_hex(16)
+        cookie_key = cookie_key or secrets.token_bytes(16)
         self.ring_fds = [ring.make(f"tampah-records-{number}") for number in range(len(counters_fds))]
         self._keepers = [
             _Keeper(
@@ -308,6 +312,9 @@ class Workers:
                     key,
                     share,
                     str(cache_folder / str(number)) if cache_folder else "",
+                    cookie_key.hex(),
+                    https_path,
+                    proxy_from,
                 ),
             )
             for number, fds in enumerate(zip(counters_fds, self.ring_fds, strict=True))

@@ -49,6 +49,9 @@ class Line:
             "zone": "{} CNAME .",
             "zone-below": "*.{} CNAME .",
             "passthru": "{} CNAME rpz-passthru.",
+            "zone-null": 'local-zone: "{}" always_null',
+            "zone-refuse": 'local-zone: "{}" refuse',
+            "zone-free": 'local-zone: "{}" transparent',
             "every": "*",
         }
         modifiers = ["important"] * self.important
@@ -62,7 +65,12 @@ class Line:
         if self.rewrite is not None:
             modifiers.append(f"dnsrewrite={self.rewrite}" if self.rewrite else "dnsrewrite")
         modifiers += ["badfilter"] * self.badfilter
-        return "@@" * self.exception + forms[self.form].format(self.name) + "$" * bool(modifiers) + ",".join(modifiers)
+        return (
+            "@@" * (self.exception and self.is_rule)
+            + forms[self.form].format(self.name)
+            + "$" * bool(modifiers)
+            + ",".join(modifiers)
+        )
 
     @property
     def is_rule(self) -> bool:
@@ -78,7 +86,7 @@ class Line:
         """Whether it speaks of a name."""
         is_below = name.endswith(f".{self.name}")
         match self.form:
-            case "plain" | "name" | "null" | "nxdomain":
+            case "plain" | "name" | "null" | "nxdomain" | "zone-null" | "zone-refuse" | "zone-free":
                 return name == self.name or is_below
             case "hosts" | "self" | "zone" | "passthru":
                 return name == self.name
@@ -138,7 +146,7 @@ def answer(lists: Sequence[Written], asked: Asked) -> Answer:
             for line in written.lines
             if not line.badfilter and not (line.is_rule and replace(line, badfilter=True) in bad)
         ]
-        if written.format in ("dnsmasq", "rpz"):
+        if written.format in ("dnsmasq", "rpz", "unbound"):
             said += [(number, line) for line in _most_specific(alive, asked.name)]
         else:
             said += [(number, line) for line in alive if line.covers(asked.name) and line.holds(asked)]
@@ -157,7 +165,8 @@ def answer(lists: Sequence[Written], asked: Asked) -> Answer:
     # Of rules of one rank those that name the name go before patterns, so that patterns cost nothing on a hit.
     for _, line in sorted(adblock, key=lambda item: (item[1].form in PATTERNS, item[0])):
         if line.rewrite is None:
-            return (3, frozenset()) if line.form == "nxdomain" else _null(asked.qtype)
+            rcode = {"nxdomain": 3, "zone-refuse": 5}.get(line.form)
+            return _null(asked.qtype) if rcode is None else (rcode, frozenset())
     return None
 
 

@@ -20,6 +20,7 @@ DEFAULT_PORTS: dict[Scheme, int] = {"udp": 53, "tcp": 53, "tls": 853, "https": 4
 ENCRYPTED: frozenset[Scheme] = frozenset({"tls", "https", "quic"})
 DOH_PATH = "/dns-query"  # RFC 8484 section 4.1 leaves the path open; every public resolver uses this one
 
+DNS64_LENGTHS = (32, 40, 48, 56, 64, 96)
 _PORT = re.compile(r"[0-9]{1,5}")
 _MAC = re.compile(r"[0-9a-f]{2}(?:([:-])[0-9a-f]{2})(?:\1[0-9a-f]{2}){4}")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -340,6 +341,23 @@ def parse_name(value: object) -> str:
     if as_address(name) is not None:
         raise ValueError(f"{expected}, not an address")
     return name
+
+
+def parse_optional_name(value: object) -> str:
+    """A domain name, or nothing."""
+    return "" if value in (None, "") else parse_name(value)
+
+
+def parse_dns64_prefix(value: object) -> IPv6Network | None:
+    """A prefix to put IPv4 addresses behind (RFC 6052 section 2.2); None for nothing."""
+    if value in (None, ""):
+        return None
+    prefix = parse_network(value)
+    if not isinstance(prefix, IPv6Network) or prefix.prefixlen not in DNS64_LENGTHS:
+        raise ValueError("expected an IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits, such as 64:ff9b::/96")
+    if prefix.network_address.packed[8]:
+        raise ValueError("expected a prefix whose bits 64 to 71 are zero (RFC 6052 section 2.2)")
+    return prefix
 
 
 def parse_pattern(value: object) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from resolver.config import addresses, machine, units
+from resolver.config import addresses, local_names, machine, units
 from resolver.config.problem import Fault, Location
 from resolver.config.types import nearest
 
@@ -21,7 +21,7 @@ def check(data: dict[str, Any]) -> Iterator[Fault]:
     yield from _unique("groups", groups)
     defined = data.get("categories")
     categories = {each for _, listed in lists for each in [listed.get("category", "general")] if isinstance(each, str)}
-    categories.update(defined if isinstance(defined, dict) else ())
+    categories.update(defined if isinstance(defined, dict) else (), ("encrypted-dns", "safe-search"))
     names = {name for _, listed in lists if isinstance(name := listed.get("name"), str)}
     for index, group in groups:
         at: Location = ("groups", index)
@@ -49,6 +49,7 @@ def check(data: dict[str, Any]) -> Iterator[Fault]:
             message = "expected the name of one of tsig_keys"
             yield Fault(("lists", index, "tsig"), message, nearest(word, keys), show=True)
     yield from _unique("tsig_keys", _mappings(data.get("tsig_keys")))
+    yield from local_names.check(data)
     yield from _certificate(data.get("listen"))
     yield from _own_servers(data)
     yield from _known_places(data)

@@ -22,11 +22,14 @@ from resolver import counters
 from resolver import schedule as calendar
 from resolver.config import addresses, types
 from resolver.config.problem import Problem
+from resolver.config.records import DEFAULT_TTL as DEFAULT_RECORD_TTL
+from resolver.config.signing import parse_public_key
 from resolver.config.types import Once
 from resolver.vocabulary import EDE, Action
 
 GLOB_CHARACTERS = frozenset("*?[")
 DEFAULT_TTL = 10  # seconds
+_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 ROUTES = 256  # of the engine (forward.pyx), the default one included
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}", re.IGNORECASE)
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
@@ -93,6 +96,28 @@ class Listen(_Section):
         default=(), description="DNS over QUIC (RFC 9250) on each address."
     )
     certificate: Certificate = Field(default_factory=Certificate, description="The certificate of tls, https and quic.")
+    name: types.OptionalName = Field(
+        default="",
+        description="The name by which clients find tls, https and quic (RFC 9462); empty: the first of the certificate.",
+    )
+    https_path: types.Text = Field(default="/dns-query", description="Where https takes queries.")
+    proxy_from: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=(),
+        max_length=64,
+        description="Load balancers that put a PROXY header (version 2) before what they pass on, over UDP and TCP: the "
+        "client is who it says. Without one nothing is taken from them.",
+    )
+    transparent: types.YesNo = Field(
+        default=False,
+        description="Takes queries that a router redirects here by TPROXY, and answers from the address that was asked.",
+    )
+
+    @field_validator("https_path")
+    @classmethod
+    def _https_path_is_one(cls, path: str) -> str:
+        if not re.fullmatch(r"/[A-Za-z0-9._~/-]*", path):
+            raise ValueError("expected a path of letters, digits and ._~/- that begins with /")
+        return path
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
@@ -217,6 +242,16 @@ class ListConfig(_Section):
         description="The SHA-256 that a body from http:// or https:// must have: sha256:HEX, or the http(s):// address of "
         "a file that says it, as sha256sum writes it. Empty: not checked.",
     )
+    signature: types.Text = Field(
+        default="",
+        description="Where the minisign signature of a body from http:// or https:// is: an http(s):// address, or auto: "
+        "the source's with .minisig behind it. Empty: not checked.",
+    )
+    public_key: types.Text = Field(
+        default="",
+        validate_default=True,
+        description="Who must have signed it: the line of minisign's .pub file that begins with RW.",
+    )
     max_size: types.Size | None = Field(
         default=None, description="A body from another machine is no longer than this; unset: fetch.max_size."
     )
@@ -302,6 +337,32 @@ class ListConfig(_Section):
         if _way(checksum) != "http":
             raise ValueError("expected sha256: and 64 hexadecimal digits, or the http:// or https:// address of a file")
         return cls._source_is_whole(checksum)
+
+    @field_validator("signature")
+    @classmethod
+    def _signature_is_one(cls, signature: str, info: ValidationInfo) -> str:
+        if not signature:
+            return signature
+        if _way(info.data.get("source", "")) != "http":
+            raise ValueError("expected no signature: only bodies from http:// and https:// are held against one")
+        if signature != "auto" and _way(signature) != "http":
+            raise ValueError("expected auto, or the http:// or https:// address of a signature")
+        return signature if signature == "auto" else cls._source_is_whole(signature)
+
+    @field_validator("public_key")
+    @classmethod
+    def _public_key_is_one(cls, public_key: str, info: ValidationInfo) -> str:
+        if "signature" not in info.data or (not public_key and not info.data["signature"]):
+            return public_key
+        if not info.data.get("signature"):
+            raise ValueError("expected no public_key without a signature: nothing is held against it")
+        parse_public_key(public_key)
+        return public_key
+
+    @property
+    def signing(self) -> str:
+        """What a body's signature is held against, and where it is; empty where it needs none."""
+        return f"{self.public_key} {self.signature}" if self.signature else ""
 
     @property
     def primaries(self) -> tuple[addresses.Primary, ...]:
@@ -465,6 +526,19 @@ class Category(_Section):
     justification: types.Text = Field(default="", description="Why it is blocked, in words for the client.")
     contact: types.Text = Field(default="", description="Whom to complain to: a mailto:, tel: or https: address.")
     law: types.Text = Field(default="", description="The law or order it is blocked by.")
+    sub_error: Literal["none", "malware", "phishing", "spam", "spyware", "network_policy", "dns_policy"] = Field(
+        default="none", description="What it is to clients that understand structured errors; not told with censored."
+    )
+    language: types.Text = Field(
+        default="en", description="The language of organisation and justification, such as id (RFC 5646)."
+    )
+
+    @field_validator("language")
+    @classmethod
+    def _language_is_a_tag(cls, language: str) -> str:
+        if not _LANGUAGE.fullmatch(language):
+            raise ValueError("expected a language tag such as en, id or zh-Hant")
+        return language
 
 
 class Window(_Section):
@@ -516,6 +590,13 @@ class Group(_Section):
     shadow: types.YesNo = Field(
         default=False, description="Only count what would be blocked; mandatory lists are enforced all the same."
     )
+    safe_search: types.SafeSearch | None = Field(
+        default=None, description="SafeSearch for the group, as the key outside of groups; unset: as that says."
+    )
+    block_encrypted_dns: types.YesNo | None = Field(
+        default=None,
+        description="Whether names of public encrypted resolvers are blocked; unset: as the key outside says.",
+    )
     upstream: Annotated[tuple[types.Server, ...], Once] = Field(
         default=(),
         description="Servers that the group's questions go to instead of upstream.servers; upstream.routes still win.",
@@ -553,6 +634,33 @@ class Group(_Section):
         return by_name and (self.categories == "all" or listed.category in self.categories)
 
 
+class Dnssec(_Section):
+    """Whether upstream's answers are checked. The word of `mode` alone may stand for the section."""
+
+    mode: types.DnssecMode = Field(
+        default="off", description="validate: answers with wrong signatures are withheld; off: upstream's word counts."
+    )
+    trust_anchor: types.Text = Field(
+        default="",
+        description="File with the DS or DNSKEY records that trust begins at; empty: the root's, as they are known here.",
+    )
+    negative_trust_anchors: Annotated[tuple[types.Name, ...], Once] = Field(
+        default=(),
+        description="Names that are not checked, with what is below them. Those of upstream.routes never are.",
+    )
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word_is_mode(cls, data: object) -> object:
+        return {"mode": data} if isinstance(data, str | bool) else data
+
+    @property
+    def anchor_path(self) -> Path | None:
+        """`trust_anchor` as an absolute path; None where it is not given."""
+        return _expand(self._base, self.trust_anchor) if self.trust_anchor else None
+
+
 class Sinkhole(_Section):
     """How blocked names are answered where their category does not say."""
 
@@ -585,6 +693,7 @@ class Rewrite(_Section):
     answers: Annotated[tuple[types.Answer, ...], Once] = Field(
         min_length=1, description="Addresses, or one name that it is an alias of."
     )
+    ttl: types.Ttl = Field(default=DEFAULT_RECORD_TTL, description="How long a client may keep the answer.")
 
     @field_validator("answers")
     @classmethod
@@ -592,6 +701,50 @@ class Rewrite(_Section):
         if len(answers) > 1 and any(isinstance(answer, str) for answer in answers):
             raise ValueError("expected addresses, or one domain name alone")
         return answers
+
+
+class SpecialNames(_Section):
+    """Names that are answered here and never asked upstream, but for zones of `upstream.routes`."""
+
+    localhost: types.YesNo = Field(
+        default=True, description="localhost and what is below it: 127.0.0.1 and ::1 (RFC 6761)."
+    )
+    invalid: types.YesNo = Field(default=True, description="invalid and what is below it: NXDOMAIN (RFC 6761).")
+    test: types.YesNo = Field(default=True, description="test and what is below it: NXDOMAIN (RFC 6761).")
+    onion: types.YesNo = Field(default=True, description="onion and what is below it: NXDOMAIN (RFC 7686).")
+    home_arpa: types.YesNo = Field(
+        default=True, description="home.arpa and what is below it: an empty zone (RFC 8375)."
+    )
+    private_reverse: types.YesNo = Field(
+        default=True, description="Reverse zones of private and special addresses: empty ones (RFC 6303, RFC 7793)."
+    )
+    resolver_arpa: types.YesNo = Field(
+        default=True,
+        description="resolver.arpa: where this server's encrypted listeners are, if it has any (RFC 9462).",
+    )
+    firefox_canary: types.YesNo = Field(
+        default=True, description="use-application-dns.net: NXDOMAIN, so that Firefox keeps to this server by itself."
+    )
+    icloud_relay: types.YesNo = Field(
+        default=True, description="mask.icloud.com and mask-h2.icloud.com: NXDOMAIN, so that Private Relay is not used."
+    )
+
+
+class Dns64(_Section):
+    """IPv6 addresses for names that have IPv4 addresses alone (RFC 6147)."""
+
+    prefix: types.Dns64Prefix = Field(
+        default=None,
+        description="The prefix that IPv4 addresses are put behind, of 32, 40, 48, 56, 64 or 96 bits; empty: off.",
+    )
+    clients: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=(), description="Who gets such addresses; empty: everybody."
+    )
+    exclude: Annotated[tuple[types.Network, ...], Once] = Field(
+        default=(),
+        description="Addresses that are as good as none: IPv6 ones besides ::ffff:0:0/96 do not keep a name from getting "
+        "made ones, IPv4 ones are put behind no prefix.",
+    )
 
 
 class RateLimit(_Section):
@@ -606,9 +759,89 @@ class RateLimit(_Section):
     prefix6: types.Number = Field(
         default=56, ge=0, le=128, description="IPv6 clients with this prefix in common count as one."
     )
-    action: Literal["truncate"] = Field(
+    action: Literal["truncate", "drop", "refuse"] = Field(
         default="truncate",
-        description="What happens beyond the limit; truncate: an empty answer that asks to come by TCP.",
+        description="What happens beyond per_second; truncate: an empty answer that asks to come by TCP.",
+    )
+    responses_per_second: types.Number = Field(
+        default=0,
+        ge=0,
+        le=10**6,
+        description="Answers of one kind a second and network over UDP, for ports that strangers can reach; 0: no limit.",
+    )
+    slip: types.Number = Field(
+        default=2,
+        ge=0,
+        le=1000,
+        description="One of so many answers beyond responses_per_second asks to come by TCP, the others are dropped; "
+        "0: all are.",
+    )
+
+
+class Identity(_Section):
+    """What the server tells of itself. Empty: nothing, REFUSED."""
+
+    version: types.Text = Field(
+        default="", description="The answer to version.bind and version.server, class CH, type TXT."
+    )
+    id: types.Text = Field(default="", description="The answer to id.server and hostname.bind, class CH, type TXT.")
+    nsid: types.Text = Field(default="", description="What clients get that ask for it by EDNS (NSID, RFC 5001).")
+
+    @field_validator("version", "id", "nsid")
+    @classmethod
+    def _fits(cls, text: str, info: ValidationInfo) -> str:
+        most = 64 if info.field_name == "nsid" else 255
+        if len(text.encode()) > most:
+            raise ValueError(f"expected at most {most} octets")
+        return text
+
+
+class StructuredErrors(_Section):
+    """Errors in a form for programs (draft-ietf-dnsop-structured-dns-error)."""
+
+    code: types.Number = Field(
+        default=0,
+        ge=0,
+        le=65_534,
+        description="Code of the EDNS option by which clients ask for them, until one is assigned; 0: off.",
+    )
+
+    @field_validator("code")
+    @classmethod
+    def _code_is_free(cls, code: int) -> int:
+        if 0 < code < 20:
+            raise ValueError("expected a code that no other option has: 20 or more")
+        return code
+
+
+class Cookies(_Section):
+    """DNS cookies (RFC 7873, RFC 9018)."""
+
+    enabled: types.YesNo = Field(default=True, description="Whether a client's cookie is answered with ours.")
+    require: types.YesNo = Field(
+        default=False,
+        description="Whether a client has to prove its address by one over UDP; until then it gets no more octets than it "
+        "sent: BADCOOKIE, or TC so that it comes by TCP.",
+    )
+
+    @field_validator("require")
+    @classmethod
+    def _none_without_cookies(cls, require: bool, info: ValidationInfo) -> bool:
+        if require and not info.data.get("enabled", True):
+            raise ValueError("expected no: cookies.enabled is no")
+        return require
+
+
+class Ecs(_Section):
+    """What upstream servers are told of a client's network (EDNS Client Subnet, RFC 7871)."""
+
+    policy: Literal["strip", "forward", "set"] = Field(
+        default="strip",
+        description="strip: nothing. forward: what the client says of itself. set: its network, unless it objects.",
+    )
+    prefix4: types.Number = Field(default=24, ge=0, le=32, description="Bits of an IPv4 address that are told at most.")
+    prefix6: types.Number = Field(
+        default=56, ge=0, le=128, description="Bits of an IPv6 address that are told at most."
     )
 
 
@@ -709,6 +942,7 @@ class Config(_Section):
         default=_networks("127.0.0.0/8", "::1", *PRIVATE, "fc00::/7"), description="Who may ask; others get REFUSED."
     )
     upstream: Upstream = Field(default_factory=Upstream, description="Who is asked for what is not blocked.")
+    dnssec: Dnssec = Field(default_factory=Dnssec, description="Whether upstream's answers are checked.")
     cache: Cache = Field(default_factory=Cache, description="How long and how much of upstream's answers is kept.")
     lists: tuple[ListConfig, ...] = Field(
         default=(), max_length=counters.NO_LIST, description="The lists of names to block or allow."
@@ -724,7 +958,32 @@ class Config(_Section):
     sinkhole: Sinkhole = Field(default_factory=Sinkhole, description="How blocked names are answered by default.")
     rebinding: Rebinding = Field(default_factory=Rebinding, description="Protection against DNS rebinding.")
     rewrites: tuple[Rewrite, ...] = Field(default=(), description="Names that are answered here.")
+    records: Annotated[tuple[types.Record, ...], Once] = Field(
+        default=(), description="Further records of such names, each in the form of a zone file."
+    )
+    local_zones: Annotated[tuple[types.Name, ...], Once] = Field(
+        default=(),
+        description="Names of which, with all below them, only rewrites and records exist: nothing is asked upstream.",
+    )
+    special_names: SpecialNames = Field(
+        default_factory=SpecialNames, description="Names that are answered here and never asked upstream."
+    )
+    block_encrypted_dns: types.YesNo = Field(
+        default=False, description="Block the names of public encrypted resolvers, a list that comes with the program."
+    )
+    safe_search: types.SafeSearch = Field(
+        default=(),
+        description="Search engines that are to filter their results: yes, no, or some of google, youtube, "
+        "youtube-moderate, bing, duckduckgo.",
+    )
+    dns64: Dns64 = Field(default_factory=Dns64, description="IPv6 addresses for names that have IPv4 addresses alone.")
     rate_limit: RateLimit = Field(default_factory=RateLimit, description="How much one client may ask over UDP.")
+    identity: Identity = Field(default_factory=Identity, description="What the server tells of itself.")
+    structured_errors: StructuredErrors = Field(
+        default_factory=StructuredErrors, description="Errors in a form for programs."
+    )
+    cookies: Cookies = Field(default_factory=Cookies, description="DNS cookies (RFC 7873).")
+    ecs: Ecs = Field(default_factory=Ecs, description="What upstream servers are told of a client's network.")
     connections: Connections = Field(
         default_factory=Connections, description="How many connections clients may keep, and for how long."
     )
@@ -762,6 +1021,7 @@ class Config(_Section):
             group._base = self._base
         for key in self.tsig_keys:
             key._base = self._base
+        self.dnssec._base = self._base
         return self
 
     @property

@@ -18,9 +18,14 @@ from resolver.config.model import (
     Certificate,
     Config,
     Connections,
+    Cookies,
+    Dns64,
+    Dnssec,
+    Ecs,
     Fetch,
     Group,
     Guard,
+    Identity,
     ListConfig,
     Listen,
     QueryLog,
@@ -29,14 +34,17 @@ from resolver.config.model import (
     Rewrite,
     Route,
     Sinkhole,
+    SpecialNames,
+    StructuredErrors,
     TsigKey,
     Upstream,
     Window,
 )
 
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Admin, Cache, Category, Certificate, Config, Connections, Fetch, Group, Guard, Listen, ListConfig, QueryLog),
-    *(RateLimit, Rebinding, Rewrite, Route, Sinkhole, TsigKey, Upstream, Window),
+    *(Admin, Cache, Category, Certificate, Config, Connections, Dns64, Dnssec, Fetch, Group, Guard, Listen, ListConfig),
+    *(QueryLog, RateLimit, Rebinding, Rewrite, Route, Sinkhole, SpecialNames, TsigKey, Upstream, Window),
+    *(Cookies, Ecs, Identity, StructuredErrors),
 )
 
 

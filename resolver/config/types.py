@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, Strict, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from resolver import schedule
-from resolver.config import addresses, units
+from resolver.config import addresses, records, units
 from resolver.lists.conditions import TAGS
 from resolver.vocabulary import EDE, Action
 
@@ -41,6 +41,9 @@ EDE_WORDS = {
 }
 OverrideWord = Literal["given", "nxdomain", "nodata", "passthru", "drop", "tcp-only", "cname", "disabled"]
 OVERRIDE_WORDS: tuple[OverrideWord, ...] = ("given", "nxdomain", "nodata", "passthru", "drop", "tcp-only", "disabled")
+
+SAFE_SEARCH = ("google", "youtube", "youtube-moderate", "bing", "duckduckgo")
+ALL_SAFE_SEARCH = ("google", "youtube", "bing", "duckduckgo")  # what yes stands for
 
 WORD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 MAX_WORKERS = 256
@@ -85,6 +88,13 @@ def _flag(*others: str) -> Callable[[object], str]:
         return word
 
     return parse
+
+
+def _parse_dnssec_mode(value: object) -> str:
+    word = "off" if value is False else value  # YAML reads off as a boolean
+    if not isinstance(word, str) or word not in ("off", "validate"):
+        raise choose(value, ("off", "validate"))
+    return word
 
 
 def _parse_word(value: object) -> str:
@@ -203,6 +213,22 @@ _DAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday"
 
 def _format_days(days: frozenset[int]) -> list[str]:
     return [schedule.DAYS[day] for day in sorted(days)]
+
+
+def _parse_safe_search(value: object) -> tuple[str, ...]:
+    """The search engines of yes, no or a list."""
+    if isinstance(value, bool):
+        return ALL_SAFE_SEARCH if value else ()
+    if not isinstance(value, list | tuple):
+        raise ValueError("expected yes, no, or a list of search engines, such as [google, youtube]")
+    for word in value:
+        if word not in SAFE_SEARCH:
+            near = nearest(word, SAFE_SEARCH) if isinstance(word, str) else ""
+            hint = f"; did you mean {near}?" if near else f": {', '.join(SAFE_SEARCH)}"
+            raise ValueError(f"expected search engines, not {word!r}{hint}")
+    if "youtube" in value and "youtube-moderate" in value:
+        raise ValueError("expected either youtube or youtube-moderate")
+    return without_repeats(tuple(value))
 
 
 def _parse_zone(value: object) -> str:
@@ -338,6 +364,33 @@ Server = Annotated[
 Name = Annotated[
     str, PlainValidator(addresses.parse_name), _text("a domain name, which covers what is below it too", "corp.example")
 ]
+OptionalName = Annotated[
+    str, PlainValidator(addresses.parse_optional_name), _text("a domain name, or nothing", "dns.example.com", "")
+]
+Record = Annotated[
+    str,
+    PlainValidator(records.check_record),
+    _text("a record in the form of a zone file", "nas.lan. 300 IN MX 10 mail.lan."),
+]
+SafeSearch = Annotated[
+    tuple[str, ...],
+    PlainValidator(_parse_safe_search),
+    PlainSerializer(list, return_type=list[str]),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {"type": "array", "uniqueItems": True, "items": {"enum": list(SAFE_SEARCH)}},
+            ]
+        }
+    ),
+]
+Dns64Prefix = Annotated[
+    IPv6Network | None,
+    PlainValidator(addresses.parse_dns64_prefix),
+    PlainSerializer(lambda value: "" if value is None else str(value), return_type=str),
+    _text("an IPv6 prefix, or nothing", "64:ff9b::/96", ""),
+]
 Pattern = Annotated[
     str, PlainValidator(addresses.parse_pattern), _text("a domain name, or *. and a domain name", "nas.lan", "*.lan")
 ]
@@ -413,4 +466,7 @@ Days = Annotated[
 Zone = Annotated[str, PlainValidator(_parse_zone), _text("a time zone's name", "Asia/Jakarta", "Europe/Berlin")]
 Subdomains = Annotated[Literal["auto", "yes", "no"], PlainValidator(_flag("auto")), _flags("auto")]
 Enabled = Annotated[Literal["yes", "no", "shadow"], PlainValidator(_flag("shadow")), _flags("shadow")]
+DnssecMode = Annotated[
+    Literal["off", "validate"], PlainValidator(_parse_dnssec_mode), WithJsonSchema({"enum": [False, "off", "validate"]})
+]
 Once = AfterValidator(without_repeats)

@@ -46,8 +46,6 @@ def _all_quic(servers: Any) -> bool:
 
 # The first row that matches speaks for a key and all beneath it.
 ROWS = (
-    _Row(("listen", "tls"), _given, "DNS over TLS"),
-    _Row(("listen", "https"), _given, "DNS over HTTPS"),
     _Row(("listen", "quic"), _given, "DNS over QUIC"),
     _Row(("upstream", "servers"), _all_quic, "DNS over QUIC upstream", weakens=True),
     _Row(("upstream", "servers", EACH), _quic, "DNS over QUIC upstream"),
@@ -55,7 +53,6 @@ ROWS = (
     _Row(("upstream", "routes", EACH, "servers", EACH), _quic, "DNS over QUIC upstream"),
     _Row(("groups", EACH, "upstream"), _all_quic, "DNS over QUIC upstream", weakens=True),
     _Row(("groups", EACH, "upstream", EACH), _quic, "DNS over QUIC upstream"),
-    _Row(("rewrites",), _given, "rewrites"),
     _Row(("query_log", "what"), _not("all"), "the query log"),
     _Row(("query_log", "clients"), _not("full"), "the query log"),
     _Row(("query_log", "keep"), _not("7d", "1w", 604_800), "the query log"),

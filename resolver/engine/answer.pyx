@@ -14,11 +14,71 @@ cdef inline bint is_blocked(const Query* q) noexcept nogil:
 
 cdef inline bint is_over_limit(Core* core, const Query* q) noexcept nogil:
     # Whether the client's network asks too often over UDP; it has paid for this query otherwise.
-    if core.limits.buckets == NULL or q.transport != TRANSPORT_UDP or q.counted \
-            or limit_pays(&core.limits, q.client, core.forward.now):
+    cdef const Limits* l = &core.limits
+    if l.per_second == 0 or q.transport != TRANSPORT_UDP or q.counted \
+            or limit_pays(l, limit_prefix(l, q.client, 0), l.per_second, core.forward.now):
         return False
     core.counters[ENGINE_LIMITED] += 1
     return True
+
+
+cdef int reply_limited(const Core* core, Query* q) noexcept nogil:
+    # What a client gets that asks too often.
+    if core.limits.action == LIMIT_DROP:
+        return VERDICT_DROP
+    if core.limits.action == LIMIT_REFUSE:
+        ede_say(q, EDE_OTHER, b"too many queries", 16)
+        q.rcode = RCODE_REFUSED
+        return reply_error(q)
+    return reply_truncated(q)
+
+
+cdef int limit_response(Core* core, Query* q) noexcept nogil:
+    """Whether the reply in q.reply may go over UDP: REPLY, maybe with another in its place, or DROP."""
+    cdef const Limits* l = &core.limits
+    if q.cookie_state == COOKIE_GOOD or limit_pays(l, limit_prefix(l, q.client, limit_kind(l, q)), l.responses,
+                                                   core.forward.now):
+        return VERDICT_REPLY
+    core.counters[ENGINE_LIMITED] += 1
+    if l.slip == 0 or forward_random(core.forward) % l.slip:
+        return VERDICT_DROP
+    q.rcode = RCODE_NOERROR
+    q.ede = EDE_NONE
+    return reply_truncated(q)
+
+
+cdef int answer_odd(Core* core, Query* q, int verdict) noexcept nogil:
+    """What is no plain query: an error, a transfer, another class, a question for a cookie alone (RFC 7873 section 5.4)."""
+    if q.given == NULL and verdict != VERDICT_PUNT:
+        core.counters[ENGINE_MALFORMED] += 1
+    if verdict == VERDICT_DROP or is_over_limit(core, q):
+        return VERDICT_DROP
+    if verdict == VERDICT_PUNT:  # a NOTIFY: rare, and who may send one is not the client map's matter
+        return VERDICT_PUNT
+    if q.options & ASKED_COOKIE and core.edns.cookies:
+        cookie_take(&core.edns, q, <uint32_t> (core.wall // 1000000000))
+    if q.rcode == RCODE_FORMERR and not (q.packet[4] or q.packet[5]) and q.cookie_state != COOKIE_NONE:
+        if core.edns.cookies == COOKIES_REQUIRED and q.cookie_state != COOKIE_GOOD and q.transport == TRANSPORT_UDP:
+            return cookie_refuse(q)
+        q.rcode = RCODE_BADCOOKIE if q.cookie_state == COOKIE_BAD else RCODE_NOERROR
+    if q.rcode != RCODE_REFUSED:
+        return reply_error(q)
+    verdict = edns_check(&core.edns, q)
+    if verdict != CONTINUE:
+        return verdict
+    q.rcode = RCODE_REFUSED
+    if client_class(&core.snapshot.clients, q.client) == CLASS_REFUSED:
+        core.counters[ENGINE_REFUSED] += 1
+        return reply_refused(q, EDE_PROHIBITED)
+    return reply_chaos(q) if q.qclass == CLASS_CH else reply_refused(q, EDE_NOT_SUPPORTED)
+
+
+cdef int answer_client(Core* core, Query* q) noexcept nogil:
+    """answer_query(), and what comes of it within the limit of responses: how every query is answered."""
+    cdef int verdict = answer_query(core, q)
+    if verdict == VERDICT_REPLY and core.limits.responses and q.transport == TRANSPORT_UDP:
+        return limit_response(core, q)
+    return verdict
 
 
 cdef void refresh_begin(Core* core, const Query* q) noexcept nogil:
@@ -42,17 +102,23 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     cdef int verdict
 
     # The packet first: nothing may look at what has not been proven to be there.
+    q.edns = &core.edns
     verdict = wire_parse(q)
     if verdict != CONTINUE:
-        if verdict == VERDICT_PUNT:  # a NOTIFY: rare, and who may send one is not the client map's matter
-            return VERDICT_DROP if is_over_limit(core, q) else VERDICT_PUNT
-        if q.given == NULL:
-            core.counters[ENGINE_MALFORMED] += 1
-        return reply_error(q) if verdict == VERDICT_REPLY else VERDICT_DROP
+        return answer_odd(core, q, verdict)
+    if q.options & ASKED_COOKIE and core.edns.cookies:
+        cookie_take(&core.edns, q, <uint32_t> (core.wall // 1000000000))
 
     # A flood must cost as little as possible. TC brings a real client back over TCP, which proves its address.
     if is_over_limit(core, q):
-        return reply_truncated(q)
+        return reply_limited(core, q)
+
+    # A cookie that is missing or bad ends what follows, as nothing may be sent to an address that somebody else may have
+    # written there.
+    if q.options | core.edns.checks:
+        verdict = edns_check(&core.edns, q)
+        if verdict != CONTINUE:
+            return verdict
 
     # Then who asks: a stranger must not learn from our answers or timing what is listed or cached.
     q.policy_class = client_class(&s.clients, q.client)
@@ -89,6 +155,10 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
     if is_blocked(q) and not q.cell.flags & (CELL_NEEDS_ANSWER | (CELL_KEEPS_SIGNED if q.dnssec_ok else 0)):
         return reply_blocked(q, s)
 
+    # ANY is large, and of use to who forges addresses: over TCP only (RFC 8482 section 4.4).
+    if q.qtype == TYPE_ANY and q.transport == TRANSPORT_UDP:
+        return reply_truncated(q)
+
     # The upstream's answer, given or kept. The route is in the cache's key, so it is worked out before: the zone's, else the
     # class's own.
     q.route = suffix_lookup(s.routes, q.name, q.labels, q.labels_count)
@@ -99,17 +169,19 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
         answer = &kept
         q.told |= TOLD_CACHED
     if answer != NULL:
-        if answer.refresh and q.may_wait:  # popular and soon expired, or expired already: Python asks anew
+        if answer.refresh and (q.may_wait or q.told & TOLD_INNER):  # popular and soon expired, or expired already: Python asks anew
             refresh_begin(core, q)
         if not policy_answer(core, answer, q):
             return VERDICT_PUNT
         if answer.stale:
             core.counters[CACHE_STALE] += 1
-        return reply_blocked(q, s) if is_blocked(q) else reply_answer(q, answer)
+        if is_blocked(q):
+            return reply_blocked(q, s)
+        return dns64_answer(core, q, answer) if s.dns64.on and q.qtype == TYPE_AAAA else reply_answer(q, answer)
 
     # Unknown here: only a client that wants recursion gets it (RFC 1035 section 4.1.1).
     if not q.flags & FLAG_RD:
-        return reply_refused(q, EDE_NONE)
+        return reply_refused(q, EDE_NOT_AUTHORITATIVE)
     return forward_ask(core, q)
 
 
@@ -128,7 +200,8 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.control_size = 0
     q.may_wait = False
     q.counted = False
-    q.given = NULL
+    q.given = q.given_a = NULL
+    q.without_a = False
     q.since = 0
     q.decided = DECIDED_NOTHING
     q.word = 0
@@ -140,6 +213,14 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.has_opt = False
     q.dnssec_ok = False
     q.edns_version = 0
+    q.options = 0
+    q.cookie_state = COOKIE_NONE
+    q.options_at = 0
+    q.options_end = 0
+    q.edns = NULL
+    q.ecs_length = 0
+    q.ecs_size = 0
+    q.ecs_scope = 0
     q.limit = UDP_PLAIN
     q.listset = 0
     q.row = 0
@@ -154,6 +235,7 @@ cdef void query_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t t
     q.rcode = RCODE_NOERROR
     q.ede = EDE_NONE
     q.ede_size = 0
+    q.ede_brief_size = 0
     q.reply_size = 0
     q.qtype = 0
     q.told = 0
@@ -186,8 +268,8 @@ cdef void query_count(Core* core, const Query* q, int verdict) noexcept nogil:
     batch_count()."""
     cdef uint32_t slot = q.cell.slot if q.cell.slot < NO_LIST else NO_LIST
     cdef uint64_t duration = 0
-    if verdict == VERDICT_DROP and q.question_end == 0:
-        return  # not a query
+    if q.told & TOLD_INNER or (verdict == VERDICT_DROP and q.question_end == 0):
+        return  # not a client's, or not a query
     core.counters[COUNT_QUERIES + q.transport * TYPE_SLOTS + type_slot(q.qtype)] += 1
     core.counters[COUNT_ANSWERS + q.cell.action * LIST_SLOTS + slot] += 1
     if q.shadow:

@@ -11,6 +11,13 @@ cdef bytes take_bytes(const uint8_t* at, Py_ssize_t count):
     return PyBytes_FromStringAndSize(<const char*> at, count)
 
 
+cdef bytes stream_bytes(Query* q):
+    # A reply for a stream's listener.
+    if q.transport >= FIRST_ENCRYPTED:
+        reply_pad(q)
+    return take_bytes(q.reply, q.reply_size)
+
+
 cdef void* copied(bytes octets, Py_ssize_t wanted, str what) except NULL:
     # A copy of `octets` for the engine to keep, after its length was checked.
     if PyBytes_GET_SIZE(octets) != wanted:
@@ -94,12 +101,15 @@ cdef class Snapshot:
         self._clients(&s.clients, policy.clients, s.variant_classes if s.variants != NULL else s.class_count)
         if policy.guard is not None:
             self._clients(&s.guard, policy.guard, 1)
+        if policy.dns64 is not None:
+            self._dns64(policy.dns64)
 
     cdef int _profile(self, Profile* p, profile, zones) except -1:
         cdef bytes text = profile.text.encode()[:200]
         cdef bytes soa = bytes(profile.soa)
         cdef bytes ipv4 = bytes(profile.ipv4)
         cdef bytes ipv6 = bytes(profile.ipv6)
+        cdef bytes full, brief
         while len(text) and text.decode("utf-8", "ignore").encode() != text:
             text = text[:-1]
         if len(soa) > 512 or len(ipv4) != 4 or len(ipv6) != 16:
@@ -113,11 +123,33 @@ cdef class Snapshot:
         p.ttl = profile.ttl
         p.ede = profile.ede
         p.text_size = <uint16_t> len(text)
+        full = profile.structured.encode()
+        brief = profile.structured_brief.encode()
+        if len(full) > sizeof(p.full) or len(brief) > sizeof(p.brief):
+            raise ValueError("a profile's structured error is too long")
+        p.full_size = <uint16_t> len(full)
+        p.brief_size = <uint16_t> len(brief)
+        memcpy(p.full, PyBytes_AS_STRING(full), len(full))
+        memcpy(p.brief, PyBytes_AS_STRING(brief), len(brief))
         p.soa_size = <uint16_t> len(soa)
         memcpy(p.ipv4, PyBytes_AS_STRING(ipv4), 4)
         memcpy(p.ipv6, PyBytes_AS_STRING(ipv6), 16)
         memcpy(p.text, PyBytes_AS_STRING(text), len(text))
         memcpy(p.soa, PyBytes_AS_STRING(soa), len(soa))
+        return 0
+
+    cdef int _dns64(self, dns64) except -1:
+        cdef Dns64* d = &self.view.dns64
+        cdef bytes prefix = bytes(dns64.prefix)
+        if len(prefix) not in (4, 5, 6, 7, 8, 12) or (len(prefix) == 12 and prefix[8]):
+            raise ValueError(f"{len(prefix)} octets are no prefix of DNS64")
+        memcpy(d.prefix, PyBytes_AS_STRING(prefix), len(prefix))
+        d.octets = <uint32_t> len(prefix)
+        if dns64.clients is not None:
+            self._clients(&d.clients, dns64.clients, 1)
+        if dns64.excluded is not None:
+            self._clients(&d.excluded, dns64.excluded, 1)
+        d.on = True
         return 0
 
     cdef int _zones(self, policy_zones) except -1:
@@ -186,6 +218,8 @@ cdef class Snapshot:
         free(<void*> self.view.class_routes)
         clients_free(&self.view.clients)
         clients_free(&self.view.guard)
+        clients_free(&self.view.dns64.clients)
+        clients_free(&self.view.dns64.excluded)
 
     @property
     def number(self):
@@ -231,6 +265,24 @@ cdef bytes wire_name(str name):
     return b"".join([bytes((len(label),)) + label for label in labels]) + b"\0"
 
 
+cdef uint32_t text_record(uint8_t* record, bytes text):
+    # A TXT record's data with one character-string; its octets, 0 where there is no text.
+    record[0] = <uint8_t> len(text)
+    memcpy(record + 1, PyBytes_AS_STRING(text), len(text))
+    return 1 + <uint32_t> len(text) if text else 0
+
+
+def server_cookie_hash(bytes secret not None, bytes octets not None):
+    """SipHash-2-4 as cookies have it (RFC 9018 section 4.4): 8 octets for a secret of 16."""
+    cdef uint64_t hashed
+    if len(secret) != 16:
+        raise ValueError("a secret has 16 octets")
+    hashed = sip24(load_le64(<const uint8_t*> PyBytes_AS_STRING(secret)),
+                   load_le64(<const uint8_t*> PyBytes_AS_STRING(secret) + 8),
+                   <const uint8_t*> PyBytes_AS_STRING(octets), <uint32_t> len(octets))
+    return take_bytes(<const uint8_t*> &hashed, 8)
+
+
 cdef tuple target_names(const Query* q):
     # The names that the answer under inspection points at, in wire form.
     cdef Reader r
@@ -256,6 +308,8 @@ cdef class Punt:
     """A query that Python takes. Give it back with Engine.finish() or Engine.send(), once."""
 
     cdef readonly bytes packet, client, question, qname
+    cdef readonly bytes ecs    # the data of the option that tells an upstream of the client's network
+    cdef readonly bint structured
     cdef readonly int after, upstream
     cdef readonly int transport, reason, route, qtype, listset, slot, action, rank, member, profile, policy_class, row
     cdef readonly bint do, cd
@@ -356,6 +410,35 @@ cdef class Engine:
         self.core.cache.min_ttl = min(min_ttl, max_ttl)
         self.core.cache.negative_ttl = negative_ttl
 
+    def configure_edns(self, *, uint32_t cookies=COOKIES_OFF, bytes cookie_key=b"", bytes nsid=b"", bytes version=b"",
+                       bytes identity=b"", uint32_t structured=0, uint32_t keepalive=0, str ecs="strip", int prefix4=24,
+                       int prefix6=56):
+        """What is told and taken by options of EDNS from the next query on; ValueError on what cannot be."""
+        cdef Edns e
+        if cookies > COOKIES_REQUIRED or (cookies and len(cookie_key) != 16):
+            raise ValueError("cookies that cannot be made")
+        if len(nsid) > NSID_ROOM or len(version) >= TXT_ROOM or len(identity) >= TXT_ROOM:
+            raise ValueError("an identity that is too long")
+        if structured > 0xFFFF or keepalive > 0xFFFF or ecs not in ECS_POLICIES \
+                or not 0 <= prefix4 <= 32 or not 0 <= prefix6 <= 128:
+            raise ValueError("an option that cannot be kept")
+        memset(&e, 0, sizeof(Edns))
+        e.cookies = cookies
+        e.structured = structured
+        e.keepalive = keepalive
+        e.ecs = ECS_POLICIES.index(ecs)
+        e.prefix4 = <uint8_t> prefix4
+        e.prefix6 = <uint8_t> prefix6
+        e.checks = cookies == COOKIES_REQUIRED or e.ecs != ECS_STRIP
+        e.nsid_size = <uint8_t> len(nsid)
+        memcpy(e.nsid, PyBytes_AS_STRING(nsid), len(nsid))
+        e.version_size = text_record(e.version, version)
+        e.id_size = text_record(e.id, identity)
+        if cookies:
+            e.key0 = load_le64(<const uint8_t*> PyBytes_AS_STRING(cookie_key))
+            e.key1 = load_le64(<const uint8_t*> PyBytes_AS_STRING(cookie_key) + 8)
+        self.core.edns = e
+
     def swap(self, Snapshot snapshot not None):
         """Every query from the next one on sees `snapshot`."""
         if snapshot.view.pattern_rank < RANK_NOBODY and self.core.memo.entries == NULL:
@@ -371,31 +454,52 @@ cdef class Engine:
         self.core.overlay_number += 1
         self.overlay = table
 
-    def set_limit(self, buckets, *, uint32_t per_second, int prefix4, int prefix6, bytes key):
-        """Limit each client prefix to `per_second` queries over UDP (0: no limit).
+    def set_limit(self, buckets, *, uint32_t per_second, int prefix4, int prefix6, bytes key, uint32_t responses=0,
+                  uint32_t slip=2, str action="truncate"):
+        """Limit each client prefix to `per_second` queries over UDP (0: no limit), and to `responses` of one kind.
 
         `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
         """
         cdef uint8_t[::1] view
         cdef uint32_t sets
         cdef Limits* limits = &self.core.limits
-        if not per_second:
+        if not per_second and not responses:
+            limits.per_second = limits.responses = 0
             limits.buckets = NULL
             self.buckets = None
             return
         view = buckets
         sets = <uint32_t> (view.shape[0] // (LIMIT_WAYS * sizeof(Bucket)))
-        if sets == 0 or sets & (sets - 1) or per_second > 1000000 \
+        if sets == 0 or sets & (sets - 1) or per_second > 1000000 or responses > 1000000 or action not in LIMIT_ACTIONS \
                 or not 0 <= prefix4 <= 32 or not 0 <= prefix6 <= 128 or len(key) != 16:
             raise ValueError("a rate limit that cannot be kept")
         limits.sets = sets
         limits.per_second = per_second
+        limits.responses = responses
+        limits.slip = slip
+        limits.action = LIMIT_ACTIONS.index(action)
         limits.mask4 = <uint8_t> prefix4
         limits.mask6 = <uint8_t> prefix6
         limits.key0 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key))
         limits.key1 = load_le64(<const uint8_t*> PyBytes_AS_STRING(key) + 8)
         limits.buckets = <Bucket*> &view[0]
         self.buckets = buckets
+
+    def set_proxies(self, networks):
+        """Take PROXY headers (version 2) before datagrams from these networks, (16 octets, bits that count) each."""
+        cdef Proxies* p = &self.core.proxies
+        cdef bytes network
+        cdef int prefix
+        if len(networks) > PROXY_NETWORKS:
+            raise ValueError(f"{len(networks)} networks of proxies, {PROXY_NETWORKS} at most")
+        for network, prefix in networks:
+            if len(network) != 16 or not 0 <= prefix <= 128:
+                raise ValueError("a network of proxies that is none")
+        p.count = 0
+        for network, prefix in networks:
+            memcpy(p.networks[p.count], PyBytes_AS_STRING(network), 16)
+            p.prefixes[p.count] = <uint8_t> prefix
+            p.count += 1
 
     def set_ring(self, ring):
         """Write query records into a ring (ring.make): a writable buffer. ValueError if it is none."""
@@ -487,7 +591,7 @@ cdef class Engine:
             q.counted = True
             q.since = w.since
             q.told = TOLD_FORWARDED
-            verdict = answer_query(&self.core, q)
+            verdict = answer_client(&self.core, q)
             punt = self._punt(q, self.tokens.pop(w.token, None) if w.fd < 0 else None, verdict == VERDICT_PUNT)
             punt.fd = w.fd
             punt.after = w.why
@@ -498,10 +602,9 @@ cdef class Engine:
             if verdict != VERDICT_PUNT:
                 query_count(&self.core, q, verdict)
                 if verdict == VERDICT_REPLY and w.fd >= 0:
-                    self._give(punt, q.reply, q.reply_size)
+                    self._give(punt, q)
                 elif w.fd < 0:
-                    self.stream_answers.append((punt.token, take_bytes(q.reply, q.reply_size)
-                                                if verdict == VERDICT_REPLY else None))
+                    self.stream_answers.append((punt.token, stream_bytes(q) if verdict == VERDICT_REPLY else None))
             following = w.next
             forward_release(f, at)
             at = following
@@ -516,12 +619,12 @@ cdef class Engine:
         q.given = answer
         q.since = w.since
         q.told = TOLD_FORWARDED
-        verdict = answer_query(&self.core, q)
+        verdict = answer_client(&self.core, q)
         if verdict == VERDICT_PUNT:
             self._punt(q, token, True)
             return
         query_count(&self.core, q, verdict)
-        self.stream_answers.append((token, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None))
+        self.stream_answers.append((token, stream_bytes(q) if verdict == VERDICT_REPLY else None))
 
     def take_answers(self):
         """(token, answer or None for a drop) of streams that were told to wait."""
@@ -649,6 +752,7 @@ cdef class Engine:
         # The query as a Punt; `queue`: among the next take_punts().
         cdef Punt punt = Punt.__new__(Punt)
         cdef uint8_t key[KEY_ROOM]
+        cdef uint8_t option[8 + ECS_ROOM]
         cdef uint32_t i
         punt.packet = take_bytes(q.packet, q.size)
         punt.client = take_bytes(q.client, 16)
@@ -681,8 +785,13 @@ cdef class Engine:
             punt.names = (punt.qname,)
             if q.inspected != NULL:
                 punt.names += target_names(q)
-        if (q.reason == REASON_CONDITIONAL or q.reason == REASON_PATTERN) and q.given != NULL:
+        if (q.reason == REASON_CONDITIONAL or q.reason == REASON_PATTERN or q.reason == REASON_DNS64) and q.given != NULL:
             punt.given = take_bytes(q.given.packet, q.given.size)
+        punt.ecs = b""
+        if q.ecs_size:
+            ecs_option(q, option)
+            punt.ecs = take_bytes(option + 4, ecs_option_size(q) - 4)
+        punt.structured = asks_structured(q)
         punt.do = q.dnssec_ok
         punt.cd = q.flags & FLAG_CD
         punt.token = token
@@ -719,7 +828,7 @@ cdef class Engine:
         q.may_wait = token is not None
         q.token = self.next_token
         q.since = began = self.core.forward.now
-        verdict = answer_query(&self.core, q)
+        verdict = answer_client(&self.core, q)
         if verdict == VERDICT_WAIT:
             self.tokens[q.token] = token
             self.next_token += 1
@@ -731,7 +840,47 @@ cdef class Engine:
         query_count(&self.core, q, verdict)
         core_clock(&self.core)
         batch_count(&self.core, transport, began)
-        return verdict, take_bytes(q.reply, q.reply_size) if verdict == VERDICT_REPLY else None
+        return verdict, stream_bytes(q) if verdict == VERDICT_REPLY else None
+
+    def chase(self, bytes packet not None, bytes client not None, object token):
+        """A question that answering a client's led to: (verdict, answer). Lists do not speak of it, local names do."""
+        cdef Query* q = &self.query
+        cdef const SnapshotView* s = self.core.snapshot
+        cdef Cell cell
+        cdef Punt punt
+        cdef int verdict
+        if len(client) != 16 or s == NULL:
+            raise ValueError("a client has 16 octets, and is answered by a generation")
+        core_clock(&self.core)
+        query_start(q, <const uint8_t*> PyBytes_AS_STRING(packet), <uint32_t> len(packet), TRANSPORT_TCP,
+                    self.stream_reply, MAX_TCP)
+        memcpy(q.client, PyBytes_AS_STRING(client), 16)
+        if wire_parse(q) != CONTINUE:
+            raise ValueError("not a query")
+        q.policy_class = client_class(&s.clients, q.client)
+        memset(&cell, 0, sizeof(Cell))
+        cell.rank = RANK_OVERLAY
+        cell.action = ACTION_ALLOW
+        cell.slot = NO_LIST
+        if q.policy_class < CLASS_WITHHELD:
+            policy_row(s, q, False)
+            q.listset = index_lookup(s.index, q.name, q.labels, q.labels_count)
+            if q.listset and policy_of(s, q, q.listset).rank == RANK_OVERLAY:
+                cell = policy_of(s, q, q.listset)[0]
+        query_start(q, q.packet, q.size, TRANSPORT_TCP, q.reply, q.reply_room)
+        q.told = TOLD_INNER
+        q.cell = cell
+        q.decided = DECIDED_ALL
+        verdict = answer_query(&self.core, q)
+        if verdict == VERDICT_PUNT:
+            punt = self._punt(q, token, True)
+            punt.cell = take_bytes(<const uint8_t*> &cell, sizeof(Cell))
+            punt.decided = DECIDED_ALL
+        return verdict, stream_bytes(q) if verdict == VERDICT_REPLY else None
+
+    def synthesise(self, Punt punt not None, bytes answer):
+        """Answer a PUNT_DNS64, now that the same question for A is answered; None: it is not. As decide() does."""
+        return self._finish(punt, punt.given, True, EDE_NONE, "", b"" if answer is None else answer)
 
     @property
     def decided(self):
@@ -747,6 +896,9 @@ cdef class Engine:
         memcpy(q.client, PyBytes_AS_STRING(punt.client), 16)
         verdict = wire_parse(q)
         q.route = punt.route
+        q.edns = &self.core.edns
+        if verdict == CONTINUE and q.edns.ecs != ECS_STRIP:
+            ecs_take(q.edns, q)
         return verdict
 
     def learn(self, Punt punt not None, bytes answer not None):
@@ -831,10 +983,15 @@ cdef class Engine:
         """
         return self._finish(punt, answer, False, ede, text)
 
-    cdef tuple _finish(self, Punt punt, bytes answer, bint may_ask, int ede, str text):
+    cdef tuple _finish(self, Punt punt, bytes answer, bint may_ask, int ede, str text, bytes answer_a=None):
+        # `answer_a`: the answer for A that one for AAAA may be made from; empty: there is none; None: not asked for yet.
         cdef Query* q = &self.query
         cdef Answer prepared
+        cdef Answer prepared_a
         cdef Answer kept
+        cdef Inspection own
+        cdef bytes copy
+        cdef bint has_a = False
         cdef bytes words = text.encode()[:200]
         cdef Punt again
         cdef bint is_stale
@@ -847,10 +1004,22 @@ cdef class Engine:
             answer = None
         is_stale = (not may_ask if answer is None else prepared.failed) \
             and cache_stale(&self.core.cache, q, self.core.now, &kept)
+        if answer_a:  # the cache makes one answer ready at a time: the other one moves
+            if answer is not None:
+                copy = take_bytes(prepared.packet, prepared.size)
+                prepared.packet = <const uint8_t*> PyBytes_AS_STRING(copy)
+                prepared.ttl_count = own.count = own.flags = 0
+                own.generation = 0
+                prepared.inspection = &own
+            q.qtype = TYPE_A
+            has_a = cache_prepare(&self.core.cache, q, <const uint8_t*> PyBytes_AS_STRING(answer_a),
+                                  <uint32_t> len(answer_a), &prepared_a) == PREPARED
         query_start(q, q.packet, q.size, q.transport, q.reply, q.reply_room)
         q.counted = True
         q.since = punt.since
         q.told = punt.told
+        q.given_a = &prepared_a if has_a else NULL
+        q.without_a = answer_a is not None and not has_a
         if punt.cell is not None and punt.generation == self.snapshot.view.number:  # profiles and listsets are its own
             memcpy(&q.cell, PyBytes_AS_STRING(punt.cell), sizeof(Cell))
             check_cell(&self.snapshot.view, &q.cell)
@@ -860,7 +1029,7 @@ cdef class Engine:
             q.given = &prepared
         if is_stale:
             q.given = &kept
-        verdict = answer_query(&self.core, q)
+        verdict = answer_client(&self.core, q)
         if verdict == VERDICT_PUNT and q.reason == REASON_FORWARD and answer is None and not may_ask:
             q.rcode = RCODE_SERVFAIL
             q.ede = ede
@@ -881,18 +1050,27 @@ cdef class Engine:
         query_count(&self.core, q, verdict)
         if verdict == VERDICT_DROP:
             return verdict, None
-        return verdict, self._give(punt, q.reply, q.reply_size)
+        return verdict, self._give(punt, q)
 
     def send(self, Punt punt not None, bytes reply not None):
-        """Send a reply made in Python as it stands; returns it for a stream. Longer than a UDP client takes: ValueError."""
+        """Send a reply made in Python, with the options that belong to the query's; returns it for a stream.
+
+        Longer than a UDP client takes: ValueError.
+        """
         cdef Query* q = &self.query
+        cdef int verdict = VERDICT_REPLY
         if self._question(q, punt) not in (CONTINUE, VERDICT_PUNT) or not HEADER <= len(reply) <= q.reply_room:
             raise ValueError("not a reply that can be sent")
         if punt.transport == TRANSPORT_UDP and len(reply) > q.limit:
             raise ValueError(f"{len(reply)} octets where the client takes {q.limit}")
+        core_clock(&self.core)
         memcpy(q.reply, PyBytes_AS_STRING(reply), len(reply))
         q.reply_size = <uint32_t> len(reply)
         q.rcode = q.reply[3] & 0xF
+        if q.options & ASKED_COOKIE and self.core.edns.cookies:
+            cookie_take(&self.core.edns, q, <uint32_t> (self.core.wall // 1000000000))
+        if q.options:
+            edns_add(q)
         q.cell.action = <uint8_t> punt.action
         q.cell.rank = <uint8_t> punt.rank
         q.cell.slot = <uint16_t> punt.slot
@@ -900,19 +1078,20 @@ cdef class Engine:
         q.policy_class = punt.policy_class
         q.since = punt.since
         q.told = punt.told
-        core_clock(&self.core)
-        query_count(&self.core, q, VERDICT_REPLY)
-        return self._give(punt, q.reply, q.reply_size)
+        if self.core.limits.responses and q.transport == TRANSPORT_UDP:
+            verdict = limit_response(&self.core, q)
+        query_count(&self.core, q, verdict)
+        return self._give(punt, q) if verdict == VERDICT_REPLY else None
 
-    cdef bytes _give(self, Punt punt, uint8_t* reply, uint32_t size):
+    cdef bytes _give(self, Punt punt, Query* q):
         # To the punt's client: a datagram is sent here, a stream's listener gets the octets.
         cdef mmsghdr message
         cdef iovec part
         if punt.fd < 0:
-            return take_bytes(reply, size)
+            return stream_bytes(q)
         memset(&message, 0, sizeof(mmsghdr))
-        part.iov_base = reply
-        part.iov_len = size
+        part.iov_base = q.reply
+        part.iov_len = q.reply_size
         message.msg_hdr.msg_name = &punt.peer
         message.msg_hdr.msg_namelen = sizeof(sockaddr_in6) if punt.peer.sin6_family == AF_INET6 else sizeof(sockaddr_in)
         message.msg_hdr.msg_iov = &part
@@ -934,7 +1113,10 @@ cdef class Engine:
         return cache_forget(&self.core.cache, <const uint8_t*> PyBytes_AS_STRING(wire), <uint32_t> len(wire), subtree)
 
     def kept(self):
-        """Every answer that is kept and may still serve, as (key, age in seconds, message), the oldest of a ring first."""
+        """Every answer that is kept and may still serve, as (key, age in seconds, message), the oldest of a ring first.
+
+        Those for some network alone are not among them.
+        """
         cdef Cache* c = &self.core.cache
         cdef Ring* ring
         cdef Entry* e
@@ -947,7 +1129,8 @@ cdef class Engine:
             left = ring.used
             while left:
                 e = <Entry*> (ring.data + at)
-                if not entry_is_dead(e) and entry_may_be_stale(c, e, self.core.now):
+                if not entry_is_dead(e) and entry_may_be_stale(c, e, self.core.now) \
+                        and e.key_size == key_name_size(entry_key(e)) + KEY_AFTER_NAME:
                     found.append((take_bytes(entry_key(e), e.key_size), self.core.now - e.stored,
                                   take_bytes(entry_packet(e), e.packet_size)))
                 left -= e.octets

@@ -7,19 +7,23 @@
 # tail an entry that was asked again gets another round. Entries never wrap: a filler takes the rest of a ring's end.
 #
 # `slots` is an open-addressed table: the high word of an entry's hash is the tag and, scaled, the home; the low word is the
-# place (ring and offset). Deletion shifts back, so there are no tombstones. The key is qname, qtype, qclass, DO, CD and
-# route; its hash is keyed with random bits of this process, so nobody outside can aim at one slot.
+# place (ring and offset). Deletion shifts back, so there are no tombstones. The key is qname, qtype, qclass, DO, CD, route
+# and, where upstream is told of it, the client's network; its hash is keyed with random bits of this process, so nobody
+# outside can aim at one slot. An answer for every network (scope 0) is kept under the key without one; of a scope that is
+# shorter than the network it serves that network alone (RFC 7871 section 7.3 would allow more).
 #
 # An answer is kept as it came but for its OPT record, which is between the upstream and us, and TTLs: config limits them,
 # and a negative answer's SOA gets the time that the answer is good for (RFC 2308 section 3).
 #
 # An entry that has expired stays until its place is needed. It serves (RFC 8767) only once asking anew has failed, and then
 # at once, while Python goes on asking in the background. That there is no answer is kept too (RFC 9520): an error that a
-# server gave for 1, 2, 4 … 30 seconds, the silence of all servers for one, so that their return is noticed.
+# server gave, or that an answer is bogus, for 1, 2, 4 … 30 seconds; the silence of all servers for one, so that their return
+# is noticed.
 
 cdef enum:
-    KEY_ROOM = 264             # a name, type, class, flags, route
-    KEY_AFTER_NAME = 7         # octets of those behind the name
+    KEY_ROOM = 288             # a name, type, class, flags, route, the client's network
+    KEY_AFTER_NAME = 7         # octets of those behind the name, but for the network
+    NO_EDE = 0xFFFF            # Entry.ede: none goes with it
     ALIGN = 8
     FREQUENCY_MAX = 3
     PROMOTIONS_MAX = 128       # entries given another round in one insertion: bounds its time
@@ -38,12 +42,14 @@ cdef struct Entry:             # octets at the start of each entry in a ring; `o
     uint64_t hash
     uint32_t expires           # second from which on it is not used
     uint32_t packet_size
-    uint32_t ttl_count
+    uint16_t ttl_count
+    uint8_t scope              # Answer.scope
+    uint8_t spare
     uint16_t key_size
     uint8_t frequency          # asked again, saturating
     uint8_t dead               # a filler, or replaced
     uint32_t refreshed         # second in which asking anew was last begun, 0: never
-    uint16_t ede               # INFO-CODE that goes with a failure
+    uint16_t ede               # INFO-CODE that goes with it, NO_EDE: none
     uint8_t failures           # how often in a row there was no answer; 0: this is one
     uint8_t failing            # asking anew has failed: it serves when it is expired
     Inspection inspection
@@ -109,24 +115,21 @@ cdef uint32_t cache_key(const Query* q, uint8_t* key) noexcept nogil:
     put_u16(key + q.name_size + 2, q.qclass)
     key[q.name_size + 4] = <uint8_t> ((1 if q.dnssec_ok else 0) | (2 if q.flags & FLAG_CD else 0))
     put_u16(key + q.name_size + 5, q.route)
-    return q.name_size + KEY_AFTER_NAME
+    if q.ecs_size:
+        memcpy(key + q.name_size + KEY_AFTER_NAME, q.ecs, q.ecs_size)
+    return q.name_size + KEY_AFTER_NAME + q.ecs_size
 
 
-cdef uint64_t cache_hash(const Cache* c, const uint8_t* key, uint32_t size) noexcept nogil:
-    # SipHash-1-3 over the key's octets, its length in the last word.
-    cdef Sip state
-    cdef uint64_t word = 0
-    cdef uint32_t left = size
-    sip_start(&state, c.key0, c.key1)
-    while left >= 8:
-        memcpy(&word, key, 8)
-        sip_word(&state, word)
-        key += 8
-        left -= 8
-    word = 0
-    memcpy(&word, key, left)
-    sip_word(&state, word | <uint64_t> size << 56)
-    return sip_finish64(&state)
+cdef uint32_t key_name_size(const uint8_t* key) noexcept nogil:
+    # Octets of the name that a key begins with.
+    cdef uint32_t at = 0
+    while key[at]:
+        at += key[at] + 1u
+    return at + 1
+
+
+cdef inline uint64_t cache_hash(const Cache* c, const uint8_t* key, uint32_t size) noexcept nogil:
+    return sip_octets(c.key0, c.key1, key, size)
 
 
 cdef inline uint32_t slot_home(const Cache* c, uint64_t slot) noexcept nogil:
@@ -310,7 +313,9 @@ cdef void entry_answer(Entry* e, uint32_t now, Answer* answer) noexcept nogil:
     answer.stale = now >= e.expires
     answer.refresh = False
     answer.failed = e.failures != 0
-    answer.ede = <int32_t> e.ede if e.failures else <int32_t> EDE_NONE
+    answer.silent = False
+    answer.ede = <int32_t> e.ede if e.ede != NO_EDE else <int32_t> EDE_NONE
+    answer.scope = e.scope
 
 
 cdef bint entry_wants_refresh(const Cache* c, Entry* e, uint32_t now) noexcept nogil:
@@ -326,14 +331,24 @@ cdef bint entry_wants_refresh(const Cache* c, Entry* e, uint32_t now) noexcept n
     return True
 
 
+cdef inline Entry* cache_entry(Cache* c, const Query* q, uint32_t* place) noexcept nogil:
+    # What is kept for the query: for its client's network, else for all.
+    cdef uint8_t key[KEY_ROOM]
+    cdef uint32_t key_size = cache_key(q, key)
+    cdef Entry* e = cache_find(c, q, key, key_size, cache_hash(c, key, key_size), place)
+    if e == NULL and q.ecs_size:
+        key_size -= q.ecs_size
+        e = cache_find(c, q, key, key_size, cache_hash(c, key, key_size), place)
+    return e
+
+
 cdef bint cache_lookup(Cache* c, const Query* q, uint32_t now, Answer* answer) noexcept nogil:
     """Whether an answer that may be given is kept: a fresh one, or an expired one if asking anew has failed.
 
     `answer` then points at it, until the next cache_store; with answer.refresh the question is to be asked anew.
     """
-    cdef uint8_t key[KEY_ROOM]
-    cdef uint32_t key_size = cache_key(q, key), place = 0
-    cdef Entry* e = cache_find(c, q, key, key_size, cache_hash(c, key, key_size), &place)
+    cdef uint32_t place = 0
+    cdef Entry* e = cache_entry(c, q, &place)
     if e == NULL or (now >= e.expires and not (e.failing and entry_may_be_stale(c, e, now))):
         c.counters[CACHE_MISSES] += 1
         return False
@@ -352,9 +367,8 @@ cdef inline bint entry_may_be_stale(const Cache* c, const Entry* e, uint32_t now
 
 cdef bint cache_stale(Cache* c, const Query* q, uint32_t now, Answer* answer) noexcept nogil:
     """Whether an answer is kept that may serve because there is no other, expired or not."""
-    cdef uint8_t key[KEY_ROOM]
-    cdef uint32_t key_size = cache_key(q, key), place = 0
-    cdef Entry* e = cache_find(c, q, key, key_size, cache_hash(c, key, key_size), &place)
+    cdef uint32_t place = 0
+    cdef Entry* e = cache_entry(c, q, &place)
     if e == NULL or not entry_may_be_stale(c, e, now):
         return False
     entry_answer(e, now, answer)
@@ -367,7 +381,8 @@ cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t n
     A failure does not take the place of an answer that may still serve, and is kept the longer the more often it came.
     """
     cdef uint8_t key[KEY_ROOM]
-    cdef uint32_t key_size = cache_key(q, key), place = 0, octets, tag, lifetime = answer.lifetime
+    cdef uint32_t key_size = cache_key(q, key) - (0 if answer.scope else q.ecs_size)
+    cdef uint32_t place = 0, octets, tag, lifetime = answer.lifetime
     cdef uint64_t hash = cache_hash(c, key, key_size)
     cdef Entry* old = cache_find(c, q, key, key_size, hash, &place)
     cdef Entry* e = <Entry*> c.scratch
@@ -380,7 +395,7 @@ cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t n
         failures = 1
         if old != NULL and old.failures and now < old.expires + FAILURE_MEMORY:
             failures = old.failures + 1 if old.failures < 6 else 6
-        lifetime = <uint32_t> 1 << (failures - 1) if answer.ede == EDE_NONE else 1
+        lifetime = <uint32_t> 1 << (failures - 1) if not answer.silent else 1
         if lifetime > FAILURE_MAX:
             lifetime = FAILURE_MAX
     if old != NULL:
@@ -394,14 +409,16 @@ cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t n
     e.stored = now
     e.expires = now + lifetime
     e.packet_size = answer.size
-    e.ttl_count = answer.ttl_count
+    e.ttl_count = <uint16_t> answer.ttl_count
+    e.scope = <uint8_t> answer.scope
+    e.spare = 0
     e.key_size = <uint16_t> key_size
     e.frequency = 0
     e.dead = 0
     e.refreshed = 0
     e.failing = 0
     e.failures = failures
-    e.ede = <uint16_t> (answer.ede if answer.ede != EDE_NONE else <int32_t> EDE_CACHED_ERROR)
+    e.ede = <uint16_t> (answer.ede if answer.ede != EDE_NONE else <int32_t> EDE_CACHED_ERROR if failures else <int32_t> NO_EDE)
     e.inspection = answer.inspection[0]
     memcpy(entry_key(e), key, key_size)
     memcpy(entry_ttls(e), answer.ttls, 2 * answer.ttl_count)
@@ -448,14 +465,16 @@ cdef bint cache_fail(Cache* c, const Query* q, int ede, uint32_t now) noexcept n
     failure.inspection = &c.answer_inspection
     failure.size = w.at
     failure.failed = True
+    failure.silent = not EDE_DNSSEC_BOGUS <= ede <= EDE_NSEC_MISSING
     failure.ede = ede
+    failure.scope = q.ecs[1] if q.ecs_size else 0
     return cache_store(c, q, &failure, now)
 
 
 cdef bint key_is_below(Entry* e, const uint8_t* name, uint32_t size, bint subtree) noexcept nogil:
     # Whether an entry's name is `name` (wire form, lower-case) or, with `subtree`, below it.
     cdef const uint8_t* own = entry_key(e)
-    cdef uint32_t at = 0, length = e.key_size - KEY_AFTER_NAME
+    cdef uint32_t at = 0, length = key_name_size(own)
     while length - at >= size:
         if length - at == size and memcmp(own + at, name, size) == 0:
             return True
@@ -528,6 +547,27 @@ cdef bint read_past_sound_name(Reader* r) noexcept nogil:
     return False
 
 
+cdef void answer_options(const Query* q, const uint8_t* options, uint32_t size, Answer* answer) noexcept nogil:
+    # What an upstream's OPT says beside its answer: the first EDE's INFO-CODE (its text is between the upstream and us), and
+    # for which networks it is.
+    cdef Reader r
+    cdef uint32_t code, length, at
+    reader_start(&r, options, size)
+    while r.at < size:
+        code = read_u16(&r)
+        length = read_u16(&r)
+        at = r.at
+        read_skip(&r, length)
+        if r.failed:
+            return
+        if code == OPTION_EDE and length >= 2 and answer.ede == EDE_NONE:
+            answer.ede = (<int32_t> options[at] << 8) | options[at + 1]
+            if answer.ede == NO_EDE:
+                answer.ede = EDE_NONE
+        elif code == OPTION_ECS and q.ecs_size:
+            answer.scope = ecs_told(q, options + at, length)
+
+
 cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t size, Answer* answer) noexcept nogil:
     """Check an upstream's message as an answer to `q` and make it ready for reply_answer and cache_store.
 
@@ -542,6 +582,8 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
     cdef uint32_t flags
     if size < HEADER or size > MAX_TCP:
         return PREPARED_BAD
+    answer.ede = EDE_NONE
+    answer.scope = q.ecs[1] if q.ecs_size else 0
     memcpy(c.answer_packet, packet, size)
     reader_start(&r, c.answer_packet, size)
     read_u16(&r)
@@ -574,6 +616,7 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
                     return PREPARED_BAD
                 cut = start
                 counts[2] -= 1
+                answer_options(q, c.answer_packet + r.at - rdlength, rdlength, answer)
                 continue
             if cut:
                 return PREPARED_ODD
@@ -607,8 +650,7 @@ cdef int cache_prepare(Cache* c, const Query* q, const uint8_t* packet, uint32_t
         if negative_ttl < lifetime:
             lifetime = negative_ttl
     answer.failed = flags & 0xF != RCODE_NOERROR and flags & 0xF != RCODE_NXDOMAIN and not flags & FLAG_TC
-    answer.ede = EDE_NONE
-    answer.stale = answer.refresh = False
+    answer.silent = answer.stale = answer.refresh = False
     if flags & FLAG_TC or answer.failed:
         lifetime = 0
     answer.packet = c.answer_packet

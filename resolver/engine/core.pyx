@@ -19,6 +19,8 @@ cdef struct Core:
     Cache cache
     Forward* forward
     Limits limits
+    Proxies proxies
+    Edns edns
     Memo memo
     const SuffixView* overlay  # what operators blocked and allowed at once; NULL: nothing
     uint32_t overlay_number    # counts its changes

@@ -24,6 +24,7 @@ PUNT_LOCAL: int  # answered by this server itself (a CNAME to chase, a special n
 PUNT_NOTIFY: int  # a NOTIFY (RFC 1996); only packet, client, qname and qtype count
 
 PUNT_PATTERN: int  # nobody knows yet which patterns `names` fit: Engine.remember(), then Engine.resume()
+PUNT_DNS64: int  # addresses are to be made: ask the same question for A, then Engine.synthesise()
 
 class Index:
     """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong.
@@ -271,6 +272,9 @@ def checksum(octets: Buffer) -> int:
 def index_layout() -> dict[str, int]:
     """Sizes and numbers of engine/index.pxd by name."""
 
+def server_cookie_hash(secret: bytes, octets: bytes) -> bytes:
+    """SipHash-2-4 as cookies have it (RFC 9018 section 4.4): 8 octets for a secret of 16."""
+
 class Snapshot:
     """One generation as the engine reads it: immutable, shared by reference, freed after its last reader."""
 
@@ -313,6 +317,8 @@ class Punt:
     targets: tuple[int, ...]  # PUNT_CONDITIONAL: listsets found beside the name's own, to be decided with `listset`
     do: bool
     cd: bool
+    ecs: bytes  # data of the option that tells an upstream of the client's network; empty: not told
+    structured: bool  # whether the client understands structured errors
     listset: int
     slot: int  # of the list that won
     action: int  # vocabulary.Action
@@ -320,6 +326,9 @@ class Punt:
     member: int  # of the listset's shape: which member won
     profile: int
     token: object  # free for the listener (streams: which client waits)
+
+def freshness(message: bytes) -> int:
+    """Seconds that HTTP caches may keep an answer (RFC 8484 section 5.1); 0: not at all."""
 
 class RingEnd:
     """The consumer's end of a ring of query records: see ring.Reader. ValueError: the buffer holds no ring."""
@@ -359,11 +368,47 @@ class Engine:
         """Every query from the next one on sees `snapshot`."""
     def set_overlay(self, table: SuffixTable | None) -> None:
         """What operators said, name by name, as overlay.words() puts it; None for nothing."""
-    def set_limit(self, buckets: memoryview | None, *, per_second: int, prefix4: int, prefix6: int, key: bytes) -> None:
-        """Limit each client prefix to `per_second` queries over UDP (0: no limit); ValueError on what cannot be kept.
+    def set_limit(
+        self,
+        buckets: memoryview | None,
+        *,
+        per_second: int,
+        prefix4: int,
+        prefix6: int,
+        key: bytes,
+        responses: int = 0,
+        slip: int = 2,
+        action: str = "truncate",
+    ) -> None:
+        """Limit each client prefix over UDP to `per_second` queries and `responses` of one kind (0: no limit).
 
         `buckets`: writable memory that all workers share, a power of two of octets; `key`: 16 octets that they share too.
+        `slip`: one of so many answers beyond `responses` becomes TC, the rest is dropped (0: all). `action`: with a query
+        beyond `per_second`: truncate, drop, refuse. ValueError on what cannot be kept.
         """
+    def configure_edns(
+        self,
+        *,
+        cookies: int = 0,
+        cookie_key: bytes = b"",
+        nsid: bytes = b"",
+        version: bytes = b"",
+        identity: bytes = b"",
+        structured: int = 0,
+        keepalive: int = 0,
+        ecs: str = "strip",
+        prefix4: int = 24,
+        prefix6: int = 56,
+    ) -> None:
+        """What is told and taken by options of EDNS from the next query on; ValueError on what cannot be.
+
+        `cookies`: 0 off, 1 on, 2 required over UDP, made with `cookie_key` (16 octets, the same in all workers). `version`
+        and `identity`: answers of class CH. `structured`: the option that asks for structured errors. `keepalive`: how long
+        a connection may be idle, in tenths of a second. `ecs`: strip, forward or set, and the prefixes that are told.
+        """
+    def set_proxies(self, networks: Sequence[tuple[bytes, int]]) -> None:
+        """Take PROXY headers (version 2) before datagrams from these networks, (16 octets, bits that count) each; a datagram
+        from there without one is dropped. ValueError: more than 64."""
     def set_ring(self, ring: Buffer) -> None:
         """Write query records into a ring (ring.make): a writable buffer. ValueError if it is none."""
     def set_records(self, what: int) -> None:
@@ -384,6 +429,14 @@ class Engine:
         """The queries that Python has to take, oldest first."""
     def take_answers(self) -> list[tuple[object, bytes | None]]:
         """(token, answer or None for a drop) of streams that were told to WAIT."""
+    def chase(self, packet: bytes, client: bytes, token: object) -> tuple[int, bytes | None]:
+        """A question that answering a client's led to, an alias's target say: (verdict, answer), as answer() gives them.
+
+        Lists do not speak of it, local names do; it is not counted or recorded. A PUNT is among the next take_punts() with
+        `token` on it. ValueError: no query.
+        """
+    def synthesise(self, punt: Punt, answer: bytes | None) -> tuple[int, bytes | None]:
+        """Answer a PUNT_DNS64, now that the same question for A has this answer; None: it has none. As decide() does."""
     @property
     def decided(self) -> tuple[int, int, int, bytes]:
         """(listset, FindingKind of query.pxd, aliases that lead there, the cell's 8 octets): by what answer() or finish()
@@ -416,7 +469,8 @@ class Engine:
         token.
         """
     def send(self, punt: Punt, reply: bytes) -> bytes | None:
-        """Send a reply made in Python as it stands; returns it for a stream. ValueError: longer than a UDP client takes."""
+        """Send a reply made in Python, with the options that belong to the query's (cookie, NSID, …) added to its OPT, the
+        last record; returns it for a stream. ValueError: longer than a UDP client takes."""
     def set_upstream(self, upstream: int, fds: list[int], slot: int) -> None:
         """Let questions leave by these connected UDP sockets, which stay the caller's. `slot`: of its counters."""
     def drop_upstream(self, upstream: int) -> None:

@@ -37,6 +37,10 @@ PUNT_LOCAL = REASON_LOCAL
 PUNT_NOTIFY = REASON_NOTIFY
 PUNT_REFRESH = REASON_REFRESH
 PUNT_PATTERN = REASON_PATTERN
+PUNT_DNS64 = REASON_DNS64
+
+ECS_POLICIES = ("strip", "forward", "set")  # ECS_…
+LIMIT_ACTIONS = ("truncate", "drop", "refuse")  # LIMIT_…
 
 (AFTER_NOTHING, AFTER_TIMEOUT, AFTER_TRUNCATED, AFTER_RCODE, AFTER_BAD, AFTER_CLOSED, AFTER_SLOW) = range(7)  # HandedWhy
 
@@ -47,6 +51,7 @@ include "hash.pyx"       # the keyed hash of names
 include "wire.pyx"       # the packet
 include "reply.pyx"      # writing answers
 include "client.pyx"     # who asks
+include "edns.pyx"       # what it can do, and what we tell of us
 include "suffix.pyx"     # small tables of names: routes, the overlay
 include "ranges.pyx"     # which addresses are listed
 include "index.pyx"      # what is listed
@@ -54,11 +59,15 @@ include "policy.pyx"     # what that means for this client
 include "cache.pyx"      # what upstreams said
 include "memo.pyx"       # which patterns a name fits
 include "limit.pyx"      # how often they may
+include "proxy.pyx"      # whom a load balancer speaks for
 include "core.pyx"       # what an engine holds
 include "forward.pyx"    # asking upstream
 include "inspect.pyx"    # what answers point at
+include "dns64.pyx"      # AAAA from A
+include "local.pyx"      # what the config says of names
 include "answer.pyx"     # the map: answer_query
 include "ring.pyx"       # a record of each query
+include "encrypted.pyx"  # what answers over TLS and HTTPS have besides
 include "udp.pyx"        # sockets
 include "border.pyx"     # Snapshot, Punt, Engine: what Python sees
 

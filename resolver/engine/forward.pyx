@@ -25,7 +25,7 @@ cdef enum:
     HEADS = 16384              # of each hash chain, a power of two
     ROUTES = 256
     WAITER_PACKET = 320        # a longer query goes to Python at once
-    QUERY_ROOM = 288           # header, question, OPT
+    QUERY_ROOM = 312           # header, question, OPT with the client's network
     ANSWER_IN = 4096
     SOCKET_USES = 4096         # queries after which a socket rests and is renewed
     NONE = 0xFFFFFFFFu         # no entry
@@ -85,6 +85,7 @@ cdef struct Pending:           # a question under way
     uint16_t id
     uint16_t key_size
     uint16_t query_size
+    uint16_t question_end      # offset behind the question in query
     uint8_t key[KEY_ROOM]
     uint8_t query[QUERY_ROOM]  # as it was sent, in its random case
 
@@ -245,12 +246,14 @@ cdef inline void forward_release(Forward* f, uint32_t waiter) noexcept nogil:
 
 
 cdef void forward_write(Forward* f, Pending* p, const Query* q) noexcept nogil:
-    # The query to send: our id, RD, the client's CD and DO, its question in random case, our OPT and none of its options.
+    # The query to send: our id, RD, the client's CD and DO, its question in random case, our OPT and none of its options but
+    # its network, by policy. AD always: whether an answer was validated is kept with it and shown to who asks (RFC 6840
+    # section 5.7).
     cdef uint8_t* at = p.query
     cdef uint32_t i, size = q.name_size
     cdef uint64_t bits = 0
     put_u16(at, p.id)
-    put_u16(at + 2, FLAG_RD | (q.flags & FLAG_CD))
+    put_u16(at + 2, FLAG_RD | FLAG_AD | (q.flags & FLAG_CD))
     put_u16(at + 4, 1)
     put_u32(at + 6, 0)
     put_u16(at + 10, 1)
@@ -269,8 +272,11 @@ cdef void forward_write(Forward* f, Pending* p, const Query* q) noexcept nogil:
     put_u16(at + 5, TYPE_OPT)
     put_u16(at + 7, UDP_EDNS)
     put_u32(at + 9, 0x8000 if q.dnssec_ok else 0)
-    put_u16(at + 13, 0)
-    p.query_size = <uint16_t> (HEADER + size + 4 + 11)
+    put_u16(at + 13, ecs_option_size(q))
+    if q.ecs_size:
+        ecs_option(q, at + 15)
+    p.question_end = <uint16_t> (HEADER + size + 4)
+    p.query_size = <uint16_t> (p.question_end + 11 + ecs_option_size(q))
 
 
 cdef void age_append(Forward* f, Pending* p) noexcept nogil:
@@ -484,6 +490,13 @@ cdef void forward_reply(Core* core, Query* q, uint32_t at) noexcept nogil:
     f.reply_count += 1
 
 
+cdef void forward_key(Query* q, const Pending* p) noexcept nogil:
+    # What of the key is not in the packet: by which route, and for which network it was asked.
+    q.route = (<uint32_t> p.key[q.name_size + 5] << 8) | p.key[q.name_size + 6]
+    q.ecs_size = p.key_size - q.name_size - KEY_AFTER_NAME
+    memcpy(q.ecs, p.key + q.name_size + KEY_AFTER_NAME, q.ecs_size)
+
+
 cdef void forward_late(Core* core, Query* q, Pending* p, const uint8_t* packet, uint32_t size) noexcept nogil:
     # An answer for which nobody waits here any more: it is kept, and Python, which has asked again, is told.
     cdef Answer answer
@@ -491,7 +504,7 @@ cdef void forward_late(Core* core, Query* q, Pending* p, const uint8_t* packet, 
     if not packet[2] & (FLAG_TC >> 8) and (rcode == RCODE_NOERROR or rcode == RCODE_NXDOMAIN):
         query_start(q, p.query, p.query_size, TRANSPORT_UDP, NULL, 0)
         wire_parse(q)
-        q.route = (<uint32_t> p.key[p.key_size - 2] << 8) | p.key[p.key_size - 1]
+        forward_key(q, p)
         if cache_prepare(&core.cache, q, packet, size, &answer) == PREPARED:
             cache_store(&core.cache, q, &answer, core.now)
             late_tell(core, p, packet, size)
@@ -514,7 +527,7 @@ cdef void forward_answer(Core* core, Query* q, Pending* p, const uint8_t* packet
         return
     query_start(q, w.packet, w.size, w.transport, NULL, 0)
     wire_parse(q)
-    q.route = (<uint32_t> p.key[p.key_size - 2] << 8) | p.key[p.key_size - 1]
+    forward_key(q, p)
     if cache_prepare(&core.cache, q, packet, size, &answer) != PREPARED:
         forward_hand_over(f, p, WHY_BAD)
         return
@@ -538,7 +551,7 @@ cdef void forward_answer(Core* core, Query* q, Pending* p, const uint8_t* packet
         q.given = &answer
         q.told = TOLD_FORWARDED
         q.since = w.since
-        verdict = answer_query(core, q)
+        verdict = answer_client(core, q)
         if verdict == VERDICT_PUNT:
             w.why = WHY_NOTHING
             w.next = f.handed
@@ -592,8 +605,8 @@ cdef int forward_batch(Core* core, Query* q, uint32_t upstream, uint32_t socket)
         p = forward_by_id(f, upstream, socket, (<uint32_t> packet[0] << 8) | packet[1])
         if p == NULL:
             continue  # late, or for nobody
-        if size < <uint32_t> p.query_size - 11 or not packet[2] & (FLAG_QR >> 8) or packet[4] != 0 or packet[5] != 1 \
-                or memcmp(packet + HEADER, p.query + HEADER, p.query_size - 11 - HEADER) != 0:
+        if size < p.question_end or not packet[2] & (FLAG_QR >> 8) or packet[4] != 0 or packet[5] != 1 \
+                or memcmp(packet + HEADER, p.query + HEADER, p.question_end - HEADER) != 0:
             core.counters[u.counters + 3] += 1
             continue  # a lie, or a server that does not keep case: the time-out hands the question to Python
         forward_latency(core, u, f.now - p.sent)

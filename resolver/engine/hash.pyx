@@ -106,6 +106,22 @@ cdef inline uint64_t sip_finish64(Sip* s) noexcept nogil:
     return s.v0 ^ s.v1 ^ s.v2 ^ s.v3
 
 
+cdef uint64_t sip_octets(uint64_t key0, uint64_t key1, const uint8_t* octets, uint32_t size) noexcept nogil:
+    """SipHash-1-3 over any octets, their number in the last word."""
+    cdef Sip state
+    cdef uint64_t word
+    cdef uint32_t left = size
+    sip_start(&state, key0, key1)
+    while left >= 8:
+        sip_word(&state, load_le64(octets))
+        octets += 8
+        left -= 8
+    word = 0
+    memcpy(&word, octets, left)
+    sip_word(&state, word | <uint64_t> size << 56)
+    return sip_finish64(&state)
+
+
 cdef enum:
     NAME_OCTETS = 255  # of a name in wire form (RFC 1035 section 3.1)
 

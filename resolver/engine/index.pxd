@@ -130,6 +130,9 @@ cdef enum:
     RECORDS_HEADER = 8          # u32 ttl, u16 flags, u16 count
     RECORD_HEADER = 4           # u16 type, u16 rdlength
     RECORDS_WILDCARD = 1        # the only record is a CNAME and the qname goes before its target
+    RECORDS_TTLS = 2            # the data of each begins with its TTL
+    RECORDS_NXDOMAIN = 4        # the name does not exist; an SOA among them says so
+    RECORDS_MAPPED = 8          # an alias that Python works out from the qname (RFC 6147 section 5.3.1)
 
 cdef enum:
     RECORDS_NO_TTL = 0xFFFFFFFF

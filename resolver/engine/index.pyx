@@ -13,9 +13,9 @@ from libc.string cimport memcmp
 
 from resolver.engine.index cimport (
     BUCKET_FILTER, BUCKET_OCTETS, BUCKET_SLOTS, BUCKET_VALUES, INDEX_ALIGN, INDEX_SECTIONS, INDEX_VERSION, MAX_KEY,
-    MAX_LABELS, MAX_REACH, NSNAME_HEADER, RANGE_KINDS, RANGES_HEADER, RECORD_HEADER, RECORDS_HEADER, RECORDS_NO_TTL,
-    RECORDS_WILDCARD, VALUE_CHILDREN, VALUE_PAIR, Hash, IndexHeader, IndexSection, IndexView, Listset, Pair, RangeSet,
-    Record, RecordSet, SideCell, Sip,
+    MAX_LABELS, MAX_REACH, NSNAME_HEADER, RANGE_KINDS, RANGES_HEADER, RECORD_HEADER, RECORDS_HEADER, RECORDS_MAPPED,
+    RECORDS_NO_TTL, RECORDS_NXDOMAIN, RECORDS_TTLS, RECORDS_WILDCARD, VALUE_CHILDREN, VALUE_PAIR, Hash, IndexHeader,
+    IndexSection, IndexView, Listset, Pair, RangeSet, Record, RecordSet, SideCell, Sip,
 )
 
 cdef extern from *:
@@ -444,6 +444,9 @@ cdef class Index:
         wildcard = bool(records.flags & RECORDS_WILDCARD)
         while index_next_record(&records, &record):
             found.append((record.rrtype, record.rdata[:record.rdlength]))
+        if records.flags & RECORDS_TTLS:
+            ttl = min([int.from_bytes(rdata[:4], "big") for _, rdata in found], default=ttl)
+            found = [(rtype, rdata[4:]) for rtype, rdata in found]
         return ttl, wildcard, found
 
 
@@ -455,6 +458,7 @@ def index_layout():
         "filter": BUCKET_FILTER, "children": VALUE_CHILDREN, "pair_mask": VALUE_PAIR, "reach": MAX_REACH,
         "side": sizeof(SideCell), "pair": sizeof(Pair), "listset": sizeof(Listset), "key": MAX_KEY,
         "labels": MAX_LABELS, "records": RECORDS_HEADER, "record": RECORD_HEADER, "wildcard": RECORDS_WILDCARD,
+        "ttls": RECORDS_TTLS, "nxdomain": RECORDS_NXDOMAIN, "mapped": RECORDS_MAPPED,
         "ranges": RANGES_HEADER, "range_set": sizeof(RangeSet), "nsname": NSNAME_HEADER,
         "no_ttl": <uint32_t>RECORDS_NO_TTL, "fingerprint_bits": FINGERPRINT_BITS,
     }

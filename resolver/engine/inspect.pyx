@@ -65,6 +65,8 @@ cdef void walk_take(Walk* w, uint32_t kind, uint32_t id, const uint8_t* address)
         return
     if w.q != NULL:
         cell = policy_of(w.s, w.q, finding_listset(w.s, kind, id))
+        if cell.flags & CELL_QUESTION_ONLY:
+            return
         if cell.flags & CELL_SHADOW and not w.q.shadow:
             w.q.shadow = finding_listset(w.s, kind, id)
         key = finding_key(w.s, cell, kind, id, position)

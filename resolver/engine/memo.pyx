@@ -118,6 +118,8 @@ cdef bint policy_compete(const SnapshotView* s, const Inspection* found, Query* 
     strongest = policy_key(s, &q.cell, q.finding, q.position, 0)
     for i in range(found.count):
         cell = policy_of(s, q, finding_listset(s, found.kinds[i], found.ids[i]))
+        if cell.flags & CELL_QUESTION_ONLY:
+            continue
         if cell.flags & CELL_SHADOW and not q.shadow:
             q.shadow = finding_listset(s, found.kinds[i], found.ids[i])
         key = finding_key(s, cell, found.kinds[i], found.ids[i], found.positions[i])

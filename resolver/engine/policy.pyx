@@ -1,5 +1,12 @@
 # policy: (class, shape) → cell. Python worked the matrix out once for this generation; here it is only read.
 
+cdef struct Dns64:             # how AAAA is made from A (dns64.pyx)
+    bint on
+    uint32_t octets            # of the prefix: 4 to 8, or 12
+    uint8_t prefix[16]
+    Clients clients            # class 0: they are served; count4 0: all are
+    Clients excluded           # class 0: such addresses are as good as none; count4 0: there are none
+
 cdef struct SnapshotView:      # one generation as the stages see it; Snapshot owns what it points at
     const IndexView* index
     const Cell* cells          # [class][shape]
@@ -20,6 +27,7 @@ cdef struct SnapshotView:      # one generation as the stages see it; Snapshot o
     Clients guard              # class 0: an address that no name outside should have; count4 0: no guard
     const SuffixView* unguarded    # names that may have such addresses
     const SuffixView* routes
+    Dns64 dns64
     uint32_t zone_routes       # the highest route of a zone; those above it are groups' own
     const uint16_t* class_routes   # by class: the route of what is in no routed zone; NULL: the default one for all
     uint64_t number
@@ -76,6 +84,8 @@ cdef void policy_cell(const SnapshotView* s, const SuffixView* overlay, Query* q
         q.word = suffix_lookup(overlay, q.name, q.labels, q.labels_count)
     if q.word:
         policy_word(s, q.word, q)
+        if q.cell.action == ACTION_ALLOW and q.listset and policy_of(s, q, q.listset).rank == RANK_OVERLAY:
+            q.cell = policy_of(s, q, q.listset)[0]  # an allow of what is answered here does not send it elsewhere
     elif q.listset == 0:
         memset(&q.cell, 0, sizeof(Cell))
         q.cell.rank = RANK_NOBODY

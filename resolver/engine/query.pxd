@@ -46,12 +46,15 @@ cdef enum PuntReason:
     REASON_REFRESH = 3
     REASON_PATTERN = 4
     REASON_NOTIFY = 5
+    REASON_DNS64 = 6
 
 cdef enum:
     TYPE_A = 1
     TYPE_NS = 2
     TYPE_CNAME = 5
     TYPE_SOA = 6
+    TYPE_HINFO = 13
+    TYPE_TXT = 16
     TYPE_AAAA = 28
     TYPE_DNAME = 39
     TYPE_OPT = 41
@@ -65,6 +68,7 @@ cdef enum:
     TYPE_ANY = 255
     TYPE_CAA = 257
     CLASS_IN = 1
+    CLASS_CH = 3
     RCODE_NOERROR = 0
     RCODE_FORMERR = 1
     RCODE_SERVFAIL = 2
@@ -72,14 +76,26 @@ cdef enum:
     RCODE_NOTIMP = 4
     RCODE_REFUSED = 5
     RCODE_BADVERS = 16
-    OPTION_COOKIE = 10
-    OPTION_EDE = 15
+    RCODE_BADCOOKIE = 23
+    OPTION_NSID = 3            # RFC 5001
+    OPTION_ECS = 8             # RFC 7871
+    OPTION_COOKIE = 10         # RFC 7873
+    OPTION_KEEPALIVE = 11      # RFC 7828
+    OPTION_EDE = 15            # RFC 8914
     EDE_NONE = -1
+    EDE_OTHER = 0
     EDE_STALE_ANSWER = 3
+    EDE_FORGED_ANSWER = 4
+    EDE_DNSSEC_BOGUS = 6
+    EDE_NSEC_MISSING = 12
     EDE_CACHED_ERROR = 13
     EDE_NOT_READY = 14
+    EDE_BLOCKED = 15
     EDE_PROHIBITED = 18
     EDE_STALE_NXDOMAIN = 19
+    EDE_NOT_AUTHORITATIVE = 20
+    EDE_NOT_SUPPORTED = 21
+    EDE_NO_REACHABLE_AUTHORITY = 22
     EDE_NETWORK_ERROR = 23
 
 cdef enum:
@@ -95,7 +111,8 @@ cdef enum:
     ACTION_CNAME = 9
     ACTION_DATA = 10
     ACTION_SERVFAIL = 11
-    LAST_ACTION = 11
+    ACTION_LOCAL = 12
+    LAST_ACTION = 12
     RANK_OVERLAY = 0
     RANK_IMPORTANT_BLOCK = 2
     RANK_RPZ = 4
@@ -108,6 +125,7 @@ cdef enum:
     PROFILE_REBINDING = 3      # how a name outside that points inside is answered, likewise
     CELL_CONDITIONAL = 2
     CELL_KEEPS_SIGNED = 4      # its list leaves signed answers alone where the client wants to verify them
+    CELL_QUESTION_ONLY = 8     # its list speaks of names that are asked for, not of what answers lead to
     VARIANT_NOT_RECURSIVE = 1  # bits of a class's variants
     VARIANT_SIGNED = 2
     VARIANTS = 4
@@ -120,6 +138,45 @@ cdef enum:
     CLASS_REFUSED = 0xFFFF
     CLASS_WITHHELD = 0xFFFE    # a list of theirs has never come: SERVFAIL until it does
     TRANSPORT_UDP = 0
+    TRANSPORT_TCP = 1
+    FIRST_ENCRYPTED = 2        # of the transports: TLS, HTTPS, QUIC
+    TRANSPORT_TLS = 2
+
+# What this server tells of itself by EDNS, and what it takes from it (edns.pyx).
+cdef enum:
+    ASKED_NSID = 1             # bits of Query.options: the options that the query has
+    ASKED_ECS = 2
+    ASKED_COOKIE = 4
+    ASKED_KEEPALIVE = 8
+    COOKIE_NONE = 0            # Query.cookie_state: the query has no cookie, or nobody looks at it
+    COOKIE_NEW = 1             # the client's half alone
+    COOKIE_BAD = 2             # with a server's half that is none of ours, of another address or too old
+    COOKIE_GOOD = 3            # its address is proven
+    COOKIES_OFF = 0
+    COOKIES_ON = 1
+    COOKIES_REQUIRED = 2
+    ECS_STRIP = 0
+    ECS_FORWARD = 1
+    ECS_SET = 2
+    ECS_ROOM = 18              # octets of a client's network in a key: family, prefix length, address
+    NSID_ROOM = 64             # octets
+    TXT_ROOM = 256             # octets of a TXT record with one string
+
+cdef struct Edns:
+    uint32_t cookies           # COOKIES_…
+    uint32_t structured        # code of the option that asks for structured errors; 0: none does
+    uint32_t keepalive         # how long a connection may be idle, in tenths of a second; 0: not told
+    uint32_t ecs               # ECS_…
+    uint8_t prefix4            # bits of a client's network that an upstream may see
+    uint8_t prefix6
+    uint8_t checks             # whether even a query without options is looked at
+    uint8_t nsid_size          # 0: not told
+    uint8_t version_size       # of the TXT records for version.bind and id.server, 0: REFUSED
+    uint8_t id_size
+    uint8_t nsid[64]
+    uint8_t version[256]       # one character-string
+    uint8_t id[256]
+    uint64_t key0, key1        # of which the secrets of server cookies are made
 
 # The sections of resolver/counters.py: index of the first counter of each.
 cdef enum:
@@ -140,7 +197,8 @@ cdef enum:
     COUNT_DURATIONS = 18832                                # [transport][way]: sum in microseconds, buckets
     COUNT_RECORDS = 19132
     COUNT_SHADOW = 19140                                   # [list slot]
-    COUNT_ALL = 20164
+    COUNT_DNSSEC = 20164                                   # counted by Python
+    COUNT_ALL = 20172
     CACHE_HITS = COUNT_CACHE
     CACHE_MISSES = COUNT_CACHE + 1
     CACHE_STORES = COUNT_CACHE + 2
@@ -200,6 +258,10 @@ cdef struct Profile:
     uint8_t ipv6[16]
     uint32_t zone              # which policy zone's SOA goes with it, from 1; 0: none
     uint8_t text[200]          # EXTRA-TEXT, UTF-8
+    uint16_t full_size
+    uint16_t brief_size
+    uint8_t full[640]          # EXTRA-TEXT of a structured error, I-JSON; and what is left where that does not fit
+    uint8_t brief[320]
     uint8_t soa[512]           # MNAME and RNAME in wire form
 
 # A policy zone's SOA, which tells by whom an answer was made.
@@ -256,7 +318,9 @@ cdef struct Answer:
     bint stale                 # it has expired, and serves because there is no other
     bint refresh               # the question is to be asked anew, whatever the client gets
     bint failed                # it says only that there is no answer
-    int32_t ede                # INFO-CODE of a failure that is kept, else EDE_NONE
+    bint silent                # because nobody answered
+    int32_t ede                # INFO-CODE that goes with it, else EDE_NONE
+    uint32_t scope             # bits of the client's network that it is for; meant only where ECS is not stripped
 
 cdef struct Query:
     # in: set by the socket's edge
@@ -273,6 +337,8 @@ cdef struct Query:
     uint64_t control_size      # its octets
     bint may_wait              # the engine may ask upstream itself
     const Answer* given        # finish(): the upstream's answer to use instead of the cache
+    const Answer* given_a      # likewise the answer to the same question for A, where AAAA is made from it (DNS64)
+    bint without_a             # there is none
     uint64_t since             # microseconds, monotonic: when it came in
     # wire
     uint16_t id
@@ -287,7 +353,19 @@ cdef struct Query:
     bint has_opt
     bint dnssec_ok
     uint8_t edns_version
+    uint8_t options            # ASKED_…
+    uint8_t cookie_state       # COOKIE_…
+    uint8_t cookie[16]         # the server's half to send (RFC 9018 section 4)
+    uint32_t options_at        # offset of the options in packet
+    uint32_t options_end
+    uint32_t cookie_at         # offset of the client's half in packet
     uint32_t limit             # octets that the reply may have
+    const Edns* edns
+    uint32_t ecs_at            # offset of the client's own option's data in packet
+    uint32_t ecs_length        # its octets; 0: it has none, or none that is sound, or nobody looks at it
+    uint32_t ecs_size          # octets of ecs, 0: the client's network is nobody's matter
+    uint32_t ecs_scope         # bits that the answer is for
+    uint8_t ecs[18]            # family, prefix length, address as far as the prefix goes: what an upstream sees
     # client, index, policy
     uint32_t policy_class
     uint32_t row               # of the matrix: the class's own, or a variant that does not see some lists
@@ -310,6 +388,8 @@ cdef struct Query:
     int32_t ede                # INFO-CODE to send or EDE_NONE
     const uint8_t* ede_text
     uint32_t ede_size
+    const uint8_t* ede_brief   # instead of it where it does not fit
+    uint32_t ede_brief_size
     uint32_t reply_size
     uint32_t reason            # PuntReason
     uint8_t told               # TOLD_…: what its record says (ring.pyx)

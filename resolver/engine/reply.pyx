@@ -1,7 +1,7 @@
 # reply: every answer is written here, by one bounds-checked writer, over the question as the client sent it.
 #
 # The question is copied octet for octet (the client's case: 0x20). Z is never set, AA never (a forwarder owns nothing),
-# and OPT comes only where the query had one (RFC 6891 section 6.1.1). An answer that does not fit in what the client
+# and OPT comes only where the query had one (RFC 6891 section 6.1.1); edns.pyx writes what else is in it than an EDE. An answer that does not fit in what the client
 # takes becomes an empty one with TC=1 and keeps its OPT.
 
 
@@ -75,22 +75,29 @@ cdef uint32_t opt_size(const Query* q) noexcept nogil:
     # Octets that reply_end will append.
     if not q.has_opt:
         return 0
-    return 11 + (6 + q.ede_size if q.ede != EDE_NONE else 0)
+    return 11 + (6 + q.ede_size if q.ede != EDE_NONE else 0) + (edns_size(q) if q.options else 0)
 
 
 cdef int reply_end(Query* q, Writer* w, uint32_t answers, uint32_t authority, uint32_t additional) noexcept nogil:
-    # Counts, OPT, and TC where the message did not fit. The text of an EDE goes before TC is set for its sake.
+    # Counts, OPT, and TC where the message did not fit. Of an EDE's text what can be missed goes before all of it does, and
+    # that before TC is set for its sake.
     cdef uint32_t options = 0
     if q.has_opt and not w.full and q.ede_size and w.room - w.at < opt_size(q):
-        q.ede_size = 0
+        q.ede_text = q.ede_brief
+        q.ede_size = q.ede_brief_size
+        if q.ede_size and w.room - w.at < opt_size(q):
+            q.ede_size = 0
     if w.full or w.room - w.at < opt_size(q):
         w.full = False
         w.at = q.question_end if q.question_end else HEADER
         q.reply[2] |= FLAG_TC >> 8
         answers = authority = additional = q.ede_size = 0
+        if w.room - w.at < opt_size(q):  # a client that gets no more than it sent
+            q.ede = EDE_NONE
+            if w.room - w.at < opt_size(q):
+                q.options = 0
     if q.has_opt:
-        if q.ede != EDE_NONE:
-            options = 6 + q.ede_size
+        options = opt_size(q) - 11
         write_u8(w, 0)
         write_u16(w, TYPE_OPT)
         write_u16(w, UDP_EDNS)
@@ -98,12 +105,14 @@ cdef int reply_end(Query* q, Writer* w, uint32_t answers, uint32_t authority, ui
         write_u8(w, 0)
         write_u16(w, 0x8000 if q.dnssec_ok else 0)
         write_u16(w, options)
-        if options:
+        if q.ede != EDE_NONE:
             write_u16(w, OPTION_EDE)
             write_u16(w, 2 + q.ede_size)
             write_u16(w, <uint32_t> q.ede)
             if q.ede_size:
                 write_octets(w, q.ede_text, q.ede_size)
+        if q.options:
+            edns_write(q, w)
         additional += 1
     put_u16(q.reply + 6, answers)
     put_u16(q.reply + 8, authority)
@@ -134,15 +143,18 @@ cdef int reply_refused(Query* q, int ede) noexcept nogil:
     return reply_error(q)
 
 
-cdef const uint8_t* SHED_TEXT = b"too many queries in flight"
+cdef inline void ede_say(Query* q, int ede, const char* text, uint32_t size) noexcept nogil:
+    # An EDE in our own words.
+    q.ede = ede
+    q.ede_text = <const uint8_t*> text
+    q.ede_size = size
+    q.ede_brief_size = 0
 
 
 cdef int reply_shed(Query* q) noexcept nogil:
     """SERVFAIL: there is no room for another question upstream."""
     q.rcode = RCODE_SERVFAIL
-    q.ede = EDE_NETWORK_ERROR
-    q.ede_text = SHED_TEXT
-    q.ede_size = 26
+    ede_say(q, EDE_NETWORK_ERROR, b"too many queries in flight", 26)
     return reply_error(q)
 
 
@@ -218,9 +230,30 @@ cdef int reply_data(Query* q, const SnapshotView* s, const Profile* profile) noe
     return reply_end(q, &w, written, 0, write_zone(q, &w, s, profile)) if written else reply_negative(q, &w, s, profile, ttl)
 
 
+cdef bint asks_structured(const Query* q) noexcept nogil:
+    """Whether the client understands a structured error: it sent the option that says so, empty."""
+    cdef uint32_t at, size
+    return q.options_end > q.options_at and q.edns != NULL and q.edns.structured != 0 \
+        and edns_option(q, q.edns.structured, &at, &size) and size == 0
+
+
+cdef void reply_reason(Query* q, const Profile* profile) noexcept nogil:
+    # The EDE of a block, in words for a person or, where asked, structured: never as Forged Answer then.
+    q.ede = profile.ede
+    q.ede_text = profile.text
+    q.ede_size = profile.text_size
+    if q.ede != EDE_NONE and asks_structured(q):
+        if q.ede == EDE_FORGED_ANSWER:
+            q.ede = EDE_BLOCKED
+        q.ede_text = profile.full
+        q.ede_size = profile.full_size
+        q.ede_brief = profile.brief
+        q.ede_brief_size = profile.brief_size
+
+
 cdef int reply_blocked(Query* q, const SnapshotView* s) noexcept nogil:
-    """What the cell says of a blocked name (spec: sinkhole addresses only for A and AAAA, every other type NODATA, so that
-    the client has no way around by HTTPS or SVCB records)."""
+    """What the cell says of a blocked name: sinkhole addresses only for A and AAAA, HINFO for ANY (RFC 8482 section 4.2),
+    every other type NODATA, so that the client has no way around by HTTPS or SVCB records."""
     cdef Writer w
     cdef const Profile* profile = &s.profiles[q.cell.profile]
     cdef uint32_t action = q.cell.action
@@ -229,15 +262,15 @@ cdef int reply_blocked(Query* q, const SnapshotView* s) noexcept nogil:
     if action == ACTION_CNAME:  # the target has to be resolved: Python does that
         q.reason = REASON_LOCAL
         return VERDICT_PUNT
-    q.ede = profile.ede
-    q.ede_text = profile.text
-    q.ede_size = profile.text_size
+    reply_reason(q, profile)
     q.rcode = RCODE_NOERROR
     if action == ACTION_REFUSED or action == ACTION_SERVFAIL:
         q.rcode = RCODE_REFUSED if action == ACTION_REFUSED else RCODE_SERVFAIL
         return reply_error(q)
     if action == ACTION_DATA:
         return reply_data(q, s, profile)
+    if action == ACTION_LOCAL:
+        return reply_local(q, s, profile)
     if action == ACTION_TCP_ONLY:
         return reply_truncated(q)
     reply_begin(q, &w)
@@ -248,10 +281,18 @@ cdef int reply_blocked(Query* q, const SnapshotView* s) noexcept nogil:
         if q.qtype == TYPE_AAAA:
             write_record(&w, TYPE_AAAA, profile.ttl, profile.ipv6, 16)
             return reply_end(q, &w, 1, 0, write_zone(q, &w, s, profile))
+        if q.qtype == TYPE_ANY:
+            write_record(&w, TYPE_HINFO, profile.ttl, RFC8482, 9)
+            return reply_end(q, &w, 1, 0, write_zone(q, &w, s, profile))
     elif action == ACTION_NXDOMAIN:
         q.rcode = RCODE_NXDOMAIN
         put_u16(w.data + 2, reply_flags(q))
     return reply_negative(q, &w, s, profile, profile.ttl)
+
+
+cdef inline bint shows_ad(const Query* q) noexcept nogil:
+    """Whether the client gets to see that an answer was validated: it asked for that (RFC 6840 sections 5.7 and 5.8)."""
+    return q.dnssec_ok or q.flags & FLAG_AD
 
 
 cdef int reply_answer(Query* q, const Answer* answer) noexcept nogil:
@@ -261,13 +302,16 @@ cdef int reply_answer(Query* q, const Answer* answer) noexcept nogil:
     cdef const uint8_t* packet = answer.packet
     cdef uint8_t* place
     flags = ((<uint32_t> packet[2] << 8) | packet[3]) & (FLAG_TC | FLAG_AD | 0xF)
-    if not (q.dnssec_ok or q.flags & FLAG_AD):  # AD only to those who asked for it (RFC 6840 section 5.8)
+    if answer.stale or not shows_ad(q):  # what is stale may have signatures that have expired since
         flags &= ~<uint32_t> FLAG_AD
+    q.ecs_scope = answer.scope
     q.rcode = <uint16_t> (flags & 0xF)
     reply_begin(q, &w)
     put_u16(w.data + 2, reply_flags(q) | (flags & (FLAG_TC | FLAG_AD)))
     write_octets(&w, packet + q.question_end, answer.size - q.question_end)
     q.ede = answer.ede
+    if answer.failed and answer.ede == EDE_NONE:  # a server's error without a reason of its own
+        q.ede = EDE_NO_REACHABLE_AUTHORITY if q.rcode == RCODE_REFUSED else EDE_NETWORK_ERROR
     if answer.stale:
         q.ede = EDE_STALE_NXDOMAIN if q.rcode == RCODE_NXDOMAIN else EDE_STALE_ANSWER
         for i in range(answer.ttl_count if not w.full else 0):

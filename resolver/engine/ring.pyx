@@ -23,6 +23,7 @@ cdef enum:
     TOLD_PUNTED = 8
     TOLD_TRUNCATED = 16
     TOLD_DROPPED = 32
+    TOLD_INNER = 64            # a question that answering another led to: nobody asked it, so it is not recorded
 
 cdef struct RecordHead:        # a record before its name: RECORD_NAME octets of it are written
     uint16_t size
@@ -81,7 +82,7 @@ cdef void ring_put(Core* core, const Query* q, int verdict, uint32_t duration) n
     cdef uint8_t* place
     if q.question_end == 0 or not atomic_load(<uint64_t*> (r.memory + RING_WANTED), ATOMIC_RELAXED):
         return
-    blocked = is_blocked(q)
+    blocked = is_blocked(q) and q.cell.action != ACTION_LOCAL
     if r.what == RECORDS_BLOCKED and not blocked:
         return
     size = (RECORD_NAME + q.name_size + 7) & ~<uint32_t> 7

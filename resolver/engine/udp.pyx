@@ -1,4 +1,4 @@
-# udp: the edge to the kernel. Datagrams come and go in batches; what lies between is answer_query.
+# udp: the edge to the kernel. Datagrams come and go in batches; what lies between is answer_client.
 #
 # A batch owns its buffers for good: nothing is allocated while it runs. An answer goes back with the control message that
 # came with the query, so on a socket bound to the wildcard address it leaves from the address that was asked
@@ -87,6 +87,9 @@ cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
     for i in range(<uint32_t> count):
         query_start(q, b.packets[i], b.received[i].msg_len, TRANSPORT_UDP, b.replies[out], OUT_ROOM)
         client_of_peer(&b.peers[i], q.client)
+        if core.proxies.count and not proxy_open(&core.proxies, q):  # first of all: everything behind goes by the client
+            core.counters[ENGINE_MALFORMED] += 1
+            continue
         q.fd = s.fd
         q.peer = &b.peers[i]
         if s.wildcard:
@@ -95,7 +98,7 @@ cdef int udp_batch(Core* core, Batch* b, const Socket* s) noexcept nogil:
             q.control_size = b.received[i].msg_hdr.msg_controllen
         q.may_wait = True
         q.since = began
-        verdict = answer_query(core, q)
+        verdict = answer_client(core, q)
         if verdict == VERDICT_WAIT:
             continue
         if verdict == VERDICT_PUNT:

@@ -95,17 +95,28 @@ cdef inline bint read_name(Reader* r, uint8_t* name, uint8_t* labels, uint32_t* 
         r.at += octet
 
 
-cdef bint read_options(Reader* r, uint32_t octets) noexcept nogil:
-    # Walks the OPT record's options; only their form matters here (RFC 6891 section 6.1.2, RFC 7873 section 5.2.2).
+cdef bint read_options(Reader* r, Query* q, uint32_t octets) noexcept nogil:
+    # Walks the OPT record's options: which of those that edns.pyx answers are there, and whether all have a form that can be
+    # (RFC 6891 section 6.1.2, RFC 7873 section 5.2.2). Of several cookies the first counts.
     cdef uint32_t code, length, end = r.at + octets
+    q.options_at = r.at
     while r.at < end:
         code = read_u16(r)
         length = read_u16(r)
-        if code == OPTION_COOKIE and length != 8 and (length < 16 or length > 40):
-            return False
+        if code == OPTION_COOKIE:
+            if length != 8 and (length < 16 or length > 40):
+                return False
+            q.options |= ASKED_COOKIE
+        elif code == OPTION_NSID:
+            q.options |= ASKED_NSID
+        elif code == OPTION_ECS:
+            q.options |= ASKED_ECS
+        elif code == OPTION_KEEPALIVE:
+            q.options |= ASKED_KEEPALIVE
         read_skip(r, length)
         if r.failed or r.at > end:
             return False
+    q.options_end = end
     return True
 
 
@@ -130,7 +141,9 @@ cdef bint read_additional(Reader* r, Query* q, uint32_t records, uint32_t additi
         q.edns_version = <uint8_t> (ttl >> 16 & 0xFF)
         q.dnssec_ok = ttl >> 15 & 1
         q.limit = size
-        if not read_options(r, rdlength):
+        if q.edns_version:  # what its options would mean nobody knows here (RFC 6891 section 6.1.3)
+            read_skip(r, rdlength)
+        elif not read_options(r, q, rdlength):
             return False
     return True
 
@@ -170,7 +183,7 @@ cdef int wire_parse(Query* q) noexcept nogil:
         q.rcode = RCODE_NOTIMP
         return VERDICT_REPLY
     q.rcode = RCODE_FORMERR
-    if questions != 1 or not read_question(&r, q):
+    if questions > 1 or (questions and not read_question(&r, q)):
         return VERDICT_REPLY
     q.limit = UDP_PLAIN
     sound = read_additional(&r, q, records + additional, additional)
@@ -179,6 +192,9 @@ cdef int wire_parse(Query* q) noexcept nogil:
     elif q.limit > UDP_EDNS:
         q.limit = UDP_EDNS
     if not sound or q.qtype == TYPE_OPT:  # with OPT if we have come as far as that (RFC 6891 section 7)
+        q.options = 0
+        return VERDICT_REPLY
+    if not questions:  # but for a cookie nothing is asked: edns.pyx
         return VERDICT_REPLY
     if q.edns_version:
         q.rcode = RCODE_BADVERS

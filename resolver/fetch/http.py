@@ -10,7 +10,7 @@
 - Every step has a time limit (connection, TLS, first octet, each read), and a transfer as a whole has one: a drip ends. A
   body may not be longer than `max_size`. Redirects are followed by hand: a few, in no circle, never from https to http.
 - Bodies are kept as they are sent. gzip is the only coding asked for, and readers know it by its magic octets.
-- Nothing takes the place of a good copy before it was held against its checksum and read as a list to its end.
+- Nothing takes the place of a good copy before it was held against its checksum and signature and read as a list to its end.
 - Addresses come from lookup.py; TLS holds the certificate against the URL's name.
 """
 
@@ -34,10 +34,12 @@ import httpx
 
 from resolver.config.addresses import shown_url
 from resolver.config.model import Config, ListConfig
+from resolver.config.signing import parse_public_key
 from resolver.config.units import format_duration, format_size
 from resolver.fetch.base import Fetched, FetchError
-from resolver.fetch.judge import digests, judge
+from resolver.fetch.judge import digests, judge, signed_octets
 from resolver.fetch.lookup import Lookup, LookupFailed
+from resolver.fetch.minisign import MAX_SIGNATURE_FILE, Signature, check_signature, parse_signature
 from resolver.fetch.store import Meta, Part, Place, body_name
 from resolver.lists.rules import NotAList
 
@@ -113,14 +115,17 @@ class HttpFetcher:
             async with asyncio.timeout(self._fetch.deadline), self._client() as client:
                 part = await self._receive(client, url, listed, place, transfer)
                 expected = await self._expected(client, url, listed) if part else ""
+                signed = await self._signature(client, url, listed) if part else None
         except TimeoutError:
             limit = format_duration(self._fetch.deadline)
             raise FetchError(f"{shown}: not done after {limit}, {transfer.octets} octets came") from None
+        except NotAList as error:
+            raise FetchError(f"{shown}: {error}") from None
         if part is None:
             place.drop_part()
             return Fetched(changed=False, octets=transfer.octets)
         try:
-            changed = await self._take(part, url, listed, place, expected, now)
+            changed = await self._take(part, url, listed, place, expected, signed, now)
         except NotAList as error:
             text = str(error)
             raise FetchError(text if text.startswith(listed.shown) else f"{shown}: {text}") from None
@@ -128,12 +133,23 @@ class HttpFetcher:
             place.drop_part()  # whole: what is wrong with it does not get right by more of it
         return Fetched(changed=changed, octets=transfer.octets)
 
-    async def _take(self, part: Part, url: str, listed: ListConfig, place: Place, expected: str, now: float) -> bool:
+    async def _take(
+        self,
+        part: Part,
+        url: str,
+        listed: ListConfig,
+        place: Place,
+        expected: str,
+        signed: Signature | None,
+        now: float,
+    ) -> bool:
         """Judge a whole body and make it the copy in force; whether it is another one than before."""
         async with self._judging:
             sha256, plain = await asyncio.to_thread(digests, place.part_path, part.encoding)
             if expected and expected not in (plain, sha256):
                 raise NotAList(f"its SHA-256 is {plain}, its checksum says {expected}")
+            if signed is not None:
+                await asyncio.to_thread(_hold_against, signed, listed, place.part_path, part.encoding)
             meta = Meta(
                 source=listed.source,
                 url=url,
@@ -145,6 +161,7 @@ class HttpFetcher:
                 last_modified=part.last_modified,
                 encoding=part.encoding,
                 checksum=listed.checksum,
+                signing=listed.signing,
             )
             before = place.meta()
             if before is not None and (before.sha256, before.source) == (sha256, listed.source):
@@ -280,20 +297,37 @@ class HttpFetcher:
             return ""
         if listed.checksum.startswith("sha256:"):
             return listed.checksum.removeprefix("sha256:")
-        shown = shown_url(listed.checksum)
-        text, transfer = bytearray(), _Transfer()
-        async with self._get(client, listed.checksum, {"Accept-Encoding": "identity"}, transfer) as response:
-            if response.status_code != 200 or _encoding(response):
-                raise FetchError(f"{shown}: HTTP {response.status_code} {response.reason_phrase}".rstrip())
-            with self._faults(listed.checksum, transfer, FetchError):
-                async for octets in response.aiter_raw():
-                    text += octets
-                    if len(text) > MAX_CHECKSUM_FILE:
-                        raise FetchError(f"{shown}: more than {format_size(MAX_CHECKSUM_FILE)}, no file of checksums")
+        text = await self._small(client, listed.checksum, MAX_CHECKSUM_FILE, "file of checksums")
         found = find_digest(text.decode(errors="replace"), PurePosixPath(unquote(urlsplit(url).path)).name)
         if not found:
+            shown = shown_url(listed.checksum)
             raise FetchError(f"{shown}: says no SHA-256 of {PurePosixPath(urlsplit(url).path).name or 'the list'}")
         return found
+
+    async def _signature(self, client: httpx.AsyncClient, url: str, listed: ListConfig) -> Signature | None:
+        """The signature that the body must fit; None where the config asks for none."""
+        if not listed.signature:
+            return None
+        there = listed.signature
+        if there == "auto":
+            parts = urlsplit(url)
+            there = parts._replace(path=f"{parts.path}.minisig").geturl()
+        octets = await self._small(client, there, MAX_SIGNATURE_FILE, "signature of minisign")
+        return parse_signature(octets)
+
+    async def _small(self, client: httpx.AsyncClient, url: str, limit: int, what: str) -> bytes:
+        """The whole of a small file that belongs to a list."""
+        shown = shown_url(url)
+        found, transfer = bytearray(), _Transfer()
+        async with self._get(client, url, {"Accept-Encoding": "identity"}, transfer) as response:
+            if response.status_code != 200 or _encoding(response):
+                raise FetchError(f"{shown}: HTTP {response.status_code} {response.reason_phrase}".rstrip())
+            with self._faults(url, transfer, FetchError):
+                async for octets in response.aiter_raw():
+                    found += octets
+                    if len(found) > limit:
+                        raise FetchError(f"{shown}: more than {format_size(limit)}, no {what}")
+        return bytes(found)
 
     # -- connections --------------------------------------------------------------------------------------------------
     def _client(self) -> httpx.AsyncClient:
@@ -421,10 +455,17 @@ def _reason(error: BaseException) -> str:
     return text or type(error).__name__
 
 
+def _hold_against(signed: Signature, listed: ListConfig, body: Path, encoding: str) -> None:
+    """NotAList unless a body is as its signature says, as it came or, where the server packed it, unpacked."""
+    key = parse_public_key(listed.public_key)
+    check_signature(signed, key, signed_octets(body, encoding, signed.is_hashed))
+
+
 # -- headers ----------------------------------------------------------------------------------------------------------
 def _conditions(meta: Meta | None, url: str, listed: ListConfig) -> dict[str, str]:
     """What makes a request conditional: what the server called the copy in force, if that was judged as the config wants."""
-    if meta is None or (meta.source, meta.url, meta.checksum) != (listed.source, url, listed.checksum):
+    wanted = (listed.source, url, listed.checksum, listed.signing)
+    if meta is None or (meta.source, meta.url, meta.checksum, meta.signing) != wanted:
         return {}
     headers = {"If-None-Match": meta.etag, "If-Modified-Since": meta.last_modified}
     return {name: value for name, value in headers.items() if value}

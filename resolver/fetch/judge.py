@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import mmap
+import os
+import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resolver.config.model import ListConfig
@@ -47,14 +50,56 @@ def digests(body: Path, encoding: str) -> tuple[str, str]:
     as_sent = sha256_of(body)
     if not encoding:
         return as_sent, as_sent
-    unpacked, left = hashlib.sha256(), MAX_UNPACKED
+    unpacked = hashlib.sha256()
+    for block in unpacked_blocks(body):
+        unpacked.update(block)
+    return as_sent, unpacked.hexdigest()
+
+
+def unpacked_blocks(body: Path) -> Iterator[bytes]:
+    """What a body was before the server packed it. NotAList where it cannot be unpacked."""
+    left = MAX_UNPACKED
     try:
         with gzip.open(body) as file:
             while block := file.read(BLOCK):
-                unpacked.update(block)
+                yield block
                 left -= len(block)
                 if left < 0:
                     raise NotAList(f"more than {MAX_UNPACKED} octets once unpacked")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise NotAList(f"damaged gzip data: {error}") from None
-    return as_sent, unpacked.hexdigest()
+
+
+def signed_octets(body: Path, encoding: str, is_hashed: bool) -> Iterator[bytes | memoryview]:
+    """What a signature of a body may be of: the BLAKE2b-512 or the octets, of the body as it was before the server packed
+    it, then as it came. Octets are mapped, those that were unpacked in a file that lasts as long as they are looked at."""
+    for is_packed in (True, False) if encoding else (False,):
+        blocks = unpacked_blocks(body) if is_packed else blocks_of(body)
+        if is_hashed:
+            state = hashlib.blake2b()
+            for block in blocks:
+                state.update(block)
+            yield state.digest()
+        elif not is_packed:
+            yield from _mapped(body)
+        else:
+            with tempfile.NamedTemporaryFile(dir=body.parent) as file:
+                file.writelines(blocks)
+                file.flush()
+                yield from _mapped(Path(file.name))
+
+
+def _mapped(path: Path) -> Iterator[bytes | memoryview]:
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as octets:
+            yield octets
+
+
+def blocks_of(path: Path) -> Iterator[bytes]:
+    """A file's octets, a block at a time."""
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            yield block

@@ -304,7 +304,7 @@ def _source(listed: ListConfig | None) -> object:
         return None
     # What comes by transfer is read as it comes, so how it is read counts as well.
     way = (listed.tsig, listed.kind, listed.subdomains, listed.on_expire) if listed.scheme == "axfr" else ()
-    return listed.source, listed.mirrors, listed.checksum, listed.refresh, way
+    return listed.source, listed.mirrors, listed.checksum, listed.signing, listed.refresh, way
 
 
 def _ways(config: Config) -> object:

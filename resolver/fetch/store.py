@@ -48,7 +48,8 @@ class BusyError(Exception):
 class Meta:
     """A copy. `source`: the list's `source` when it was fetched; `url`: from which of source and mirrors it came; `etag`,
     `last_modified`: what that server called this version (RFC 9110 section 8.8); `sha256`, `size`: of the octets as they
-    came; `encoding`: "gzip" where the server packed them; `checksum`: what they were held against. Times since the epoch."""
+    came; `encoding`: "gzip" where the server packed them; `checksum`, `signing`: what they were held against.
+    Times since the epoch."""
 
     source: str
     url: str
@@ -60,6 +61,7 @@ class Meta:
     last_modified: str = ""
     encoding: str = ""
     checksum: str = ""
+    signing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,12 @@ from resolver.lists.matrix import (
     build_matrix,
 )
 from resolver.lists.merge import ListRun, read_header, write_index
+from resolver.lists.own import CATEGORIES, own_lists, own_policy, take_own
+from resolver.lists.own.ddr import undesignated
 from resolver.lists.patch import patch_index
 from resolver.lists.patterns import fitting
 from resolver.lists.reading import Reading, as_read, check_list, describe, fault_of, mend_list, take_list
+from resolver.lists.reason import SUB_ERRORS
 from resolver.lists.report import ListOutcome, ListReport, Report
 from resolver.lists.standing import config_digest
 from resolver.membership import membership_now
@@ -64,6 +68,7 @@ from resolver.snapshot import (
     REJECTED,
     RUNS,
     TEMPORARY,
+    Dns64,
     Generation,
     ListState,
     Policy,
@@ -79,6 +84,14 @@ from resolver.snapshot import (
 )
 from resolver.vocabulary import Action
 
+WELL_KNOWN_PREFIX = ip_network("64:ff9b::/96")
+NOT_GLOBAL = tuple(
+    ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
+        *("192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
+    )
+)
 KEEP = 3  # the newest generations whose files are kept whatever their size, besides the one in force
 LOCK_WAIT = 60.0  # seconds that a build waits for another to end
 NICENESS = 10
@@ -136,8 +149,9 @@ def tidy_generation(config: Config, state_dir: Path | None = None) -> Generation
             current = read_generation(state_dir, in_force(state_dir))
             number = _next_number(state_dir)
             index, name = f"index/{number}.index", f"policy/{number}.policy"
-            write_index(state_dir / index, _runs(state_dir, current.lists))
-            write_policy(state_dir / name, make_policy(config, state_dir / index, current.lists))
+            states = (*current.lists, *current.own)
+            write_index(state_dir / index, _runs(state_dir, states))
+            write_policy(state_dir / name, make_policy(config, state_dir / index, states))
             report = replace(
                 Report.from_json(current.report),
                 generation=number,
@@ -175,7 +189,10 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
     number = _next_number(state_dir)
     before = {state.name: state for state in parent.lists} if parent else {}
     served = [listed for listed in config.lists if listed.enabled != "no"]
-    slots = _assign_slots(state_dir, [listed.name for listed in served], session, recorded)
+    wanted = own_lists(config)
+    names = [*(listed.name for listed in served), *(each.name for each in wanted)]
+    slots = _assign_slots(state_dir, names, session, recorded)
+    own = take_own(wanted, state_dir / RUNS, slots)
 
     decided = decisions.read(state_dir)
     guard = Guard(config, state_dir, decided)
@@ -185,20 +202,20 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
         for known in [before.get(listed.name)]
     ]
     readings = _judge(guard, state_dir, served, before, read)
-    index = None if force else _known_index(state_dir, recorded, readings)
+    index = None if force else _known_index(state_dir, recorded, readings, own)
     made = "reused"
     if index is None:
         index = f"index/{number}.index"
-        if parent and not force and _patch(state_dir, parent.index, index, readings):
+        if parent and not force and _patch(state_dir, parent.index, index, readings, own):
             made = "patched"
         else:
             made = "built"
-            readings = _write_index(state_dir, index, guard, served, before, read, readings)
+            readings = _write_index(state_dir, index, guard, served, before, read, readings, own)
     readings = history.write_changes(state_dir, number, before, readings)
     states = tuple(reading.state for reading in readings)
 
     members, moment, _ = membership_now(config, state_dir)
-    policy = make_policy(config, state_dir / index, states)
+    policy = make_policy(config, state_dir / index, (*states, *own))
     policy = replace(policy, clients=members.make(policy, moment))
     name = f"policy/{number}.policy"
     write_policy(state_dir / name, policy)
@@ -214,6 +231,7 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
         policy=name,
         lists=states,
         report=report.to_json(),
+        own=own,
         decided=decided.serial,
     )
     write_generation(state_dir, generation)
@@ -255,13 +273,15 @@ def _roll_back(config: Config, state_dir: Path, target: int, session: str, start
     now = {state.name: state for state in parent.lists}
     then = {state.name: state for state in back.lists}
     added = [state for state in parent.lists if state.name not in then and state.run]
-    slots = _assign_slots(state_dir, [*then, *(state.name for state in added)], session, recorded)
+    names = [*then, *(state.name for state in added), *(state.name for state in back.own)]
+    slots = _assign_slots(state_dir, names, session, recorded)
     states = [_returned(state, now.get(state.name), slots[state.name]) for state in back.lists]
     states += [
         replace(state, run="", names=0, pending=state.newest, held=REJECTED, quarantined=0, slot=slots[state.name])
         for state in added
     ]
-    policy = make_policy(config, state_dir / back.index, states)
+    own = tuple(replace(state, slot=slots[state.name]) for state in back.own)
+    policy = make_policy(config, state_dir / back.index, (*states, *own))
     name = f"policy/{number}.policy"
     write_policy(state_dir / name, policy)
     reports = {report.name: report for report in Report.from_json(back.report).lists}
@@ -292,6 +312,7 @@ def _roll_back(config: Config, state_dir: Path, target: int, session: str, start
         report=replace(report, seconds=time.perf_counter() - started).to_json(),
         decided=decisions.read(state_dir).serial + 1,  # the decision to roll back is recorded once this is in force
         returns_to=target,
+        own=own,
     )
     write_generation(state_dir, generation)
     history.write_generation(state_dir, generation)
@@ -328,10 +349,12 @@ def _indexed(states: Sequence[ListState]) -> list[tuple[str, str]]:
     return [(state.name, state.run) for state in states if state.run]
 
 
-def _known_index(state_dir: Path, recorded: Sequence[Generation], readings: Sequence[Reading]) -> str | None:
+def _known_index(
+    state_dir: Path, recorded: Sequence[Generation], readings: Sequence[Reading], own: Sequence[ListState]
+) -> str | None:
     """The index of an earlier generation that was made of the same runs and is whole, if there is one."""
-    wanted = _indexed([reading.state for reading in readings])
-    for index in dict.fromkeys(known.index for known in recorded if _indexed(known.lists) == wanted):
+    wanted = _indexed([*(reading.state for reading in readings), *own])
+    for index in dict.fromkeys(known.index for known in recorded if _indexed((*known.lists, *known.own)) == wanted):
         with contextlib.suppress(OSError, ValueError):
             Index(str(state_dir / index))
             return index
@@ -346,10 +369,11 @@ def _write_index(
     before: dict[str, ListState],
     read: Sequence[Reading],
     readings: list[Reading],
+    own: Sequence[ListState],
 ) -> list[Reading]:
     """Merge the runs; a list whose run turns out to be damaged is read again, or left out, and the others serve."""
     try:
-        _merge(state_dir, index, readings)
+        _merge(state_dir, index, readings, own)
     except ValueError:
         mended = []
         for listed, reading, judged in zip(served, read, readings, strict=True):
@@ -362,25 +386,25 @@ def _write_index(
             mended.append(guard.judge(listed, old, again))
         if mended == readings:
             raise
-        _merge(state_dir, index, mended)
+        _merge(state_dir, index, mended, own)
         return mended
     return readings
 
 
-def _patch(state_dir: Path, old: str, index: str, readings: Sequence[Reading]) -> bool:
+def _patch(state_dir: Path, old: str, index: str, readings: Sequence[Reading], own: Sequence[ListState]) -> bool:
     """Make the index out of the last one, if that is quick; where a file is damaged, a merge finds out what to do."""
     try:
-        return patch_index(state_dir / old, state_dir / index, _runs_of(state_dir, readings)) is not None
+        return patch_index(state_dir / old, state_dir / index, _runs_of(state_dir, readings, own)) is not None
     except (OSError, ValueError):
         return False
 
 
-def _merge(state_dir: Path, index: str, readings: Sequence[Reading]) -> None:
-    write_index(state_dir / index, _runs_of(state_dir, readings))
+def _merge(state_dir: Path, index: str, readings: Sequence[Reading], own: Sequence[ListState]) -> None:
+    write_index(state_dir / index, _runs_of(state_dir, readings, own))
 
 
-def _runs_of(state_dir: Path, readings: Sequence[Reading]) -> list[ListRun]:
-    return _runs(state_dir, [reading.state for reading in readings])
+def _runs_of(state_dir: Path, readings: Sequence[Reading], own: Sequence[ListState]) -> list[ListRun]:
+    return _runs(state_dir, [*(reading.state for reading in readings), *own])
 
 
 def _runs(state_dir: Path, states: Sequence[ListState]) -> list[ListRun]:
@@ -410,6 +434,7 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         variants=matrix.variants,
         zones=matrix.zones,
         guard=build_clients(config.rebinding.ranges, []) if config.rebinding.protect else None,
+        dns64=_dns64(config),
         unguarded=config.rebinding.allow,
         decisions=matrix.decisions,
         patterns=fitting(header.patterns),
@@ -417,6 +442,18 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         shadows=matrix.shadows,
         shadow_claims=matrix.shadow_claims,
         class_routes=matrix.routes if any(matrix.routes) else (),
+    )
+
+
+def _dns64(config: Config) -> Dns64 | None:
+    prefix, clients, exclude = config.dns64.prefix, config.dns64.clients, config.dns64.exclude
+    if prefix is None:
+        return None
+    if prefix == WELL_KNOWN_PREFIX:  # it must not stand for addresses that are not global (RFC 6052 section 3.1)
+        exclude += NOT_GLOBAL
+    octets = prefix.network_address.packed[: prefix.prefixlen // 8]
+    return Dns64(
+        octets, build_clients(clients, []) if clients else None, build_clients(exclude, []) if exclude else None
     )
 
 
@@ -435,15 +472,16 @@ def _withheld(config: Config, classes: Mapping[str, int], missing: set[str], sta
 def policy_rules(config: Config, states: Sequence[ListState]) -> PolicyRules:
     """What of the config decides between lists; lists that are missing have no place in the index and none here."""
     listed = {item.name: item for item in config.lists}
+    wanted = own_lists(config)
+    policies = (
+        _list_policy(listed[state.name], state) if state.name in listed else own_policy(wanted, state)
+        for state in states
+        if state.run
+    )
     return PolicyRules(
-        lists=[
-            _list_policy(listed[state.name], state)
-            if state.name in listed
-            else ListPolicy(state.name, "", state.slot, override=Override(disabled=True))  # after a rollback
-            for state in states
-            if state.run
-        ],
-        categories={
+        lists=list(policies),
+        categories=dict(CATEGORIES)
+        | {
             name: CategoryPolicy(
                 action=category.action,
                 ttl=category.ttl,
@@ -452,6 +490,8 @@ def policy_rules(config: Config, states: Sequence[ListState]) -> PolicyRules:
                 justification=category.justification,
                 contact=category.contact,
                 law=category.law,
+                sub_error=SUB_ERRORS.get(category.sub_error, 0),
+                language=category.language,
             )
             for name, category in config.categories.items()
         },
@@ -531,6 +571,10 @@ def _warnings(config: Config, states: Sequence[ListState]) -> tuple[str, ...]:
         for state in states
         if state.slot == NO_SLOT
     ]
+    if undesignated(config):
+        warnings.append(
+            "listen.name: without it or a name in the certificate clients cannot find the encrypted listeners"
+        )
     return tuple(warnings)
 
 

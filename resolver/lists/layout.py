@@ -108,6 +108,9 @@ class RecordsFlag(IntFlag):
     """What else is true of a rule's own records."""
 
     WILDCARD = 1  # one CNAME, and the qname goes before its target
+    TTLS = 2  # the data of each begins with its TTL
+    NXDOMAIN = 4  # the name does not exist; an SOA among them says so
+    MAPPED = 8  # an alias that is worked out from the qname (RFC 6147 section 5.3.1)
 
 
 class IndexSection(IntEnum):

@@ -6,6 +6,7 @@ the actions it changes; groups that agree on both share a class, and class 0, cl
 that speaks about a name stands in one total order (vocabulary.Rank, then the config's order of lists, then the order of
 members), and the first that a class sees wins:
 
+    0 what the config itself says of a name (behind an operator's words, which the engine knows)
     1 important allow   2 important block   3 allow   4 RPZ   5 block          255 nobody speaks
 
 - A member whose list a class does not see is not there. A shadow list, and one with `override: disabled`, never wins
@@ -43,15 +44,16 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from resolver.counters import LIST_SLOTS
-from resolver.lists import conditions
+from resolver.lists import conditions, reason
 from resolver.lists.conditions import NOTHING, Condition
 from resolver.lists.merge import Kind, Member
-from resolver.snapshot import CELL, MAX_PROFILES, MAX_TEXT, NO_EDE, NO_SLOT, SHADOW_CLAIM, Profile
+from resolver.snapshot import CELL, MAX_PROFILES, NO_EDE, NO_SLOT, SHADOW_CLAIM, Profile
 from resolver.vocabulary import EDE, Action, Rank, Verb
 
 NEEDS_ANSWER = 1  # flags of a cell
 CONDITIONAL = 2
 KEEPS_SIGNED = 4
+QUESTION_ONLY = 8
 SHADOW = 0x80
 OVERLAY_PROFILE = 2  # PROFILE_OVERLAY in engine/query.pxd
 REBINDING_PROFILE = 3  # PROFILE_REBINDING there
@@ -84,7 +86,9 @@ class ListPolicy:
     `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too. `max_ttl` caps
     the TTL of its answers, in seconds. `recursive_only`: an RPZ list that says nothing to queries without RD. `break_dnssec`
     no: it leaves signed answers alone where the client wants to verify them. `soa`: owner and data in wire form of the SOA
-    that goes with its answers.
+    that goes with its answers. `groups`: the groups that see it whatever their lists and categories are, "" for clients in
+    none (None: as the groups say). `local`: what it says is the operator's own word, at rank 0. `question_only`: it speaks
+    of names that are asked for, not of what answers lead to.
     """
 
     name: str
@@ -99,6 +103,9 @@ class ListPolicy:
     recursive_only: bool = True
     break_dnssec: bool = True
     soa: tuple[bytes, bytes] | None = None
+    groups: frozenset[str] | None = None
+    local: bool = False
+    question_only: bool = False
 
     def speaks(self) -> bool:
         """Whether a match in it can decide anything."""
@@ -109,7 +116,8 @@ class ListPolicy:
 class CategoryPolicy:
     """How what a category blocks is answered, and what the client is told.
 
-    `ttl` in seconds, `ede` an INFO-CODE or NO_EDE. None: as the sinkhole says.
+    `ttl` in seconds, `ede` an INFO-CODE or NO_EDE. None: as the sinkhole says. `sub_error` and `language` are those of
+    structured errors (reason.py), 0: none.
     """
 
     action: Action | None = None
@@ -119,6 +127,8 @@ class CategoryPolicy:
     justification: str = ""
     contact: str = ""
     law: str = ""
+    sub_error: int = 0
+    language: str = reason.ENGLISH
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,8 @@ class GroupPolicy:
 
     def sees(self, source: ListPolicy) -> bool:
         """Whether a list is there for this group: both its name and its category must be among the group's."""
+        if source.groups is not None:
+            return self.name in source.groups
         by_name = self.lists is None or source.name in self.lists
         return by_name and (self.categories is None or source.category in self.categories)
 
@@ -310,7 +322,7 @@ def claims(rules: PolicyRules, shape: Shape, *, shadows: bool = False) -> list[C
         counts = shadows and policy.shadow and not (policy.override and policy.override.disabled)
         if (policy.speaks() or counts) and (source, kind) not in denied:
             condition = conditions.parse(kind.condition)
-            if condition.is_denial or condition.is_badfilter:
+            if condition.is_denial or condition.is_badfilter or (policy.local and kind.action is Action.FORWARD):
                 continue
             rank, action, target = _judge(policy, kind)
             order = _ORDINARY
@@ -351,6 +363,8 @@ def _judge(policy: ListPolicy, kind: Kind) -> tuple[Rank, Action | None, str]:
     action, target = (Action.ALLOW if kind.verb is Verb.ALLOW else kind.action), ""
     if policy.override and (policy.rpz or action is not Action.ALLOW):
         action, target = policy.override.action, policy.override.target
+    if policy.local:
+        return Rank.OVERLAY, action, target
     if policy.rpz:
         return Rank.RPZ, action, target
     if action is Action.ALLOW:
@@ -360,7 +374,8 @@ def _judge(policy: ListPolicy, kind: Kind) -> tuple[Rank, Action | None, str]:
 
 # -- classes ----------------------------------------------------------------------------------------------------------
 def _every_list(rules: PolicyRules) -> _PolicyClass:
-    return _PolicyClass((1 << len(rules.lists)) - 1, frozenset())
+    seen = (number for number, policy in enumerate(rules.lists) if policy.groups is None or "" in policy.groups)
+    return _PolicyClass(sum(1 << number for number in seen), frozenset())
 
 
 def _asked_of_clients(shapes: Sequence[Shape]) -> frozenset[str]:
@@ -530,7 +545,9 @@ def _cell(
         flags |= NEEDS_ANSWER
     if not policy.break_dnssec and action >= Action.ADDRESS:
         flags |= KEEPS_SIGNED
-    if winner.member >= NO_MEMBER and not winner.target and action in (Action.DATA, Action.CNAME):
+    if policy.question_only:
+        flags |= QUESTION_ONLY
+    if winner.member >= NO_MEMBER and not winner.target and action in (Action.DATA, Action.CNAME, Action.LOCAL):
         raise ValueError(f"list {policy.name}: more than {NO_MEMBER} rules speak of a name before its rule with data")
     profile = _profile(rules, policy, action, winner.ttl, winner.target)
     number = profiles.setdefault(profile, len(profiles))
@@ -632,62 +649,34 @@ def _profile(rules: PolicyRules, policy: ListPolicy, action: Action, ttl: int | 
     if policy.max_ttl is not None:
         ttl = min(ttl, policy.max_ttl)
     here = action is Action.ADDRESS
+    told = reason.structured(reason.by_list(policy), category, name=policy.category)
     return Profile(
         action=action,
         ttl=ttl,
         ipv4=sinkhole.ipv4 if here else bytes(4),
         ipv6=sinkhole.ipv6 if here else bytes(16),
         ede=category.ede,
-        text="" if category.ede == NO_EDE else extra_text(policy, category),
-        soa=_MNAME + (mailbox(category.contact) or _NOBODY),
+        text="" if category.ede == NO_EDE else reason.extra_text(policy, category),
+        soa=_MNAME + (reason.mailbox(category.contact) or _NOBODY),
         target=target,
         zone=_zones(rules).index(policy.soa) + 1 if policy.soa else 0,
+        structured="" if category.ede == NO_EDE else told.full,
+        structured_brief="" if category.ede == NO_EDE else told.brief,
     )
 
 
 def _overlay_profile(rules: PolicyRules) -> Profile:
     """How a name is answered that an operator blocked by hand: as the sinkhole says."""
-    answer = _profile(rules, ListPolicy("overlay"), rules.sinkhole.action, None, "")
-    return replace(answer, text="blocked by the operator")
+    return _own(_profile(rules, ListPolicy("overlay"), rules.sinkhole.action, None, ""), "blocked by the operator")
 
 
 def _rebinding_profile(rules: PolicyRules) -> Profile:
     """How a name outside is answered whose answer has an address inside."""
     answer = _profile(rules, ListPolicy("rebinding"), Action.NODATA, None, "")
-    return replace(answer, text="blocked by rebinding: a name outside with an address inside")
+    return _own(answer, "blocked by rebinding: a name outside with an address inside")
 
 
-def extra_text(policy: ListPolicy, category: CategoryPolicy) -> str:
-    """EXTRA-TEXT (RFC 8914 section 2) in words for a person: which list, why, by what order, whom to ask.
-
-    At most MAX_TEXT octets of UTF-8, cut between characters.
-    """
-    text = f"blocked by list {policy.name}"
-    if policy.category:
-        text += f" (category {policy.category})"
-    reasons = [
-        words
-        for words in (
-            category.justification,
-            category.law and f"order {category.law}",
-            category.organisation and f"by {category.organisation}",
-            category.contact and f"contact {category.contact.removeprefix('mailto:').removeprefix('tel:')}",
-        )
-        if words
-    ]
-    if reasons:
-        text += ": " + ", ".join(reasons)
-    octets = text.encode()
-    if len(octets) > MAX_TEXT:
-        text = octets[: MAX_TEXT - len("…".encode())].decode(errors="ignore") + "…"
-    return text
-
-
-def mailbox(contact: str) -> bytes:
-    """RNAME in wire form for a contact's mail address (RFC 1035 section 8), b"" where it holds none that fits."""
-    local, at, domain = contact.removeprefix("mailto:").partition("@")
-    labels = [local, *domain.split(".")]
-    if not at or not contact.isascii() or not all(0 < len(label) < 64 for label in labels):
-        return b""
-    wire = b"".join(bytes([len(label)]) + label.encode() for label in labels) + b"\0"
-    return wire if len(wire) <= 255 else b""
+def _own(profile: Profile, words: str) -> Profile:
+    """A profile of a block that no list speaks for."""
+    told = reason.structured(words, CategoryPolicy(sub_error=reason.SUB_ERRORS["dns_policy"]))
+    return replace(profile, text=words, structured=told.full, structured_brief=told.brief)

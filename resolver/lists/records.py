@@ -14,14 +14,16 @@ from resolver.lists.layout import NO_TTL, RECORD, RECORDS, RecordsFlag
 from resolver.lists.rules import Outcome
 from resolver.vocabulary import Action, RRType
 
+_MARKS = {"NXDOMAIN": RecordsFlag.NXDOMAIN, "MAPPED": RecordsFlag.MAPPED}
+
 
 def encode_records(outcome: Outcome) -> bytes:
     """The records of an outcome with data. ValueError names the text that is no record.
 
     Action.CNAME: one target; `*.garden.` means that the qname goes before `garden.` (rpz.md 9). Otherwise each item is
-    `TYPE RDATA` as in a zone file.
+    `TYPE RDATA` as in a zone file. Action.LOCAL: `TTL TYPE RDATA`, and the marks NXDOMAIN and MAPPED.
     """
-    flags = RecordsFlag(0)
+    flags = RecordsFlag.TTLS if outcome.action is Action.LOCAL else RecordsFlag(0)
     records: list[tuple[int, bytes]] = []
     for text in outcome.data:
         try:
@@ -31,11 +33,17 @@ def encode_records(outcome: Outcome) -> bytes:
                     flags |= RecordsFlag.WILDCARD
                     target = target.parent()
                 records.append((RRType.CNAME, target.to_wire() or b""))
+            elif outcome.action is Action.LOCAL and text in _MARKS:
+                flags |= _MARKS[text]
             else:
+                lifetime = b""
+                if outcome.action is Action.LOCAL:
+                    ttl_text, _, text = text.partition(" ")
+                    lifetime = struct.pack(">I", int(ttl_text))
                 word, _, rest = text.partition(" ")
                 rrtype = dns.rdatatype.from_text(word)
                 rdata = dns.rdata.from_text(dns.rdataclass.IN, rrtype, rest, origin=dns.name.root, relativize=False)
-                records.append((rrtype, rdata.to_wire() or b""))
+                records.append((rrtype, lifetime + (rdata.to_wire() or b"")))
         except (dns.exception.DNSException, ValueError, struct.error) as error:
             raise ValueError(f"not a record: {text!r}: {error}") from error
     ttl = NO_TTL if outcome.ttl is None else outcome.ttl

@@ -24,8 +24,9 @@ class Outcome:
     """What a rule says once it matches; equal outcomes of a list are stored once.
 
     `action` None means "as the list's category says". `ttl` is in seconds, None means the profile's. `data` holds the
-    rule's own records (Action.DATA: text form, one `TYPE RDATA` an item; Action.CNAME: one target name). `condition` is
-    the text of what restricts it by type, client or name, and of what rules do to each other (conditions.py).
+    rule's own records (Action.DATA: text form, one `TYPE RDATA` an item; Action.CNAME: one target name; Action.LOCAL: as
+    records.py says). `condition` is the text of what restricts it by type, client or name, and of what rules do to each
+    other (conditions.py).
     """
 
     verb: Verb = Verb.BLOCK

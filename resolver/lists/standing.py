@@ -37,6 +37,10 @@ def standing(config: Config, digest: str, state_dir: Path) -> Generation | None:
             source = [(stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats]
             if not (state.run or state.pending) or state.name != listed.name or not is_unchanged(source, state):
                 return None
+        for state in generation.own:
+            stats = [stat_of(Path(path)) for path, *_ in state.source]
+            if [(stat.path, stat.size, stat.mtime_ns, stat.inode) for stat in stats] != list(state.source):
+                return None
     except (OSError, ValueError):
         return None
     return generation

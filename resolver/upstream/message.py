@@ -5,8 +5,8 @@ the cache from strangers (id, direction, the question octet by octet) and the en
 the message exactly, compression pointers only lead backwards, so that no name can loop). What the records *say* is the
 engine's business.
 
-Invariants: `judge` never raises on any octets. A query carries exactly one OPT, or none, with no option but our own padding:
-whatever the client sent there (ECS, cookies, padding) ends here.
+Invariants: `judge` never raises on any octets. A query carries exactly one OPT, or none, with no option but our own padding
+and the client's network, if the policy on ECS has it told: whatever else the client sent there (cookies, …) ends here.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ _TAIL = struct.Struct(">HHIH")  # type, class, ttl, rdlength
 _OPT = struct.Struct(">BHHIH")
 _OPT_PLAIN = _OPT.pack(0, RRType.OPT, PAYLOAD_SIZE, 0, 0)
 _OPT_DO = _OPT.pack(0, RRType.OPT, PAYLOAD_SIZE, 0x8000, 0)
-_RD, _CD, _TC = 0x0100, 0x0010, 0x02
+_RD, _AD, _CD, _TC = 0x0100, 0x0020, 0x0010, 0x02
 # 0x20 where an octet is a lower-case letter. Length octets are at most 63 and thus never among them.
 _LETTERS = bytes(0x20 if ord("a") <= octet <= ord("z") else 0 for octet in range(256))
+_OPTION = struct.Struct(">HH")
+_ECS_OPTION: Final = 8
 _PADDING_OPTION: Final = 12  # RFC 7830
 _EDE_OPTION: Final = 15
 _EDE_BOGUS: Final = frozenset(range(6, 13))  # RFC 8914: DNSSEC Bogus … NSEC Missing
@@ -46,6 +48,7 @@ class Question(NamedTuple):
     qclass: int = 1
     do: bool = False
     cd: bool = False
+    ecs: bytes = b""  # data of the option that tells of the client's network (RFC 7871 section 6); empty: not told
 
     @property
     def wire(self) -> bytes:
@@ -95,7 +98,9 @@ def name_text(wire: bytes) -> str:
 def build(
     question: Question, random: bytes, *, edns: bool = True, mix_case: bool = True, padded: bool = False
 ) -> bytes:
-    """A query with RD=1, the question's DO and CD, and no client option.
+    """A query with RD=1, AD=1, the question's DO and CD, and no other option of a client than its network.
+
+    AD asks whether the answer was validated (RFC 6840 section 5.7), which is kept with it for those who want to know.
 
     `padded`: up to a multiple of PADDING octets (RFC 8467 section 4.1), so that an encrypted query's length says little.
 
@@ -107,13 +112,18 @@ def build(
         letters = int.from_bytes(qname.translate(_LETTERS), "big")
         mixed = int.from_bytes(qname, "big") ^ (letters & int.from_bytes(random[2 : 2 + len(qname)], "big"))
         qname = mixed.to_bytes(len(qname), "big")
-    flags = _RD | _CD if question.cd else _RD
+    flags = _RD | _AD | _CD if question.cd else _RD | _AD
     head = _HEAD.pack(random[0] << 8 | random[1], flags, 1, 0, 0, 1 if edns else 0)
     tail = question.qtype << 16 | question.qclass
     opt = (_OPT_DO if question.do else _OPT_PLAIN) if edns else b""
-    if padded and edns:
-        length = -(HEADER + len(qname) + 4 + len(opt) + 4) % PADDING
-        opt = opt[:-2] + struct.pack(">HHH", 4 + length, _PADDING_OPTION, length) + bytes(length)
+    options = b""
+    if question.ecs:
+        options = _OPTION.pack(_ECS_OPTION, len(question.ecs)) + question.ecs
+    if padded:
+        length = -(HEADER + len(qname) + 4 + len(opt) + len(options) + 4) % PADDING
+        options += _OPTION.pack(_PADDING_OPTION, length) + bytes(length)
+    if edns and options:
+        opt = opt[:-2] + len(options).to_bytes(2, "big") + options
     return head + qname + tail.to_bytes(4, "big") + opt
 
 

@@ -62,9 +62,9 @@ class Native:
         self._looked = self._loop.time()
         self._timer = self._loop.call_later(TICK, self._tick)
 
-    def reconfigure(self) -> None:
-        """Follow the pool's servers and routes."""
-        slots = self._pool.config.slots
+    def reconfigure(self, *, asks: bool = True) -> None:
+        """Follow the pool's servers and routes. `asks`: whether the engine is to ask by itself at all."""
+        slots = self._pool.config.slots if asks else {}
         wanted = {
             health.server: slots[health.server.name]
             for health in self._pool.servers

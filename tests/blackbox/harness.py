@@ -18,11 +18,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import dns.flags
 import dns.message
@@ -58,6 +59,7 @@ class Server:
         self.admin_port = free_port()
         self.host = "127.0.0.1"
         self.environment: dict[str, str] = {}  # of the server, beside this process's
+        self.prefix: list[str] = []  # before its command line: where it is to run
         self.process: subprocess.Popen[bytes] | None = None
         self.exit_status: int | None = None
         self._given: dict[str, Any] = {
@@ -106,7 +108,7 @@ class Server:
         """Start, without waiting for anything."""
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "resolver", "run", "-c", str(self.config_path)],
+                [*self.prefix, sys.executable, "-m", "resolver", "run", "-c", str(self.config_path)],
                 cwd=ROOT,
                 env={**os.environ, **self.environment},
                 stdout=log,
@@ -136,7 +138,7 @@ class Server:
         self.process.send_signal(number)
         return self.wait_end()
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         self.start()
         try:
             self.wait_ready()
@@ -252,6 +254,19 @@ class Server:
     def worker_pids(self) -> list[int]:
         """The workers' pids, by worker."""
         return [worker["pid"] for worker in self.status()["workers"]]
+
+
+def others_can_run_this() -> bool:
+    """Whether a server that has given up root could start another of its processes: not where Python is root's alone."""
+    script = (
+        "import pathlib, sys\n"
+        "from resolver.privilege import drop_to\n"
+        "drop_to('nobody', pathlib.Path(sys.argv[1]))\n"
+        "import resolver.cli, resolver.lists.compile, resolver.worker"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", script, folder]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,7 +22,7 @@ import dns.rcode
 import pytest
 
 from resolver.sockets import has_ipv6
-from tests.blackbox.harness import ROOT, Server, is_alive, kill, until
+from tests.blackbox.harness import Server, is_alive, kill, others_can_run_this, until
 from tests.fakes import Act, FakeUpstream, address_of
 
 LISTS = {
@@ -432,18 +431,9 @@ def open_folder() -> Iterator[Path]:
         yield folder
 
 
-def _others_can_run_this() -> bool:
-    command = [sys.executable, "-c", "import resolver.supervisor"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, user=65534, group=65534, capture_output=True, check=False)
-    except PermissionError:
-        return False
-    return done.returncode == 0
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_root_is_given_up_but_for_low_ports(open_folder: Path) -> None:
-    if not _others_can_run_this():
+    if not others_can_run_this():
         pytest.skip("other users may not read this Python or this source")
     with Server(open_folder, {**LISTS, "user": "nobody"}) as server:
         assert server.process is not None

@@ -17,6 +17,7 @@ from resolver.explain import list_states
 from tests.blackbox.harness import Server, is_alive, kill, until
 from tests.fakes import FakeUpstream
 from tests.listserver import Act, Authority, Document, ListServer, Octets, Silence, Status, full_backlog
+from tests.signer import Signer
 
 ADS = b"ads.example\n"
 PAGE = b"<!DOCTYPE html><html><body>Gone shopping</body></html>\n" * 30
@@ -51,7 +52,7 @@ def config(maintainer: ListServer, **options: Any) -> dict[str, Any]:
 
 def fetch(server: Server, *lists: str) -> list[str]:
     """Have lists fetched now and enforced; what could not be fetched."""
-    answer = control.ask(server.state_dir / control.SOCKET, control.Reload(True, lists), 30)
+    answer = control.ask(server.state_dir / control.SOCKET, control.Reload(True, lists), 120)
     assert isinstance(answer, control.Report), answer
     return [str(fault) for fault in answer.data["not_fetched"]]
 
@@ -265,3 +266,26 @@ def test_commands(tmp_path: Path, maintainer: ListServer, upstream: FakeUpstream
         failed = server.tampah("fetch")
         assert failed.returncode == 1 and "lists.ads: " in failed.stderr and "HTTP 500" in failed.stderr
         assert "next\tsource\terror" in server.tampah("lists").stdout
+
+
+@pytest.mark.peer("minisign")
+def test_a_list_is_taken_only_if_its_maintainer_has_signed_it(
+    tmp_path: Path, maintainer: ListServer, upstream: FakeUpstream
+) -> None:
+    good = ADS + b"good.example\n"
+    signer = Signer(tmp_path / "signer")
+    maintainer.serve("/ads.txt.minisig", Document(signer.sign(ADS)))
+    given = config(maintainer, signature="auto", public_key=signer.public_key)
+    given["fetch"] = {"timeout": "20s", "deadline": "60s"}
+    with Server(tmp_path, given, upstream=upstream.port) as server:
+        wait_blocked(server, "ads.example")
+        maintainer.serve("/ads.txt", Document(b"bank.example\n"))
+        [fault] = fetch(server)
+        assert "its signature does not fit it" in fault and fault.startswith("lists.ads: http://")
+        assert server.is_blocked("ads.example") and not server.is_blocked("bank.example")
+        assert "its signature does not fit it" in state(server, "ads")["error"]
+        assert server.metrics()["tampah_source_failures", "ads"] >= 1
+        maintainer.serve("/ads.txt", Document(good))
+        maintainer.serve("/ads.txt.minisig", Document(signer.sign(good, legacy=True)))
+        assert fetch(server) == []
+        assert server.is_blocked("good.example") and not state(server, "ads")["error"]

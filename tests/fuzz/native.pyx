@@ -75,8 +75,8 @@ cdef void check_reply(const Query* q) noexcept nogil:
 
 
 cdef void fuzz_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t how) noexcept nogil:
-    # A query by the bits of `how`: 1 stream, 2 a stranger, 4 may wait.
-    query_start(q, packet, size, 1 if how & 1 else TRANSPORT_UDP, fuzz.whole if how & 1 else fuzz.reply,
+    # A query by the bits of `how`: 1 stream, 2 a stranger, 4 may wait, 8 encrypted, where it is a stream.
+    query_start(q, packet, size, (FIRST_ENCRYPTED if how & 8 else 1) if how & 1 else TRANSPORT_UDP, fuzz.whole if how & 1 else fuzz.reply,
                 MAX_TCP if how & 1 else OUT_ROOM)
     memcpy(q.client, &fuzz.clients[16 if how & 2 else 0], 16)
     q.may_wait = how & 4 != 0
@@ -84,7 +84,10 @@ cdef void fuzz_start(Query* q, const uint8_t* packet, uint32_t size, uint32_t ho
 
 cdef void fuzz_end(Query* q, int verdict) noexcept nogil:
     if verdict == VERDICT_REPLY:
+        if q.transport >= FIRST_ENCRYPTED:
+            reply_pad(q)
         check_reply(q)
+        message_freshness(q.reply, q.reply_size)
     if verdict == VERDICT_REPLY or verdict == VERDICT_DROP:
         query_count(fuzz.core, q, verdict)
 
@@ -112,6 +115,8 @@ cdef int fuzz_packet(const uint8_t* data, size_t size) noexcept:
     if not 0 < size <= 4096:
         return 0
     fuzz_start(&q, data + 1, <uint32_t> size - 1, data[0])
+    if data[0] & 16 and not proxy_open(&fuzz.core.proxies, &q):
+        return 0
     verdict = answer_query(fuzz.core, &q)
     fuzz_end(&q, verdict)
     if verdict == VERDICT_WAIT:
@@ -138,12 +143,16 @@ cdef void give_answer(uint32_t place, uint32_t how, const uint8_t* packet, uint3
     # As Engine.learn and Engine.finish do, then the same question again, which may find it in the cache.
     cdef Query q
     cdef Answer answer
+    cdef uint32_t lacking
     fuzz_start(&q, fuzz.questions[place], fuzz.sizes[place], how & 1)
     if wire_parse(&q) != CONTINUE:
         return
     q.route = 0
     if cache_prepare(&fuzz.core.cache, &q, packet, size, &answer) != PREPARED:
         return
+    if q.qtype == TYPE_A and dns64_reply(fuzz.core.snapshot, &q, &answer, 600) == VERDICT_REPLY:
+        check_reply(&q)
+    dns64_lacks(fuzz.core.snapshot, &q, &answer, &lacking)
     cache_store(&fuzz.core.cache, &q, &answer, fuzz.core.now)
     fuzz_start(&q, fuzz.questions[place], fuzz.sizes[place], how & 1)
     q.given = &answer
@@ -177,7 +186,7 @@ cdef void give_forward(uint32_t place, uint32_t how, uint8_t* packet, uint32_t s
     if answer_query(fuzz.core, &q) == VERDICT_WAIT:
         p = &f.pending[f.oldest]
         put_u16(packet, p.id)
-        memcpy(packet + HEADER, p.query + HEADER, p.query_size - 11 - HEADER)
+        memcpy(packet + HEADER, p.query + HEADER, p.question_end - HEADER)
         forward_answer(fuzz.core, &q, p, packet, size)
     forget_pending()
 
@@ -216,7 +225,7 @@ cdef int fuzz_index(const uint8_t* data, size_t size) noexcept:
         return 0
     memcpy(file, data, size)
     header = <const IndexHeader*> file
-    if index_sections_fault(size, header) == NULL and index_fault(<const uint8_t*> file, header, &view) == NULL:
+    if index_sections_fault(size, header) == NULL and index_fault(<const uint8_t*> file, header, &view, False) == NULL:
         use_index(&view)
     free(file)
     return 0
@@ -250,6 +259,7 @@ def fuzz_native(Engine engine not None, str target, list questions, bytes client
     cdef list kept = [argument.encode() for argument in arguments]
     fuzz_engine, fuzz_packets = engine, questions
     fuzz.core = &engine.core
+    fuzz.core.proxies.count = 1  # everybody is a load balancer to who asks by the bit for it
     core_clock(&engine.core)
     fuzz.reply = <uint8_t*> malloc(OUT_ROOM)
     fuzz.whole = <uint8_t*> malloc(MAX_TCP)

@@ -79,12 +79,30 @@ class Packets:
         chance = self.chance
         rdata = b""
         for _ in range(chance.choice((0, 0, 0, 1, 1, 2, 5))):
-            size = chance.choice((0, 4, 8, 8, 16, 24, 40, 7, 300))
-            rdata += struct.pack(">HH", chance.choice(OPTIONS), size) + chance.randbytes(size)
+            code, data = self.option()
+            rdata += struct.pack(">HH", code, len(data)) + data
         version = 0 if chance.random() < 0.95 else chance.randrange(256)
         size = chance.choice((0, 511, 512, 513, 1232, 1232, 1232, 4096, 65535))
         ttl = chance.choice((0, 0, 0x8000, 0x40, 0x01000000)) | version << 16
         return b"\0" + struct.pack(">HHIH", 41, size, ttl, len(rdata)) + rdata
+
+    def option(self) -> tuple[int, bytes]:
+        """An option: half of those that have a form have theirs."""
+        chance = self.chance
+        code = chance.choice(OPTIONS)
+        if chance.random() < 0.5:
+            if code == 8:
+                family, bits = chance.choice(((1, 24), (1, 32), (1, 0), (1, 17), (2, 56), (2, 128), (2, 3)))
+                network = bytearray(chance.randbytes((bits + 7) // 8))
+                if bits % 8:
+                    network[-1] &= 0xFF00 >> bits % 8 & 0xFF
+                return code, struct.pack(">HBB", family, bits, 0) + network
+            if code == 10:
+                server = struct.pack(">BBHI", 1, 0, 0, chance.randrange(1 << 32)) + chance.randbytes(8)
+                return code, chance.choice((bytes(8), chance.randbytes(8), bytes(8) + server))
+            if code in (3, 9, 11, 65001):
+                return code, b""
+        return code, chance.randbytes(chance.choice((0, 4, 8, 8, 16, 24, 40, 7, 300)))
 
     def noise(self) -> bytes:
         """No packet at all, or a header with noise behind it."""

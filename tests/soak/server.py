@@ -86,6 +86,7 @@ lists:
   - {{name: toggles, source: {self.toggles}, format: domains}}
 sinkhole: {{action: address, ipv4: {sinkhole}, ttl: 5s}}
 admin: {{listen: "127.0.0.1:{self._admin}"}}
+guard: {{keep_generations: 3}}
 """,
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resolver import counters, ring, snapshot
+from resolver import counters, decide, ring, snapshot
 from resolver.config import model
 from resolver.engine import engine
 from resolver.lists import matrix
@@ -108,6 +108,7 @@ def test_a_ring_of_records_has_the_same_layout() -> None:
 def test_cells_say_the_same_on_both_sides() -> None:
     assert QUERY["CELL_NEEDS_ANSWER"] == matrix.NEEDS_ANSWER
     assert QUERY["CELL_CONDITIONAL"] == matrix.CONDITIONAL
+    assert QUERY["CELL_QUESTION_ONLY"] == matrix.QUESTION_ONLY == decide.QUESTION_ONLY
     assert QUERY["CLASS_REFUSED"] == snapshot.REFUSED_CLASS
     assert QUERY["CLASS_WITHHELD"] == snapshot.WITHHELD_CLASS
     assert QUERY["EDE_NONE"] == snapshot.NO_EDE
@@ -124,7 +125,7 @@ def test_upstreams_are_as_many_as_there_are_counters_for() -> None:
 def test_verdicts_and_reasons_are_what_the_border_says() -> None:
     for name in ("REPLY", "DROP", "WAIT", "PUNT"):
         assert getattr(engine, name) == QUERY[f"VERDICT_{name}"]
-    for name in ("FORWARD", "CONDITIONAL", "LOCAL", "REFRESH"):
+    for name in ("FORWARD", "CONDITIONAL", "LOCAL", "REFRESH", "DNS64"):
         assert getattr(engine, f"PUNT_{name}") == QUERY[f"REASON_{name}"]
     forward = constants("forward.pyx")
     for name in ("NOTHING", "TIMEOUT", "TRUNCATED", "RCODE", "BAD", "CLOSED", "SLOW"):

@@ -166,7 +166,37 @@ CASES = [
         "config.yaml:2: categories.ads.ede: expected one of forged, blocked, censored, filtered, prohibited, none, "
         "found censor; did you mean censored?",
     ),
-    ("rate_limit: {action: drop}", "config.yaml:1: rate_limit.action: expected truncate, found drop"),
+    (
+        "rate_limit: {action: shout}",
+        "config.yaml:1: rate_limit.action: expected one of truncate, drop, refuse, found shout",
+    ),
+    ("rate_limit: {slip: -1}", "config.yaml:1: rate_limit.slip: expected at least 0, found -1"),
+    (
+        "cookies: {enabled: no, require: yes}",
+        "config.yaml:1: cookies.require: expected no: cookies.enabled is no, found yes (for YAML a boolean: "
+        'write "yes" if it is text)',
+    ),
+    (
+        "structured_errors: {code: 15}",
+        "config.yaml:1: structured_errors.code: expected a code that no other option has: 20 or more, found 15",
+    ),
+    (
+        "identity: {nsid: " + "x" * 65 + "}",
+        "config.yaml:1: identity.nsid: expected at most 64 octets, found " + "x" * 57 + "...",
+    ),
+    (
+        "ecs: {policy: sett}",
+        "config.yaml:1: ecs.policy: expected one of strip, forward, set, found sett; did you mean set?",
+    ),
+    (
+        "categories: {a: {language: e}}",
+        "config.yaml:1: categories.a.language: expected a language tag such as en, id or zh-Hant, found e",
+    ),
+    (
+        "categories: {a: {sub_error: rude}}",
+        "config.yaml:1: categories.a.sub_error: expected one of none, malware, phishing, spam, "
+        "spyware, network_policy, dns_policy, found rude",
+    ),
     # shapes
     ("- a", "config.yaml:1: expected a mapping: a key, a colon and a value a line, found a list"),
     ("hello", "config.yaml:1: expected a mapping: a key, a colon and a value a line, found hello"),
@@ -255,6 +285,64 @@ CASES = [
         "groups:\n- {name: k, clients: [10.0.0.1, 10.0.0.1]}",
         "config.yaml:2: groups[0].clients: expected each value once, but 10.0.0.1/32 stands there twice",
     ),
+    # local names
+    (
+        "rewrites:\n- {name: a.lan, answers: [b.lan, 10.0.0.1]}",
+        "config.yaml:2: rewrites[0].answers: expected addresses, or one domain name alone",
+    ),
+    (
+        "rewrites:\n- {name: a.lan, answers: [10.0.0.1]}\n- {name: A.lan., answers: [10.0.0.2]}",
+        "config.yaml:3: rewrites[1].name: expected a name of its own, but rewrites[0] has it already, found A.lan.",
+    ),
+    (
+        "rewrites:\n- {name: a.lan, answers: [b.example]}\nrecords:\n- a.lan. IN TXT no",
+        "config.yaml:4: records[0]: expected nothing beside an alias, but rewrites[0] speaks of a.lan too",
+    ),
+    (
+        "rewrites:\n- {name: a.lan, answers: [10.0.0.1]}\nrecords:\n- a.lan. IN CNAME b.lan.",
+        "config.yaml:4: records[0]: expected nothing beside an alias, but rewrites[0] speaks of a.lan too",
+    ),
+    (
+        "rewrites:\n- {name: '*.lan', answers: [www.lan]}",
+        "config.yaml:2: rewrites[0]: expected an alias of another name, but this leads to www.lan, "
+        "which it speaks of itself",
+    ),
+    (
+        "records:\n- a.lan. IN TXT yes\n- a.lan. IN A 10.0.0",
+        "config.yaml:3: records[1]: expected a record such as nas.lan. 300 IN MX 10 mail.lan.: "
+        "Text input is malformed., found a.lan. IN A 10.0.0",
+    ),
+    (
+        "records:\n- a.lan. IN OPT \\# 0",
+        "config.yaml:2: records[0]: expected a type that a name can have, not OPT, found a.lan. IN OPT \\# 0",
+    ),
+    (
+        "records:\n- $INCLUDE /etc/passwd",
+        "config.yaml:2: records[0]: expected a record such as nas.lan. 300 IN MX 10 mail.lan., found $INCLUDE /etc/passwd",
+    ),
+    (
+        "records:\n- a b.lan. IN A 10.0.0.1",
+        "config.yaml:2: records[0]: expected a record such as nas.lan. 300 IN MX 10 mail.lan.: "
+        "unknown rdatatype 'b.lan.', found a b.lan. IN A 10.0.0.1",
+    ),
+    (
+        "safe_search: [googel]",
+        "config.yaml:1: safe_search: expected search engines, not 'googel'; did you mean google?",
+    ),
+    (
+        "safe_search: [youtube, youtube-moderate]",
+        "config.yaml:1: safe_search: expected either youtube or youtube-moderate",
+    ),
+    (
+        "dns64: {prefix: 64:ff9b::/95}",
+        "config.yaml:1: dns64.prefix: expected an IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits, such as 64:ff9b::/96, "
+        "found 64:ff9b::/95",
+    ),
+    (
+        "dns64: {prefix: 2001:db8:0:0:100::/96}",
+        "config.yaml:1: dns64.prefix: expected a prefix whose bits 64 to 71 are zero (RFC 6052 section 2.2), "
+        "found 2001:db8:0:0:100::/96",
+    ),
     # the text itself
     ("a:\n\t- b", "config.yaml:2: tabs cannot indent in YAML: use spaces"),
     (
@@ -322,10 +410,10 @@ groups: [{name: kids, clients: [10.0.0.1/8], lists: [adz]}]
 
 
 def test_errors_are_said_of_what_would_be_ignored(tmp_path: Path) -> None:
-    text = "rewrites:\n- name: a.lan\n  answers: [b.lan, 10.0.0.1]"
+    text = "query_log:\n  what: none\n  keep: [1]"
     assert problems(tmp_path, text) == [
-        "config.yaml:1: rewrites: not built yet: ignored (rewrites)",
-        "config.yaml:3: rewrites[0].answers: expected addresses, or one domain name alone",
+        "config.yaml:2: query_log.what: not built yet: ignored (the query log), found none",
+        "config.yaml:3: query_log.keep: expected a duration such as 500ms, 10s, 5m, 2h, 1d or 1w",
     ]
 
 

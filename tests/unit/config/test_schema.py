@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from resolver.config.load import load
-from resolver.config.model import Config
+from resolver.config.model import Config, Dnssec, SpecialNames
 from resolver.config.schema import SECTIONS, json_schema
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,6 +24,9 @@ listen:
   https: []
   quic: []
   certificate: {chain: "", key: ""}
+  https_path: /dns-query
+  proxy_from: []
+  transparent: no
 workers: auto
 state_dir: ./state
 user: ""
@@ -75,7 +78,11 @@ rebinding:
   ranges: [10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 127.0.0.0/8, 169.254.0.0/16, fc00::/7, fe80::/10]
   allow: []
 rewrites: [{name: nas.lan, answers: [192.168.1.5]}]
-rate_limit: {per_second: 0, prefix4: 24, prefix6: 56, action: truncate}
+rate_limit: {per_second: 0, prefix4: 24, prefix6: 56, action: truncate, responses_per_second: 0, slip: 2}
+cookies: {enabled: yes, require: no}
+identity: {version: "", id: "", nsid: ""}
+structured_errors: {code: 0}
+ecs: {policy: strip, prefix4: 24, prefix6: 56}
 connections: {per_worker: 20000, per_client: 64, idle: 10s}
 guard: {shrink: 30%, grow: 100%, floor: 20, public_suffixes: all, protect: [], asked: 1000,
         keep_generations: 10, keep_size: 4GiB}
@@ -119,17 +126,20 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
     return True
 
 
-ADDED = {"rewrite", "tags", "bootstrap"}  # keys since
+ADDED = {"rewrite", "tags", "records", "block_encrypted_dns", "safe_search", "special_names", "dns64"}  # keys since
+ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap", "local_zones"}
+ADDED |= {"dnssec", *Dnssec.model_fields}
+ADDED |= {"public_key", "signature"}
+ADDED |= {"sub_error", "language"}
 
 
 def test_the_contract_is_read(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(CONTRACT)
     config = load(file)
-    assert [warning.path for warning in config.warnings] == ["rewrites"]
-    assert config.model_dump(exclude={"lists", "categories", "groups", "upstream", "tsig_keys"}) == Config().model_dump(
-        exclude={"lists", "categories", "groups", "upstream", "tsig_keys"}
-    )
+    assert config.warnings == ()
+    own = {"lists", "categories", "groups", "upstream", "tsig_keys", "rewrites"}
+    assert config.model_dump(exclude=own) == Config().model_dump(exclude=own)
 
 
 def test_the_contract_names_every_key() -> None:
@@ -158,12 +168,15 @@ def test_the_shipped_file_explains_every_key() -> None:
 def test_what_the_shipped_file_comments_out_is_read_too(tmp_path: Path) -> None:
     text = (ROOT / "config.yaml").read_text()
     text = re.sub(
-        r"^(\s*)(routes|categories|groups|rewrites|tsig_keys): (\[\]|\{\})$", r"\1\2:", text, flags=re.MULTILINE
+        r"^(\s*)(routes|categories|groups|rewrites|records|local_zones|tsig_keys): (\[\]|\{\})$",
+        r"\1\2:",
+        text,
+        flags=re.MULTILINE,
     )
     file = tmp_path / "config.yaml"
     file.write_text(re.sub(r"^( *)#  (?=[ -] *|\w)", r"\1  ", text, flags=re.MULTILINE))
     config = load(file)
-    assert [warning.path for warning in config.warnings] == ["rewrites"]
+    assert config.warnings == () and (len(config.rewrites), len(config.records)) == (2, 2)
     assert (len(config.upstream.routes), len(config.categories), len(config.groups), len(config.tsig_keys)) == (
         1,
         1,

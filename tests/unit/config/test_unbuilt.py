@@ -13,9 +13,7 @@ from resolver.config.problem import ConfigError
 
 CERTIFICATE = "certificate: {chain: a.pem, key: a.key}"
 WARNED = [
-    (f"listen: {{tls: [127.0.0.1:853], {CERTIFICATE}}}", "listen.tls", "127.0.0.1:853"),
-    (f"listen: {{https: [127.0.0.1:443], {CERTIFICATE}}}", "listen.https", ""),
-    (f"listen: {{quic: [127.0.0.1:853], {CERTIFICATE}}}", "listen.quic", ""),
+    (f"listen: {{quic: [127.0.0.1:853], {CERTIFICATE}}}", "listen.quic", "127.0.0.1:853"),
     ("upstream: {servers: [9.9.9.9, quic://1.1.1.1]}", "upstream.servers[1]", ""),
     ("groups: [{name: a, clients: [10.0.0.1], upstream: [9.9.9.9, quic://1.1.1.1]}]", "groups[0].upstream[1]", ""),
     ("upstream: {servers: [quic://9.9.9.9, 1.1.1.1]}", "upstream.servers[0]", ""),
@@ -24,7 +22,6 @@ WARNED = [
         "upstream.routes[0].servers[1]",
         "",
     ),
-    ("rewrites: [{name: nas.lan, answers: [10.0.0.1]}]", "rewrites", ""),
     ("query_log: {what: none}", "query_log.what", ""),
     ("query_log: {clients: hash}", "query_log.clients", ""),
     ("query_log: {keep: 1d}", "query_log.keep", ""),
@@ -38,6 +35,7 @@ REFUSED = [
 BUILT = [
     "listen: {tls: [], certificate: {chain: ''}}",
     f"listen: {{{CERTIFICATE}}}",
+    f"listen: {{tls: [127.0.0.1:853], https: [127.0.0.1:443], {CERTIFICATE}}}",
     "upstream: {servers: [udp://9.9.9.9, tcp://1.1.1.1, 8.8.8.8], strategy: ordered}",
     "upstream: {strategy: random}",
     "upstream: {servers: [tls://9.9.9.9, https://1.1.1.1, tls://dns.example], bootstrap: [9.9.9.9]}",
@@ -47,7 +45,10 @@ BUILT = [
     "lists: [{name: a, source: https://lists.example/a.txt, mirrors: [http://lists.example/a.txt]}]",
     "lists: [{name: a, source: https://lists.example/a.txt, format: addresses, enabled: no}]",
     "rebinding: {protect: no, allow: [lan]}",
-    "rewrites: []",
+    "rewrites: [{name: nas.lan, answers: [10.0.0.1]}]",
+    "records: [nas.lan. IN TXT here]",
+    "safe_search: yes",
+    "dns64: {prefix: 64:ff9b::/96}",
     "rate_limit: {per_second: 50}",
     "groups: [{name: k, clients: ['02:00:00:aa:bb:cc'], schedule: [{days: [mon]}]}]",
     "query_log: {keep: 1w, what: all, clients: full, size: 1GiB}",
@@ -91,21 +92,21 @@ upstream:
   servers: [quic://1.1.1.1, 10.0.0.1, quic://1.1.1.2, 10.0.0.2, quic://1.1.1.3]
   strategy: parallel
 cache: {serve_stale: 3d, max_ttl: 2d}
-rewrites: [{name: nas.lan, answers: [10.0.0.1]}]
+query_log: {what: none}
 """
     config = load(write(tmp_path, text))
     assert [server.host for server in config.upstream.servers] == ["10.0.0.1", "10.0.0.2"]
     assert config.upstream.strategy == "parallel"
     assert (config.cache.serve_stale, config.cache.max_ttl) == (259_200, 172_800)
-    assert config.rewrites == ()
+    assert config.query_log.what == "all"
     assert [warning.line for warning in config.warnings] == [2, 2, 2, 5]
 
 
 def test_a_file_that_is_too_little_without_what_is_ignored_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(write(tmp_path, f"listen:\n  dns: []\n  tls: [127.0.0.1:853]\n  {CERTIFICATE}"))
+        load(write(tmp_path, f"listen:\n  dns: []\n  quic: [127.0.0.1:853]\n  {CERTIFICATE}"))
     assert [str(problem).removeprefix(f"{tmp_path}/") for problem in caught.value.problems] == [
-        "config.yaml:3: listen.tls: not built yet: ignored (DNS over TLS)",
+        "config.yaml:3: listen.quic: not built yet: ignored (DNS over QUIC)",
         "config.yaml:1: listen: expected at least one address to listen on",
     ]
 

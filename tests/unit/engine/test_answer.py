@@ -92,12 +92,19 @@ def test_address_gives_the_sinkhole(world: World, rdtype: str, address: str) -> 
 
 
 @pytest.mark.parametrize("mode", ["address", "zero"])
-@pytest.mark.parametrize("rdtype", [kind for kind in EVERY_TYPE if kind not in ("A", "AAAA")])
+@pytest.mark.parametrize("rdtype", [kind for kind in EVERY_TYPE if kind not in ("A", "AAAA", "ANY")])
 def test_other_types_of_a_sinkholed_name_are_nodata(world: World, mode: str, rdtype: str) -> None:
     answer = world.ask(f"{mode}.example", rdtype)
     assert answer.rcode() == dns.rcode.NOERROR
     assert not answer.answer
     assert_blocking_soa(answer, f"{mode}.example", 10)
+
+
+@pytest.mark.parametrize("mode", ["address", "zero"])
+def test_any_type_of_a_sinkholed_name_is_hinfo(world: World, mode: str) -> None:
+    answer = world.ask(f"{mode}.example", "ANY")
+    assert [rrset.to_text() for rrset in answer.answer] == [f'{mode}.example. 10 IN HINFO "RFC8482" ""']
+    assert ede_of(answer) == (EDE.CENSORED, EXTRA)
 
 
 @pytest.mark.parametrize("rdtype", EVERY_TYPE)
@@ -553,7 +560,7 @@ def test_scopes(tmp_path: Path) -> None:
 def test_without_rd_only_what_is_known_is_answered(fresh: World) -> None:
     assert fresh.ask("default.example", rd=False).rcode() == dns.rcode.NOERROR
     refused = fresh.ask("elsewhere.example", rd=False)
-    assert refused.rcode() == dns.rcode.REFUSED and ede_of(refused) is None
+    assert refused.rcode() == dns.rcode.REFUSED and ede_of(refused) == (EDE.NOT_AUTHORITATIVE, "")
     asked = query("elsewhere.example")
     punt = fresh.punt(asked)
     assert fresh.engine.learn(punt, reply_to(asked, "elsewhere.example. 60 A 192.0.2.1"))
@@ -697,7 +704,7 @@ def test_a_decided_cell_may_forward(fresh: World) -> None:
         (b"", "8 octets"),
         (bytes(9), "8 octets"),
         (CELL.pack(Rank.BLOCK, Action.ZERO, 0, 0, 0, 0xFFFF), "profile"),
-        (CELL.pack(Rank.BLOCK, 12, 0, 0, 0, 0), "action"),
+        (CELL.pack(Rank.BLOCK, 13, 0, 0, 0, 0), "action"),
         (CELL.pack(Rank.BLOCK, 255, 0, 0, 0, 0), "action"),
     ],
 )
@@ -720,7 +727,7 @@ def test_needs_answer_waits_for_the_upstream_then_blocks(fresh: World) -> None:
     assert fresh.ask("default.example").answer[0][0].address == "0.0.0.0"  # now that the answer is kept
 
 
-@pytest.mark.parametrize("action", [12, 15, 16, 255])
+@pytest.mark.parametrize("action", [13, 15, 16, 255])
 def test_a_policy_with_an_unknown_action_is_refused(fresh: World, action: int) -> None:
     with pytest.raises(ValueError, match="action"):
         fresh.patch("default.example", action=action)

@@ -165,7 +165,8 @@ def test_a_question_goes_upstream_and_its_answer_to_the_client(scene: Scene) -> 
     scene.ask(asked)
     packet = scene.upstream.answer()
     sent = dns.message.from_wire(packet)
-    assert sent.flags == dns.flags.RD and sent.edns == 0 and sent.payload == 1232 and sent.ednsflags == dns.flags.DO
+    assert sent.flags == dns.flags.RD | dns.flags.AD
+    assert sent.edns == 0 and sent.payload == 1232 and sent.ednsflags == dns.flags.DO
     assert str(sent.question[0]).lower() == "www.example. in a"
     scene.run()
     answer = scene.get()
@@ -519,6 +520,8 @@ def test_several_questions_at_once(scene: Scene) -> None:
 # -- what the engine does not ask itself ------------------------------------------------------------------------------
 def test_any_and_long_queries_and_streams_without_a_token_are_pythons(scene: Scene) -> None:
     scene.ask(query("www.example", "ANY"))
+    assert scene.get().flags & dns.flags.TC  # not over UDP
+    assert scene.stream(query("www.example", "ANY"), object()) == PUNT
     scene.ask(query("www.example", options=[dns.edns.GenericOption(dns.edns.OptionType.make(12), bytes(400))]))
     assert scene.stream(query("www.example"), None) == PUNT
     assert [punt.after for punt in scene.engine.take_punts()] == [AFTER_NOTHING] * 3
@@ -696,12 +699,18 @@ def test_the_addresses_of_one_subscriber_count_as_one(tmp_path: Path) -> None:
 
 def test_too_many_questions_get_servfail_and_room_comes_back(tmp_path: Path) -> None:
     with closing(Scene(tmp_path, sockets=16)) as scene:
-        for number in range(16384):
-            assert scene.stream(wire_query([b"n%d" % number, b"example"]), number, one_of_many(number)) == WAIT
-        reply = scene.engine.answer(query("more.example").to_wire(), CLIENT, Transport.TCP, "more")[1]
+        taken = next(
+            number
+            for number in range(16385)
+            if scene.stream(wire_query([b"n%d" % number, b"example"]), number, one_of_many(number)) != WAIT
+        )
+        assert taken > 16_370, "of 16,384, as some of so many clients are in doubt"
+        for number in range(4):
+            scene.stream(query(f"more{number}.example"), "more", one_of_many(20_000 + number))
+        reply = scene.engine.answer(query("more.example").to_wire(), one_of_many(0), Transport.TCP, "more")[1]
         assert reply is not None and ede_of(dns.message.from_wire(reply)) == EDE.NETWORK_ERROR
         scene.engine.set_timeout(5, 0.001)
         select.select([], [], [], 0.01)
         assert scene.engine.tick() == 0
-        assert {punt.token for punt in scene.engine.take_punts()} == set(range(16384))
-        assert scene.stream(query("more.example"), "more") == WAIT
+        assert {punt.token for punt in scene.engine.take_punts()} >= set(range(taken))
+        assert scene.stream(query("more.example"), "more", one_of_many(0)) == WAIT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from resolver.snapshot import Policy, read_policy, write_policy
 from tests.reference_adblock import Answer, Asked, Line, Written, answer
 from tests.unit.engine.world import World, client
 
-FORMATS = ("adblock", "adblock", "hosts", "rpz", "domains", "dnsmasq")
+FORMATS = ("adblock", "adblock", "hosts", "rpz", "domains", "dnsmasq", "unbound")
 NAMES = ("a.tld", "b.tld", "a.a.tld", "b.a.tld", "a.b.tld", "b.a.a.tld", "ab.tld", "c.tld")
 CLIENTS = (
     Asked("", "", "10.1.0.9"),
@@ -78,6 +79,10 @@ LINES = {
     "domains": lines(st.just("plain"), names),
     "dnsmasq": lines(some(["null", "nxdomain"]), names),
     "rpz": lines(some(["zone", "zone-below", "passthru"]), names),
+    "unbound": st.one_of(
+        lines(some(["zone-null", "zone-refuse"]), names),
+        lines(st.just("zone-free"), names).map(lambda line: replace(line, exception=True)),
+    ),
 }
 SETS = st.tuples(*(st.lists(LINES[name], max_size=8 if name == "adblock" else 2).map(tuple) for name in FORMATS)).map(
     lambda found: [Written(name, body) for name, body in zip(FORMATS, found, strict=True)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dns.edns
+import dns.flags
 import dns.message
 import dns.rcode
 import pytest
@@ -208,3 +209,39 @@ def test_what_was_kept_comes_back_and_nothing_else_does(world: World, tmp_path: 
     ):
         after.engine.flush()
         assert not after.engine.keep(*wrong)
+
+
+# -- what DNSSEC found -----------------------------------------------------------------------------------------------------
+
+
+def signed_query(name: str) -> dns.message.Message:
+    return dns.message.make_query(name, "A", want_dnssec=True)
+
+
+def test_what_is_stale_is_not_authentic(world: World) -> None:
+    asked = signed_query("www.example")
+    message = bytearray(reply_to(asked, "www.example. 5 A 192.0.2.1"))
+    message[3] |= 0x20
+    punt = world.punt(asked)
+    key = punt.question
+    assert world.engine.keep(key, 1, bytes(message))
+    assert read(world.answer(asked.to_wire())[1]).flags & dns.flags.AD
+    world.engine.flush()
+    assert world.engine.keep(key, 20, bytes(message))
+    world.engine.fail(punt, EDE.NETWORK_ERROR)
+    stale = read(world.answer(asked.to_wire())[1])
+    assert infos(stale) == [(EDE.STALE_ANSWER, None)] and not stale.flags & dns.flags.AD
+
+
+def test_that_an_answer_is_bogus_is_kept_longer_each_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = query("www.example")
+    punt = world.punt(asked)
+    for _ in range(3):  # 1, 2, 4 seconds
+        world.engine.fail(punt, EDE.DNSSEC_BOGUS)
+    began = time.monotonic()
+    failed = world.ask("www.example")
+    assert failed.rcode() == dns.rcode.SERVFAIL and infos(failed) == [(EDE.DNSSEC_BOGUS, None)]
+    while world.answer(asked.to_wire())[0] == REPLY:
+        assert time.monotonic() - began < 20
+        time.sleep(0.05)
+    assert time.monotonic() - began > 2

@@ -15,6 +15,7 @@ import dns.rcode
 import pytest
 
 from resolver.engine.engine import PUNT_FORWARD, REPLY
+from resolver.listeners.server import client_octets
 from resolver.vocabulary import EDE, Action
 from tests.unit.engine.world import World, block, query, reply_to, wire_query
 
@@ -280,3 +281,99 @@ def test_after_close_nothing_is_read(scene: Scene) -> None:
     sock.sendto(query("blocked.example").to_wire(), ("127.0.0.1", scene.port))
     assert not select.select([scene.engine.fileno()], [], [], 0.05)[0]
     assert scene.engine.drain() == 0
+
+
+# -- PROXY headers ------------------------------------------------------------------------------------------------------
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+
+
+def proxied(packet: bytes, source: str = "192.0.2.7", *, command: int = 0x21, tlvs: bytes = b"") -> bytes:
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    addresses = socket.inet_pton(family, source) * 2 + struct.pack(">HH", 4000, 53)
+    kind = 0x22 if family == socket.AF_INET6 else 0x12
+    return SIGNATURE + struct.pack(">BBH", command, kind, len(addresses + tlvs)) + addresses + tlvs + packet
+
+
+@pytest.mark.parametrize(
+    ("source", "rcode"), [("192.0.2.7", 0), ("192.0.2.8", 5), ("2001:db8::7", 0), ("2001:db8::8", 5)]
+)
+@pytest.mark.parametrize("tlvs", [b"", b"\x04\x00\x03abc" + bytes(100)])
+def test_a_trusted_balancer_says_who_asks(scene: Scene, source: str, rcode: int, tlvs: bytes) -> None:
+    scene.world.build(block("blocked.example"), allow_from=["192.0.2.7", "2001:db8::7"])
+    scene.engine.set_proxies([(b"\0" * 10 + b"\xff\xff" + bytes([127, 0, 0, 0]), 104)])
+    balancer = scene.client("127.0.0.3")
+    reader = scene.world.record()
+    asked = query("blocked.example")
+    balancer.sendto(proxied(asked.to_wire(), source, tlvs=tlvs), ("127.0.0.1", scene.port))
+    scene.run()
+    answer = dns.message.from_wire(balancer.recv(4096))
+    assert asked.is_response(answer) and answer.rcode() == rcode
+    [record] = reader.batch()
+    assert record.client == client_octets(source)
+    reader.close()
+
+
+def test_local_headers_stand_for_the_balancer_itself(scene: Scene) -> None:
+    scene.world.build(block("blocked.example"), allow_from=["127.0.0.3"])
+    scene.engine.set_proxies([(b"\0" * 10 + b"\xff\xff" + bytes([127, 0, 0, 3]), 128)])
+    balancer = scene.client("127.0.0.3")
+    for octets in (
+        SIGNATURE + b"\x20\x00\x00\x00",
+        SIGNATURE + b"\x20\x00\x00\x05hello",
+        SIGNATURE + b"\x21\x00\x00\x00",
+    ):
+        balancer.sendto(octets + query("blocked.example").to_wire(), ("127.0.0.1", scene.port))
+        scene.run()
+        assert dns.message.from_wire(balancer.recv(4096)).rcode() == dns.rcode.NOERROR
+
+
+def test_punts_of_a_balancer_go_back_to_it_and_know_the_client(scene: Scene) -> None:
+    scene.engine.set_proxies([(b"\0" * 10 + b"\xff\xff" + bytes([127, 0, 0, 3]), 128)])
+    balancer = scene.client("127.0.0.3")
+    asked = query("elsewhere.example")
+    balancer.sendto(proxied(asked.to_wire(), "198.51.100.9"), ("127.0.0.1", scene.port))
+    scene.run()
+    [punt] = scene.engine.take_punts()
+    assert punt.client == client_octets("198.51.100.9") and punt.packet == asked.to_wire()
+    scene.engine.finish(punt, reply_to(asked, "elsewhere.example. 60 A 192.0.2.1"))
+    assert asked.is_response(dns.message.from_wire(balancer.recv(4096)))
+
+
+def test_what_is_no_header_from_a_balancer_is_dropped_and_a_strangers_header_is_garbage(scene: Scene) -> None:
+    scene.engine.set_proxies([(b"\0" * 10 + b"\xff\xff" + bytes([127, 0, 0, 3]), 128)])
+    balancer, stranger = scene.client("127.0.0.3"), scene.client("127.0.0.4")
+    packet = query("blocked.example").to_wire()
+    whole = proxied(packet)
+    bad = [
+        packet,
+        b"",
+        SIGNATURE,
+        *(whole[:cut] for cut in range(0, 28)),
+        whole[:12] + b"\x11" + whole[13:],
+        whole[:12] + b"\x22" + whole[13:],
+        whole[:13] + b"\x42" + whole[14:],
+        whole[:13] + b"\x22" + whole[14:],  # IPv4's octets where IPv6's should be
+        whole[:14] + b"\xff\xff" + whole[16:],
+        b"X" + whole[1:],
+    ]
+    before = scene.world.count("engine", 0)
+    for octets in bad:
+        balancer.sendto(octets, ("127.0.0.1", scene.port))
+    while scene.engine.drain():
+        pass
+    assert scene.world.count("engine", 0) == before + len(bad)
+    balancer.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        balancer.recv(4096)
+    stranger.sendto(whole, ("127.0.0.1", scene.port))
+    scene.run()
+    assert dns.message.from_wire(stranger.recv(4096), ignore_trailing=True).rcode() != dns.rcode.NOERROR
+    stranger.sendto(packet, ("127.0.0.1", scene.port))
+    scene.run()
+    assert dns.message.from_wire(stranger.recv(4096)).rcode() == dns.rcode.NOERROR
+
+
+@pytest.mark.parametrize("networks", [[(bytes(15), 8)], [(bytes(16), 129)], [(bytes(16), 0)] * 65])
+def test_networks_of_balancers_that_are_none(scene: Scene, networks: list[tuple[bytes, int]]) -> None:
+    with pytest.raises(ValueError, match="prox"):
+        scene.engine.set_proxies(networks)

@@ -53,7 +53,7 @@ from resolver.lists.runs import RunHeader, write_run
 from resolver.local import Aliases
 from resolver.punt import alias_reply
 from resolver.ring import Reader
-from resolver.snapshot import CELL, Policy
+from resolver.snapshot import CELL, Dns64, Policy
 from resolver.vocabulary import Scope, Transport, Verb
 
 CLIENT = bytes(10) + b"\xff\xff\x7f\x00\x00\x01"
@@ -126,6 +126,7 @@ class World:
         routes: Mapping[str, int] | None = None,
         guard: Sequence[str] = (),
         unguarded: Sequence[str] = (),
+        dns64: Dns64 | None = None,
     ) -> None:
         """Build a generation and put it in force."""
         number = next(_number)
@@ -164,6 +165,7 @@ class World:
             zones=matrix.zones,
             guard=build_clients(guard, []) if guard else None,
             unguarded=tuple(unguarded),
+            dns64=dns64,
             shadows=matrix.shadows,
             shadow_claims=matrix.shadow_claims,
         )
@@ -226,6 +228,8 @@ class World:
                 verdict, reply = self.engine.resume(punt)
             elif punt.reason == PUNT_LOCAL:
                 alias = Aliases(self.index, self.policy).describe(punt)
+                if isinstance(alias, bytes):
+                    return dns.message.from_wire(alias)
                 return dns.message.from_wire(alias_reply(punt.packet, len(punt.qname), alias, None, None))
             elif answer is None:
                 return None

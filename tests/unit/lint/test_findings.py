@@ -155,7 +155,7 @@ def without_idle(verdict: Verdict, body: list[str]) -> list[str]:
     return [line for number, line in enumerate(body, start=1) if number not in idle]
 
 
-@pytest.mark.parametrize("dialect", ["adblock", "dnsmasq", "rpz", "hosts", "domains"])
+@pytest.mark.parametrize("dialect", ["adblock", "dnsmasq", "unbound", "rpz", "hosts", "domains"])
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_without_the_idle_lines_a_list_means_the_same(dialect: str, data: st.DataObject) -> None:

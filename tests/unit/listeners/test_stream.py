@@ -4,128 +4,28 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from functools import partial
 
 import pytest
-import uvloop
 
-from resolver.engine.engine import DROP, PUNT, REPLY
-from resolver.listeners import stream
-from resolver.listeners.stream import Limits, StreamServer, client_octets
+from resolver.listeners import server as serving_module
+from resolver.listeners.server import client_octets
 from resolver.vocabulary import Transport
+from tests.unit.listeners.serving import Runner, frame, runner
+from tests.unit.listeners.serving import serving as serving_kind
 
-Runner = Callable[[Coroutine[Any, Any, None]], None]
+serving = partial(serving_kind, "dns")
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Runner:
-    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-
-    def runner(coroutine: Coroutine[Any, Any, None]) -> None:
-        with asyncio.Runner(loop_factory=factory) as loop:
-            loop.run(asyncio.wait_for(coroutine, 20))
-
-    return runner
-
-
-class FakeEngine:
-    """Answers by what stands behind the header: `now…` at once, `later…` when told to, `drop`, `big`."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[bytes, bytes, int]] = []
-        self.waiting: list[tuple[bytes, Callable[[bytes | None], None]]] = []
-        self.rounds = 0
-
-    def answer(self, packet: bytes, client: bytes, transport: int, token: object = None) -> tuple[int, bytes | None]:
-        self.asked.append((packet, client, transport))
-        word = packet[12:]
-        if word.startswith(b"now"):
-            return REPLY, packet
-        if word.startswith(b"big"):
-            return REPLY, packet + bytes(60_000)
-        if word.startswith(b"later"):
-            assert callable(token)
-            self.waiting.append((packet, token))
-            return PUNT, None
-        return DROP, None
-
-    def punts(self) -> None:
-        self.rounds += 1
-
-    def release(self, index: int = 0, reply: bytes | None = b"") -> None:
-        packet, token = self.waiting.pop(index)
-        token(packet if reply == b"" else reply)
-
-
-def frame(word: str) -> bytes:
-    return struct.pack(">H", 12 + len(word)) + bytes(12) + word.encode()
-
-
-class Client:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def send(self, *words: str) -> None:
-        self.writer.write(b"".join(map(frame, words)))
-        await self.writer.drain()
-
-    async def word(self) -> str:
-        length = struct.unpack(">H", await self.reader.readexactly(2))[0]
-        return (await self.reader.readexactly(length))[12:].decode()
-
-    async def is_closed(self) -> bool:
-        try:
-            return await self.reader.read(1) == b""
-        except ConnectionResetError:
-            return True
-
-    async def close(self) -> None:
-        self.writer.close()
-        with contextlib.suppress(OSError):
-            await self.writer.wait_closed()
-
-
-class Place:
-    """A server on loopback with a fake engine, and its clients."""
-
-    def __init__(self, server: StreamServer, engine: FakeEngine, host: str, port: int) -> None:
-        self.server, self.engine, self.host, self.port = server, engine, host, port
-        self.clients: list[Client] = []
-
-    async def connect(self, *, source: str = "", **options: Any) -> Client:
-        local = (source, 0) if source else None
-        client = Client(*await asyncio.open_connection(self.host, self.port, local_addr=local, **options))
-        self.clients.append(client)
-        return client
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
-
-
-@contextlib.asynccontextmanager
-async def serving(host: str = "127.0.0.1", **limits: Any) -> AsyncIterator[Place]:
-    engine = FakeEngine()
-    server = StreamServer(engine, engine.punts, limits=Limits(**limits))
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    sock.bind((host, 0))
-    place = Place(server, engine, host, sock.getsockname()[1])
-    await server.listen(sock)
-    try:
-        yield place
-    finally:
-        for client in place.clients:
-            await client.close()
-        await server.drain(0.0)
-        await asyncio.sleep(0.01)
+    return runner(request.param)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_query_is_answered_and_the_engine_knows_who_asks(run: Runner, host: str) -> None:
     async def body() -> None:
-        async with serving(host) as place:
+        async with serving(host=host) as place:
             client = await place.connect()
             await client.send("now")
             assert await client.word() == "now"
@@ -289,7 +189,7 @@ def test_a_client_that_closed_its_direction_still_gets_its_answers(run: Runner) 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "SWEEP", 0.02)
+    monkeypatch.setattr(serving_module, "SWEEP", 0.02)
 
 
 def test_an_idle_connection_is_closed_and_one_that_waits_is_not(run: Runner, quick: None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from resolver import counters
-from resolver.config.model import Config
+from resolver.config.model import Config, SpecialNames
 from resolver.engine.engine import Index, Snapshot
 from resolver.lists import compile as compiler
 from resolver.lists import reading
@@ -50,7 +50,8 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.state_dir = folder / "state"
-        self.settings: dict[str, Any] = {"allow_from": ["0.0.0.0/0"]}
+        nothing_of_its_own = dict.fromkeys(SpecialNames.model_fields, False)
+        self.settings: dict[str, Any] = {"allow_from": ["0.0.0.0/0"], "special_names": nothing_of_its_own}
 
     def write(self, name: str, text: str | bytes, when: float = OLD) -> None:
         path = self.folder / name

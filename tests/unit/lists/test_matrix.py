@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from dataclasses import replace
 
@@ -22,12 +23,11 @@ from resolver.lists.matrix import (
     PolicyRules,
     Sinkhole,
     build_matrix,
-    extra_text,
-    mailbox,
     ranking,
 )
 from resolver.lists.merge import Kind, Member
-from resolver.snapshot import NO_EDE, NO_SLOT, Profile
+from resolver.lists.reason import contact_uri, extra_text, mailbox, structured
+from resolver.snapshot import MAX_STRUCTURED, MAX_STRUCTURED_BRIEF, NO_EDE, NO_SLOT, Profile
 from resolver.vocabulary import EDE, Action, Rank, Verb
 from tests import reference_policy as reference
 
@@ -382,3 +382,50 @@ def test_the_soa_names_the_contact() -> None:
         assert mailbox(nothing) == b""
     rules = PolicyRules([ListPolicy("a", "ads")], {"ads": CategoryPolicy(contact="abuse@isp.example")})
     assert profile(rules).soa.endswith(b"\x05abuse\x03isp\x07example\x00")
+
+
+# -- structured errors ------------------------------------------------------------------------------------------------
+def test_a_structured_error_fits_whatever_the_words() -> None:
+    for words in ("x" * 5000, "ü" * 5000, '"' * 5000, "\n" * 700):
+        category = CategoryPolicy(justification=words, organisation=words, contact="a@b.example", sub_error=1)
+        found = structured("", category)
+        assert len(found.full.encode()) <= MAX_STRUCTURED and len(found.brief.encode()) <= MAX_STRUCTURED_BRIEF
+        body = json.loads(found.full)
+        assert list(body) == ["c", "j", "s", "o", "l"] and body["c"] == ["mailto:a@b.example"]
+        assert body["j"] and words.startswith(body["j"].removesuffix("…"))
+
+
+@pytest.mark.parametrize(
+    ("contact", "uri"),
+    [
+        ("mailto:a@b.example", "mailto:a@b.example"),
+        ("a@b.example", "mailto:a@b.example"),
+        ("tel:+62-21-1", "tel:+62-21-1"),
+        ("https://b.example/x", "https://b.example/x"),
+        ("http://b.example/x", ""),
+        ("mailto:a b", ""),
+        ("somebody", ""),
+        ("https://" + "x" * 400, ""),
+    ],
+)
+def test_contacts_are_uris_of_three_schemes(contact: str, uri: str) -> None:
+    assert contact_uri(contact) == uri
+
+
+def test_without_words_of_its_own_a_category_has_ours() -> None:
+    assert structured("ours", CategoryPolicy(language="id")) == ('{"j":"ours","l":"en"}', "")
+    assert structured("ours", CategoryPolicy(law="UU 1", language="id")).full == '{"j":"UU 1","l":"id"}'
+
+
+def test_censored_has_its_category_in_words_and_no_sub_error() -> None:
+    category = CategoryPolicy(ede=EDE.CENSORED, justification="by order", sub_error=1)
+    assert structured("", category, name="gambling") == ('{"j":"gambling: by order","l":"en"}', "")
+
+
+def test_a_profile_has_both_texts_or_none() -> None:
+    rules = PolicyRules([ListPolicy("a", "ads")], {"ads": CategoryPolicy(ede=EDE.FORGED_ANSWER, sub_error=3)})
+    made = profile(rules)
+    assert made.reason(structured=False) == (4, "blocked by list a (category ads)")
+    assert made.reason(structured=True) == (15, made.structured) and '"s":3' in made.structured
+    rules = PolicyRules([ListPolicy("a", "ads")], {"ads": CategoryPolicy(ede=NO_EDE)})
+    assert profile(rules).reason(structured=True) == (NO_EDE, "")

@@ -47,7 +47,7 @@ def verdict(answer: bytes, query: bytes, *, any_case: bool = False, tcp: bool = 
 @pytest.mark.parametrize("cd", [False, True])
 def test_a_query_carries_rd_the_clients_bits_and_an_opt_without_options(do: bool, cd: bool) -> None:
     query = dns.message.from_wire(build(Question(NAME, 28, 1, do, cd), os.urandom(32)))
-    assert query.flags == dns.flags.RD | (dns.flags.CD if cd else 0)
+    assert query.flags == dns.flags.RD | dns.flags.AD | (dns.flags.CD if cd else 0)
     assert query.edns == 0 and query.payload == 1232 and query.options == ()
     assert query.ednsflags == (dns.flags.DO if do else 0)
     assert query.question[0].to_text().lower() == "www.example.com. in aaaa"

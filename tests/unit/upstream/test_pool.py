@@ -60,8 +60,8 @@ def probes(upstream: FakeUpstream) -> int:
     return sum(seen.name == "." for seen in upstream.seen)
 
 
-def ask(name: str, qtype: int = 1, **options: bool) -> Question:
-    return Question(wire_name(name), qtype, **options)
+def ask(name: str, qtype: int = 1, *, do: bool = False, cd: bool = False) -> Question:
+    return Question(wire_name(name), qtype, do=do, cd=cd)
 
 
 def address(result: Result) -> str:
