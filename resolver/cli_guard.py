@@ -1,4 +1,4 @@
-"""The commands around the list guard: approve, reject, decisions, rollback, diff. See cli.py for how commands are made.
+"""The commands around the list guard: approve, reject, decisions, rollback, diff, preview. See cli.py for how they are made.
 
 Where a server runs, it decides and enforces at once; else the decision is kept in state_dir and the next start goes by it.
 """
@@ -172,3 +172,38 @@ def _shown(found: ListDifference, first: dict[str, Any]) -> Iterator[str]:
         yield from (f"  {sign} {name}" for name in names)
         if counts[word] > len(names):
             yield f"  {sign} … {counts[word] - len(names):,} more"
+
+
+@_command
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--list", "name", default="", metavar="LIST", help="FILE as the next version of this list, not as a new one."
+)
+@click.option(
+    "--format",
+    "form",
+    default="auto",
+    type=click.Choice(["auto", "hosts", "domains", "adblock", "dnsmasq", "unbound", "rpz", "addresses"]),
+    help="How its lines are read.",
+)
+@click.option("--group", default="", help="For the clients of this group, not for those in none.")
+@click.option("--by", type=click.Choice(["queries", "clients"]), default="queries", help="Which names come first.")
+@click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Names of each kind.")
+@click.option("--all", "everything", is_flag=True, help="Every name.")
+def preview(
+    context: _Context, file: Path, name: str, form: str, group: str, by: str, limit: int, everything: bool
+) -> None:
+    """Show what the list in FILE would have blocked of what was asked in the last day; nothing is changed."""
+    from resolver import control
+    from resolver.explain import generation_of
+    from resolver.lists.preview import preview as look
+
+    config = context.config()
+    if _is_running(config.state_path):
+        _ask(context, control.Asked())  # so that what was asked until now is known
+    generation = generation_of(config.state_path)
+    found = look(
+        config, config.state_path, generation, file, form=form, replaces=name, group=group, by_clients=by == "clients"
+    )
+    shown = len(found.blocked) + len(found.freed) + len(found.already) + len(found.allowed) if everything else limit
+    context.print(found.to_json(shown), found.lines(shown))

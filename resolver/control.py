@@ -11,8 +11,10 @@ that is not in it cannot be received.
                           Clients, Certified for each Certificate; Inspected; Flushed; Notified
     supervisor → fetcher  Follow whenever the config changes, Fetch
     fetcher → supervisor  Fetched for each list at a Follow and after each attempt; Changed; Done for each Fetch
-    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush, Pause, Resume, Decide, RollBack: answered
-                          by Report or Failed, then the connection is closed
+    supervisor → recorder Count whenever generation or config change, Write
+    recorder → supervisor Written for each Write
+    command → supervisor  Reload, Status, Statistics, Override, TakeBack, Flush, Pause, Resume, Decide, RollBack, Asked:
+                          answered by Report or Failed, then the connection is closed
 
 A command imports this as it starts: nothing here is slow to import. The supervisor's and workers' ends: channel.py.
 """
@@ -57,7 +59,7 @@ class Configure:
     """The first message: what a worker holds for its lifetime. `cache_bytes` is this worker's share; `buckets_fd` and
     `buckets_key` (hexadecimal) are what all workers share to limit clients' rates, `cookie_key` likewise to make cookies;
     `ring_fd`: ring.py. `cache_file`: where its cache is from its end to the next start ("": nowhere). `proxy_from`: networks
-    whose PROXY headers count."""
+    whose PROXY headers count. `workers`: how many there are."""
 
     worker: int
     sockets: tuple[Bound, ...]
@@ -70,6 +72,7 @@ class Configure:
     cookie_key: str = "00" * 16
     https_path: str = "/dns-query"
     proxy_from: tuple[str, ...] = ()
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +348,42 @@ class Done:
     failed: dict[str, str]
 
 
+# -- supervisor → recorder ------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A list that query records may speak of by its slot."""
+
+    slot: int
+    name: str
+    category: str
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Count queries by `what` and `clients` of query_log from now on, and keep what comes of it in `state_dir`."""
+
+    state_dir: str
+    what: str
+    clients: str
+    lists: tuple[Counted, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Write down what is known by now; asks for a Written with the same `serial`."""
+
+    serial: int
+
+
+# -- recorder → supervisor ------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Written:
+    """It is written; or not, with the `error`."""
+
+    serial: int
+    error: str
+
+
 # -- command → supervisor -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Reload:
@@ -383,6 +422,11 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """Asks for the counters summed over all workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Asks for asked.json to say what is known by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,6 +490,10 @@ Message = (
     | Fetched
     | Changed
     | Done
+    | Count
+    | Write
+    | Written
+    | Asked
     | Reload
     | Status
     | Statistics

@@ -57,8 +57,8 @@ class GroupFacts:
 class Facts:
     """What the supervisor knows beside the counters. Times in seconds, `last_success` since the epoch (0: none yet).
 
-    `servers`: names of the upstream servers by slot. `processes`: name → pid; `fetcher`: its pid, 0
-    while there is none. `sources`: list → how fetching it goes, of lists from other machines.
+    `servers`: names of the upstream servers by slot. `processes`: name → pid, `helpers`: of those
+    beside the workers. `sources`: list → how fetching it goes, of lists from other machines.
     `pauses`: target → end, since the epoch. `client_files`: file → (lines that name clients, lines that do not).
     `certificate_expiry`: since the epoch; 0 while none is shown.
     """
@@ -72,7 +72,7 @@ class Facts:
     reload_failures: int = 0
     reload_duration: float = 0.0
     last_success: float = 0.0
-    fetcher: int = 0
+    helpers: Mapping[str, int] = field(default_factory=dict)
     sources: Mapping[str, SourceFacts] = field(default_factory=dict)
     groups: Sequence[GroupFacts] = ()
     pauses: Mapping[str, float] = field(default_factory=dict)

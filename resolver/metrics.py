@@ -35,7 +35,7 @@ _ENGINE = (
     ("rate_limited_queries", "Queries beyond their client's rate limit."),
 )
 _RECORDS = (
-    ("query_records", "Records of queries that workers wrote for the query log."),
+    ("query_records", "Records of queries that workers wrote for whoever counts them."),
     ("query_records_dropped", "Records of queries that found no room: their reader is too slow, or gone."),
 )
 _UPSTREAM = (
@@ -349,7 +349,7 @@ def _server(facts: Facts) -> Iterator[Metric]:
         labels=("process", "kind"),
     )
     cpu = CounterMetricFamily("tampah_process_cpu_seconds", "CPU time, user and system.", labels=("process",))
-    for name, pid in {**facts.processes, **({"fetcher": facts.fetcher} if facts.fetcher else {})}.items():
+    for name, pid in {**facts.processes, **facts.helpers}.items():
         for kind, octets in _resident(pid).items():
             memory.add_metric((name, kind), octets)
         if (seconds := _cpu(pid)) is not None:

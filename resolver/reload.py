@@ -161,6 +161,7 @@ class Reloader:
     def __init__(self, path: Path, started: Config, workers: Workers, facts: Facts, watch: Watch) -> None:
         self._path = path
         self._started = started
+        self._config = started  # that of the generation in force
         self._workers = workers
         self._facts = facts
         self._watch = watch
@@ -174,10 +175,17 @@ class Reloader:
         self._tidying: asyncio.Task[None] | None = None
         self._patches = 0  # of the index in force, since it was merged
         self.on_config: Callable[[Config], None] | None = None  # told of each config that was read
+        self.on_generation: Callable[[Config, snapshot.Generation], None] | None = None  # and of what is in force by it
+        self.before_build: Callable[[], Awaitable[object]] | None = None  # what a build that reads lists goes by
         self.switch = Switch(self._state_dir, workers, facts)
         self.last_error = ""
         self.generation: snapshot.Generation | None = None
         self._trust = control.Trust()
+
+    @property
+    def config(self) -> Config:
+        """The config by which is served, with the state folder of the start."""
+        return self._here(kept.real(self._config))
 
     async def request(self, *, force: bool = False) -> Outcome:
         """Wait for a reload that begins after this call; `force`: that reads every list. ReloadError if it fails."""
@@ -293,6 +301,8 @@ class Reloader:
         self, config: Config, *, force: bool = False, rollback: int = 0
     ) -> tuple[snapshot.Generation, Report]:
         """The next generation, in force on every worker."""
+        if self.before_build and not rollback:
+            await self.before_build()
         report = await self.builder.build(self._here(config), force=force, rollback=rollback)
         generation = snapshot.read_generation(self._state_dir, report.generation)
         try:
@@ -311,9 +321,11 @@ class Reloader:
         began: float,
     ) -> Outcome:
         """What is to be done and said once a generation is in force; `before`: the one before it."""
-        config = read.config
+        self._config = config = read.config
         report = replace(report, warnings=(*report.warnings, *self.switch.warnings))
         self._tell_facts(config, generation, report)
+        if self.on_generation:
+            self.on_generation(config, generation)
         changed: tuple[str, ...] = ()
         if config is not self._started:
             now, then = kept.real(config), kept.real(self._started)

@@ -28,6 +28,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from enum import IntFlag
 from types import TracebackType
@@ -119,8 +120,14 @@ def parse(octets: bytes) -> Iterator[Record]:
         at += size
 
 
+def want(fd: int) -> None:
+    """Have the worker write before there is a reader: the one to come takes what is there then."""
+    os.pwrite(fd, (1).to_bytes(8, sys.byteorder), WANTED_AT)
+
+
 class Reader:
-    """The one reader of a worker's ring. While it is open the worker writes; it outlives the worker.
+    """The one reader of a worker's ring. While it is open the worker writes; it outlives the worker. One that died without
+    closing its end has a successor that goes on where it was.
 
     `fd` stays the caller's. ValueError: it holds no ring. Use from one thread.
     """

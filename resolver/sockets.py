@@ -143,6 +143,11 @@ class Sockets:
                 listener.address = Endpoint(address.host, probe.getsockname()[1])
             for _ in range(workers):
                 listener.udp.append(_udp_socket(listener.address, transparent))
+            if over_udp != "dns":
+                from resolver.listeners.steer import steer  # here: only QUIC needs it
+
+                with contextlib.suppress(OSError):  # clients that move lose their connection then, no more
+                    steer(listener.udp[0], workers)
 
 
 @contextlib.contextmanager

@@ -56,10 +56,19 @@ def take_short_turns() -> bool:
     Who waits for packets needs little time, but at once, also while a compile of lists is in the middle of its turn on the
     same core. Linux has it since 6.12; an older one changes nothing. Threads and children inherit it.
     """
+    return _take_turns(_SHORT)
+
+
+def take_usual_turns() -> bool:
+    """Take back what was inherited of take_short_turns: who has short turns goes before; whether the scheduler grants it."""
+    return _take_turns(0)
+
+
+def _take_turns(nanoseconds: int) -> bool:
     number = _SCHED_SETATTR.get(platform.machine())
     if sys.platform != "linux" or number is None:
         return False
-    wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, os.nice(0), 0, _SHORT, 0, 0)
+    wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, os.nice(0), 0, nanoseconds, 0, 0)
     return bool(ctypes.CDLL(None).syscall(number, 0, wanted, 0) == 0)
 
 

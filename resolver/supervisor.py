@@ -23,7 +23,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,12 +42,14 @@ from resolver.fetch.link import Sources
 from resolver.overlay import Entry, Overlay, OverlayError
 from resolver.pause import PauseError
 from resolver.privilege import PrivilegeError, drop_capabilities, drop_to
+from resolver.records.link import Recorder
 from resolver.reload import Reading, Reloader, ReloadError, read_config
 from resolver.sockets import SocketError, Sockets
 from resolver.watch import Watch
 from resolver.workers import Workers, WorkersError, make_counters
 
 if TYPE_CHECKING:
+    from resolver.admin import api
     from resolver.admin.app import AdminServer
     from resolver.config.model import Config
 
@@ -144,6 +146,9 @@ class Supervisor:
             self._remote = Sources(self._facts, self._copies_changed)
             self._reloader.on_config = self._remote.follow
             self._workers.on_notify = self._remote.hurry
+            self._recorder = Recorder(state_dir, self._workers.ring_fds, self._facts)
+            self._reloader.on_generation = self._recorder.follow
+            self._reloader.before_build = self._recorder.write
             self._undo = undo.pop_all()
 
     @staticmethod
@@ -186,7 +191,7 @@ class Supervisor:
             self._workers.kill()
             for task in self._tasks:
                 task.cancel()
-            await self._remote.stop()
+            await asyncio.gather(self._remote.stop(), self._recorder.stop())
             await self._reloader.stop()
             self._reloader.switch.close()
             commands.close()
@@ -217,6 +222,7 @@ class Supervisor:
         if self._certificate:
             self._spawn(self._certificate.follow())
         self._spawn(self._remote.run())
+        self._spawn(self._recorder.run())
         self._spawn(self._reloader.switch.follow())
         self._spawn(self._reloader.builder.prepare())
         _log.info(
@@ -233,10 +239,37 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(up.wait(), ADMIN_AFTER)
         if self._admin_socket:
+            from resolver.admin.api import Api
             from resolver.admin.app import AdminServer, make_app
 
             self._admin = AdminServer(self._admin_socket)
-            self._admin.start(make_app(self._source, self._why_not_ready))
+            self._admin.start(make_app(self._source, self._why_not_ready, Api(self._for_api())))
+
+    def _for_api(self) -> api.Server:
+        """What the admin server's threads may ask."""
+        from resolver.admin import api
+
+        def config() -> Config:
+            return self._reloader.config
+
+        def settings() -> api.Settings:
+            listen = config().admin.listen
+            return api.Settings(config().token_path, config().admin.trust_loopback, listen.host if listen else "")
+
+        def ask(message: control.Message, who: decisions.Who, patience: float) -> control.Message:
+            return asyncio.run_coroutine_threadsafe(self._answer(message, who), self._loop).result(patience)
+
+        def lists(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+            from resolver.explain import list_states  # when asked for: they take time to load
+
+            return [state.to_json() for state in list_states(config(), status)]
+
+        def explain(name: str, client: str, qtype: str) -> dict[str, Any]:
+            from resolver.explain import explain_name
+
+            return explain_name(config(), name, client, qtype).to_json()
+
+        return api.Server(settings, ask, lists, explain)
 
     async def _end(self) -> None:
         """Answer what is in flight, then end the workers."""
@@ -335,6 +368,8 @@ class Supervisor:
                 from resolver import metrics  # not at the start: it takes time to load
 
                 return control.Report(metrics.summary(self._source))
+            case control.Asked():
+                return control.Report({"written": await self._recorder.write()})
         return control.Failed(f"{type(message).__name__} is not for the supervisor")
 
     async def _change_lists(

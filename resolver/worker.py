@@ -53,6 +53,7 @@ from resolver.upstream.server import Server
 from resolver.vocabulary import Transport
 
 if TYPE_CHECKING:
+    from resolver.listeners.quic import QuicServer
     from resolver.listeners.tls import Contexts
 
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that loads a generation yields to queries at once
@@ -98,7 +99,6 @@ class Worker:
         self._keeping: asyncio.Future[int] | None = None
         self._certificate: control.Certificate | None = None
         self._https_path = configure.https_path.encode()
-        self._alt_svc = b""  # what HTTP/1.1 and HTTP/2 say of HTTP/3, if it is there
         self._trusted = Trusted(configure.proxy_from) if configure.proxy_from else None
         if self._trusted:
             self.engine.set_proxies(self._trusted.table())
@@ -113,6 +113,7 @@ class Worker:
             notified=self._notified,
         )
         self.streams = StreamServer(self.engine, self.punts.run)
+        self._quic = self._make_quic(configure)
         self._sockets = [
             (
                 bound,
@@ -166,6 +167,8 @@ class Worker:
         )
         self.engine.set_records(ring.WHAT.index(order.records))
         self.streams.limits = _limits(order.connections)
+        if self._quic is not None:
+            self._quic.limit(self.streams.limits)
         self.engine.swap(snapshot)
         self._transferred = tuple(notify.notifiable(zone.list, zone.zone, zone.sources) for zone in order.zones)
         self._aliases, self._decisions = aliases, decisions
@@ -193,6 +196,8 @@ class Worker:
         if self._contexts is None:
             self._contexts = prepare_tls()
         self._contexts.show(order.chain, order.key, order.algorithm)
+        if self._quic is not None:
+            self._quic.certify(order.chain, order.key)
         self._certificate = order
 
     def lay_over(self, order: control.Overlay) -> None:
@@ -223,8 +228,27 @@ class Worker:
                     from resolver.listeners.https import Http  # here: it brings two libraries
 
                     door = self._door(bound.kind)
-                    await self.streams.listen(sock, partial(Http, self.streams, door, self._https_path, self._alt_svc))
+                    await self.streams.listen(
+                        sock, partial(Http, self.streams, door, self._https_path, self._alt_svc(sock))
+                    )
+                case "quic" if self._quic is not None:
+                    self._quic.listen_doq(sock, wildcard=bound.wildcard)
+                case "https3" if self._quic is not None:
+                    self._quic.listen_http3(sock, wildcard=bound.wildcard, path=self._https_path)
         asyncio.get_running_loop().add_reader(self.engine.fileno(), self._drain)
+
+    def _make_quic(self, configure: control.Configure) -> QuicServer | None:
+        if not any(bound.kind in ("quic", "https3") for bound in configure.sockets):
+            return None
+        from resolver.listeners.quic import QuicServer  # here: it brings aioquic
+        from resolver.quic import Ids
+
+        return QuicServer(self.engine, self.punts.run, Ids(self._buckets_key, configure.worker, configure.workers))
+
+    def _alt_svc(self, sock: socket.socket) -> bytes:
+        """What HTTP/1.1 and HTTP/2 say of HTTP/3 on the same port (RFC 7838); nothing where a load balancer stands before,
+        as it passes on TCP alone."""
+        return b"" if self._trusted else b'h3=":%d"; ma=86400' % sock.getsockname()[1]
 
     def _door(self, kind: str) -> Door:
         contexts = self._contexts
@@ -252,7 +276,8 @@ class Worker:
 
     def inspect(self) -> control.Inspected:
         """The state that the supervisor asks for."""
-        return control.Inspected(self.generation, self.punts.in_flight, self.streams.connections)
+        connections = self.streams.connections + (self._quic.connections if self._quic else 0)
+        return control.Inspected(self.generation, self.punts.in_flight, connections)
 
     def flush(self, order: control.Flush) -> int:
         """Forget answers; how many."""
@@ -268,7 +293,8 @@ class Worker:
         """Answer what has come in and what waits for an upstream, for at most `seconds`; then close everything."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        streams = asyncio.ensure_future(self.streams.drain(seconds))
+        drains = [self.streams.drain(seconds), *([self._quic.drain(seconds)] if self._quic else [])]
+        listeners = asyncio.gather(*drains)
         if self.generation:
             for _ in range(ROUNDS_AT_END):
                 if not self._drain():
@@ -279,7 +305,7 @@ class Worker:
             if not waiting and not self.punts.in_flight:
                 break
             await asyncio.sleep(LOOK)
-        await streams
+        await listeners
         if self._cache_file and self.generation:
             with contextlib.suppress(OSError):  # the next start is without it, no more
                 cachefile.save(self._cache_file, self.engine, self._asked_whom())

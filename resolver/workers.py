@@ -315,6 +315,7 @@ class Workers:
                     cookie_key.hex(),
                     https_path,
                     proxy_from,
+                    len(counters_fds),
                 ),
             )
             for number, fds in enumerate(zip(counters_fds, self.ring_fds, strict=True))

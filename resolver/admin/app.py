@@ -1,7 +1,6 @@
-"""The HTTP server on `admin.listen`: /metrics, /healthz and /readyz.
+"""The HTTP server on `admin.listen`: /metrics, /healthz, /readyz, and /api/v1/ (api.py), where alone state is changed.
 
-It runs in threads of the supervisor, which answers no DNS; workers know nothing of it. Reading only: nothing here
-changes state.
+It runs in threads of the supervisor, which answers no DNS; workers know nothing of it.
 """
 
 from __future__ import annotations
@@ -14,14 +13,16 @@ import wsgiref.simple_server
 from collections.abc import Callable, Iterable
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from resolver.admin.api import PREFIX
 from resolver.config.addresses import Endpoint
 from resolver.facts import Source
 
 _TEXT = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"))
 
 
-def make_app(source: Source, why_not_ready: Callable[[], str]) -> WSGIApplication:
-    """The application. `why_not_ready`: "" when the server serves with its lists; called from a thread."""
+def make_app(source: Source, why_not_ready: Callable[[], str], api: WSGIApplication) -> WSGIApplication:
+    """The application. `why_not_ready`: "" when the server serves with its lists; called from a thread. `api`: takes what is
+    below /api/v1/."""
     from prometheus_client import make_wsgi_app  # only here: it takes time to load, and the port is taken before
     from prometheus_client.registry import CollectorRegistry
 
@@ -36,6 +37,8 @@ def make_app(source: Source, why_not_ready: Callable[[], str]) -> WSGIApplicatio
             start_response(status, list(_TEXT))
             return [body.encode() + b"\n"]
 
+        if environ["PATH_INFO"].startswith(PREFIX):
+            return api(environ, start_response)
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return text("405 Method Not Allowed", "only GET and HEAD")
         match environ["PATH_INFO"]:
@@ -46,7 +49,7 @@ def make_app(source: Source, why_not_ready: Callable[[], str]) -> WSGIApplicatio
             case "/readyz":
                 reason = why_not_ready()
                 return text("503 Service Unavailable", reason) if reason else text("200 OK", "ready")
-        return text("404 Not Found", "there are /metrics, /healthz and /readyz")
+        return text("404 Not Found", "there are /metrics, /healthz, /readyz and /api/v1/")
 
     return app
 

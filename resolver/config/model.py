@@ -96,10 +96,6 @@ class Listen(_Section):
         default=(), description="DNS over QUIC (RFC 9250) on each address."
     )
     certificate: Certificate = Field(default_factory=Certificate, description="The certificate of tls, https and quic.")
-    name: types.OptionalName = Field(
-        default="",
-        description="The name by which clients find tls, https and quic (RFC 9462); empty: the first of the certificate.",
-    )
     https_path: types.Text = Field(default="/dns-query", description="Where https takes queries.")
     proxy_from: Annotated[tuple[types.Network, ...], Once] = Field(
         default=(),
@@ -110,6 +106,10 @@ class Listen(_Section):
     transparent: types.YesNo = Field(
         default=False,
         description="Takes queries that a router redirects here by TPROXY, and answers from the address that was asked.",
+    )
+    name: types.OptionalName = Field(
+        default="",
+        description="The name by which clients find tls, https and quic (RFC 9462); empty: the first of the certificate.",
     )
 
     @field_validator("https_path")
@@ -871,10 +871,17 @@ class Admin(_Section):
         default=addresses.Endpoint("127.0.0.1", 8053),
         description="Address of the API, dashboard, /metrics, /healthz and /readyz; empty: none.",
     )
+    token_file: types.Text = Field(
+        default="",
+        description="A file with the token that changes over HTTP need, and nothing else; empty: there is none.",
+    )
+    trust_loopback: types.YesNo = Field(
+        default=False, description="Whether a client on this machine may change things over HTTP without the token."
+    )
 
 
 class QueryLog(_Section):
-    """What is remembered of queries."""
+    """What is remembered of queries, and what counts towards the names asked most."""
 
     keep: types.Ttl = Field(default=7 * 86_400, description="Older records are deleted.")
     what: Literal["all", "blocked", "none"] = Field(default="all", description="Which queries are recorded.")
@@ -905,6 +912,12 @@ class Guard(_Section):
     )
     asked: types.Number = Field(
         default=1000, ge=0, le=100_000, description="How many of the names most asked in the last day are protected."
+    )
+    asked_times: types.Number = Field(
+        default=50, ge=1, le=10**9, description="Of these, only names that were asked at least so often."
+    )
+    asked_by: types.Number = Field(
+        default=1, ge=1, le=10**6, description="Of these, only names that at least so many clients asked for."
     )
     keep_generations: types.Number = Field(
         default=10, ge=3, le=1000, description="How many generations are kept to go back to."
@@ -1061,6 +1074,11 @@ class Config(_Section):
     def protect_path(self) -> Path | None:
         """The file of protected names as an absolute path; None where the names are in the configuration itself."""
         return _expand(self._base, self.guard.protect) if isinstance(self.guard.protect, str) else None
+
+    @property
+    def token_path(self) -> Path | None:
+        """`admin.token_file` as an absolute path; None where it is not given."""
+        return _expand(self._base, self.admin.token_file) if self.admin.token_file else None
 
     @property
     def ca_path(self) -> Path | None:

@@ -1,8 +1,7 @@
 """What the configuration may ask for and this version does not do yet: one table, a row a feature.
 
-Nothing is ignored in silence. A row that only takes something away from the operator is a warning, and the key is
-then read as if it were not there; a row without which less would be filtered, or more be seen by others, is an error.
-Whoever builds a feature deletes its row.
+Nothing is ignored in silence: a row is a warning, and the key is then read as if it were not there. Whoever builds a feature
+deletes its row.
 """
 
 from __future__ import annotations
@@ -10,51 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from resolver.config import addresses
 from resolver.config.problem import Fault, Location
 
 EACH = "*"  # in a path: every item of a list
 
 
 class _Row(NamedTuple):
-    """A key and when what stands there is not built. `weakens`: ignoring it would weaken filtering or privacy."""
+    """A key and when what stands there is not built."""
 
     path: tuple[str, ...]
     asks: Callable[[Any], bool]
     what: str
-    weakens: bool = False
-
-
-def _given(value: Any) -> bool:
-    return value not in (None, "", [], {})
 
 
 def _not(*built: object) -> Callable[[Any], bool]:
     return lambda value: value is not None and value not in built
 
 
-def _quic(server: Any) -> bool:
-    try:
-        return addresses.parse_server(server).scheme == "quic"
-    except ValueError:
-        return False
-
-
-def _all_quic(servers: Any) -> bool:
-    return isinstance(servers, list) and bool(servers) and all(map(_quic, servers))
-
-
 # The first row that matches speaks for a key and all beneath it.
 ROWS = (
-    _Row(("listen", "quic"), _given, "DNS over QUIC"),
-    _Row(("upstream", "servers"), _all_quic, "DNS over QUIC upstream", weakens=True),
-    _Row(("upstream", "servers", EACH), _quic, "DNS over QUIC upstream"),
-    _Row(("upstream", "routes", EACH, "servers"), _all_quic, "DNS over QUIC upstream", weakens=True),
-    _Row(("upstream", "routes", EACH, "servers", EACH), _quic, "DNS over QUIC upstream"),
-    _Row(("groups", EACH, "upstream"), _all_quic, "DNS over QUIC upstream", weakens=True),
-    _Row(("groups", EACH, "upstream", EACH), _quic, "DNS over QUIC upstream"),
-    _Row(("query_log", "what"), _not("all"), "the query log"),
-    _Row(("query_log", "clients"), _not("full"), "the query log"),
     _Row(("query_log", "keep"), _not("7d", "1w", 604_800), "the query log"),
     _Row(("query_log", "size"), _not("1GiB", 2**30), "the query log"),
 )
@@ -71,9 +44,7 @@ def find(data: dict[str, Any]) -> Iterator[Fault]:
                 continue
             spoken.add(at)
             message, shown = f"not built yet: ignored ({row.what})", not isinstance(value, list | dict)
-            if row.weakens:
-                message = f"not built yet: {row.what}; remove it, as going on without it would protect less"
-            yield Fault(at, message, severity="error" if row.weakens else "warning", show=shown)
+            yield Fault(at, message, severity="warning", show=shown)
 
 
 def without(data: dict[str, Any], faults: list[Fault]) -> None:

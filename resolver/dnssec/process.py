@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import dns.exception
 import dns.name
 
-from resolver import logs
+from resolver import logs, spawn
 from resolver.dnssec import anchors, frames
 from resolver.dnssec.chain import Answers, Need, Session, Zones
 from resolver.dnssec.frames import Asked, Frame, Judged, Kind
@@ -129,6 +129,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's: the worker says when to end
     logs.set_up("validator")
     os.nice(PRIORITY)
+    spawn.take_usual_turns()
     gc.freeze()
     try:
         serve(socket.socket(fileno=int(sys.argv[1])))

@@ -41,6 +41,7 @@ cdef bint dns64_map(const Dns64* d, const uint8_t* four, uint8_t* mapped) noexce
 cdef bint dns64_lacks(const SnapshotView* s, const Query* q, const Answer* answer, uint32_t* ttl) noexcept nogil:
     # Whether an answer for AAAA has none that counts (sections 5.1.1 and 5.1.4). `ttl`: how long that holds.
     cdef Reader r
+    cdef uint8_t address[16]
     cdef uint32_t counts[2]
     cdef uint32_t section, rtype, age, rdlength, at
     ttl[0] = DNS64_TTL
@@ -63,9 +64,11 @@ cdef bint dns64_lacks(const SnapshotView* s, const Query* q, const Answer* answe
             read_skip(&r, rdlength)
             if r.failed:
                 return False
-            if section == 0 and rtype == TYPE_AAAA and rdlength == 16 and not is_mapped(answer.packet + at) \
-                    and not (s.dns64.excluded.count4 and client_class(&s.dns64.excluded, answer.packet + at) == 0):
-                return False
+            if section == 0 and rtype == TYPE_AAAA and rdlength == 16:
+                memcpy(address, answer.packet + at, 16)  # is_mapped reads words, and a packet's may begin anywhere
+                if not is_mapped(address) \
+                        and not (s.dns64.excluded.count4 and client_class(&s.dns64.excluded, address) == 0):
+                    return False
             if section == 1 and rtype == TYPE_SOA:
                 ttl[0] = age - answer.age if age > answer.age else 0
     return True

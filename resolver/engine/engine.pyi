@@ -335,12 +335,37 @@ class RingEnd:
 
     def __init__(self, buffer: Buffer) -> None: ...
     def want(self, wanted: bool) -> None:
-        """Have the worker write from now on, or no more. What was left from before is skipped."""
+        """Have the worker write from now on, or no more. What an end that died has not taken is there; what was left from
+        before that is skipped."""
     def take(self, octets: int) -> bytes:
         """Whole records, oldest first, up to the first that reaches `octets`; empty: none. ValueError: a damaged ring."""
     def skip(self) -> None:
         """Forget what was written."""
     def close(self) -> None: ...
+
+class Tally:
+    """How often names were asked in the last day, and by how many clients; of at most `limit` names, those asked most.
+
+    `key`: 32 octets, drawn at random. `count`: names now; `missed`: how often at most a name was asked before it got its
+    place. Times are numbers of windows, which follow each other; the current one and the four before it count.
+    """
+
+    limit: int
+    count: int
+    missed: int
+
+    def __init__(self, limit: int, key: bytes) -> None: ...
+    def add(self, records: bytes, window: int, clients: int) -> int:
+        """Count query records as RingEnd.take gives them; how many counted. `clients`: 0, none is; 1, each; 2, networks
+        (/24, /56). ValueError: octets that are no record; those before them are counted."""
+    def names_asked(self, window: int) -> list[tuple[str, int, int, int, int, int]]:
+        """(name, asked, blocked, about how many clients, slot of the list that decided last, 1: it blocked, 2: it
+        allowed), in no order."""
+    def dump(self) -> bytes:
+        """Everything, for load()."""
+    def load(self, octets: bytes, window: int, slots: dict[int, int]) -> None:
+        """Take what dump() gave, of a tally with the same key. `slots`: those of then to those of now. ValueError: it is
+        none; what came before is taken."""
 
 class Engine:
     """Owns a cache and serves UDP sockets that it was lent; hands up what it cannot answer. One a worker, for one thread.

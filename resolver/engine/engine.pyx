@@ -71,6 +71,9 @@ include "encrypted.pyx"  # what answers over TLS and HTTPS have besides
 include "udp.pyx"        # sockets
 include "border.pyx"     # Snapshot, Punt, Engine: what Python sees
 
+# Reading records: no worker does.
+include "tally.pyx"      # which names were asked most
+
 # Compiling lists: its own half of the module, which no query runs through.
 include "sort.pyx"       # sorting a list's rules
 include "build.pyx"      # a list's rules into a run

@@ -146,7 +146,7 @@ cdef class RingEnd:
 
     def want(self, bint wanted):
         cdef uint8_t* memory = self._open()
-        if wanted:
+        if wanted and not atomic_load(<uint64_t*> (memory + RING_WANTED), ATOMIC_ACQUIRE):
             self.skip()
         atomic_store(<uint64_t*> (memory + RING_WANTED), 1 if wanted else 0, ATOMIC_RELEASE)
 

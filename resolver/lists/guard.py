@@ -16,7 +16,8 @@ the name, or at one above and speaks of what is below. Protected are
   itself is enough, whomever it covers, and a pattern that fits the name or one below it. So `||zip^` waits for an approval
   too: nobody can tell a maintainer's judgement from a slip of the pen but who runs the resolver, and is asked once;
 - names that the server itself needs: upstream servers, routes' zones, hosts of lists, its own host, contacts;
-- `guard.protect`, and what is asked most here (asked.py).
+- `guard.protect`, and what is asked most here (asked.py), but for a first version: its very purpose may be to block that,
+  as a first list of advertisers' names does.
 
 Lists that are `mandatory` are reported on and served. Rules that allow are of no interest. In a first version every rule
 is new. Decisions (decisions.py) are about content: what was approved or rejected is not asked about again.
@@ -161,8 +162,8 @@ def _still_there(rules: Sequence[LeftOut], run: Run) -> Iterator[LeftOut]:
                 yield rule._replace(line=here.line)
 
 
-def protected(config: Config, state_dir: Path) -> Protected:
-    """What the config, this machine, the public suffix list and the last day's queries say is to be protected."""
+def protected(config: Config) -> Protected:
+    """What the config, this machine and the public suffix list say is to be protected, whatever is asked here."""
     names: dict[str, str] = {}
     zones: dict[str, str] = {}
     listed, warnings = _listed(config)
@@ -183,10 +184,6 @@ def protected(config: Config, state_dir: Path) -> Protected:
     for route in config.upstream.routes:
         for zone in route.zones:
             zones.setdefault(zone, "a zone of upstream.routes")
-    for asked in most_asked(state_dir, config.guard.asked):
-        names.setdefault(
-            asked.name, f"among the names most asked here: {asked.count:,} times by {asked.clients:,} clients"
-        )
     suffixes = public_suffixes(config.guard.public_suffixes)
     for rule in suffixes:
         if rule[0] not in "*!":
@@ -199,6 +196,16 @@ def protected(config: Config, state_dir: Path) -> Protected:
         config.guard.public_suffixes != "none",
         tuple(warnings),
     )
+
+
+def with_asked(known: Protected, config: Config, state_dir: Path) -> Protected:
+    """The same, and the names most asked in the last day."""
+    guard = config.guard
+    names = dict(known.names)
+    for asked in most_asked(state_dir, guard.asked, guard.asked_times, guard.asked_by):
+        by = f" by {asked.clients:,} clients" if asked.clients else ""
+        names.setdefault(asked.name, f"among the names most asked here: {asked.count:,} times{by}")
+    return replace(known, names=names)
 
 
 def prepare() -> None:
@@ -267,10 +274,14 @@ class Guard:
         self.warnings: tuple[str, ...] = ()
 
     @functools.cached_property
-    def _protected(self) -> Protected:
-        found = protected(self._config, self._state_dir)
+    def _always_protected(self) -> Protected:
+        found = protected(self._config)
         self.warnings = found.warnings
         return found
+
+    @functools.cached_property
+    def _now_protected(self) -> Protected:
+        return with_asked(self._always_protected, self._config, self._state_dir)
 
     def judge(self, listed: ListConfig, before: ListState | None, reading: Reading) -> Reading:
         """What of a reading is served: all, all but some rules, or what was served before. ValueError: a damaged run."""
@@ -324,14 +335,15 @@ class Guard:
 
     def _new_hits(self, old: ListState | None, newest: str, decided: ListDecisions) -> list[LeftOut]:
         """The rules of a new run that are not served already and would block protected names."""
+        protected = self._now_protected if old else self._always_protected
         with contextlib.ExitStack() as stack:
             run = stack.enter_context(Run(self._runs / newest))
             was = stack.enter_context(Run(self._runs / old.run)) if old else None
             base = stack.enter_context(Run(self._runs / base_of(old.run))) if old else None
             if was and base and run.shares_blocks(base):
-                found = [*self._protected.changed_hits(base, run), *_still_there(was.left_out, run)]
+                found = [*protected.changed_hits(base, run), *_still_there(was.left_out, run)]
             else:
-                found = list(itertools.islice(self._protected.hits(run), MAX_LEFT_OUT + 1))
+                found = list(itertools.islice(protected.hits(run), MAX_LEFT_OUT + 1))
             if len(found) <= MAX_LEFT_OUT:
                 served = dict(was.find_many({hit.name for hit in found})) if was and found else {}
                 found = [
@@ -341,7 +353,7 @@ class Guard:
                         _blocks(rule.outcome) and hit.scope & ~rule.scope == 0 for rule in served.get(hit.name, ())
                     )
                 ]
-            found += self._protected.pattern_hits(run, was)
+            found += protected.pattern_hits(run, was)
         return _undecided(found, decided)
 
     def _known_hits(self, old: ListState | None, decided: ListDecisions) -> list[LeftOut]:

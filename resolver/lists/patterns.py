@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from resolver.lists.names import shown
 from resolver.lists.rules import BadLine, Unsupported
 
 MAX_PATTERN = 1000  # characters
@@ -66,7 +67,7 @@ def canonical(pattern: str) -> str:
     except _re2().error as error:
         text = error.args[0] if error.args else ""
         reason = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-        raise BadLine(f"not an expression in RE2's syntax: {reason}") from None
+        raise BadLine(f"not an expression in RE2's syntax: {shown(reason, 120)}") from None
     if compiled.search("") is not None:
         raise BadLine("a pattern for every name")
     return pattern if pattern.startswith("/") else pattern.lower()

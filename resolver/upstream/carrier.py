@@ -145,7 +145,9 @@ class Carriers:
 
                 return Udp(self.surroundings.loop, limit=self._limit)
             case Transport.QUIC:
-                raise TransportError(Fault.UNREACHABLE)
+                from resolver.upstream.quic import Quic
+
+                return Quic(self.surroundings)
             case _:
                 from resolver.upstream.connection import Connections
 

@@ -52,14 +52,17 @@ class Connections:
             from resolver.upstream.http2 import Http2
 
             self._speak = Http2
-        self._ways: dict[Server, _Way] = {}
+        self._ways: dict[Server, Way] = {}
 
-    def send(self, server: Server, payload: bytes, receiver: Receiver, number: int) -> _Query:
+    def send(self, server: Server, payload: bytes, receiver: Receiver, number: int) -> Query:
         """See Carrier."""
         way = self._ways.get(server)
         if way is None:
-            way = self._ways[server] = _Way(self._surroundings, server, self._speak, self._trust)
+            way = self._ways[server] = Way(self._surroundings, server, self._make)
         return way.send(payload, receiver, number)
+
+    def _make(self, way: Way) -> Link:
+        return _StreamLink(way, self._speak(way.server), self._trust)
 
     def keep(self, servers: AbstractSet[Server]) -> None:
         """See Carrier. Authorities that have changed hold for connections to come."""
@@ -75,8 +78,8 @@ class Connections:
         self._ways.clear()
 
 
-class _Query:
-    """A query under way: a ticket."""
+class Query:
+    """A query under way: a ticket. `key`: by which its answer comes on `link`."""
 
     __slots__ = ("asked_at", "is_cancelled", "key", "link", "number", "payload", "receiver", "resends", "sent_at")
 
@@ -86,43 +89,43 @@ class _Query:
         self.number = number
         self.asked_at = now
         self.sent_at = now  # on the connection that it is on now
-        self.link: _Link | None = None
+        self.link: Link | None = None
         self.key = 0
         self.resends = 0
         self.is_cancelled = False
 
     def cancel(self) -> None:
+        """See Ticket."""
         self.is_cancelled = True
         if self.link is not None:
             self.link.cancelled(self)
 
 
-class _Way:
+class Way:
     """The way to one server, through all its connections."""
 
-    def __init__(
-        self, surroundings: Surroundings, server: Server, speak: Callable[[Server], Dialogue], trust: Trust | None
-    ) -> None:
+    def __init__(self, surroundings: Surroundings, server: Server, make: Callable[[Way], Link]) -> None:
         self._surroundings = surroundings
         self._loop = surroundings.loop
         self.server = server
-        self._speak = speak
-        self.trust = trust
-        self._waiting: deque[_Query] = deque()  # for a connection, or for room on it
-        self._link: _Link | None = None  # for further queries
-        self._links: set[_Link] = set()
+        self._make = make
+        self._waiting: deque[Query] = deque()  # for a connection, or for room on it
+        self._link: Link | None = None  # for further queries
+        self._links: set[Link] = set()
         self._opening: asyncio.Task[None] | None = None
         self._complaint: Fault | None = None
 
     @property
     def is_idle(self) -> bool:
+        """Whether nobody waits for an answer."""
         queries = [*self._waiting, *(query for link in self._links for query in link.owed.values())]
         return all(query.is_cancelled for query in queries)
 
-    def send(self, payload: bytes, receiver: Receiver, number: int) -> _Query:
+    def send(self, payload: bytes, receiver: Receiver, number: int) -> Query:
+        """See Carrier."""
         if len(self._waiting) >= PIPELINE or (self._link is not None and len(self._link.owed) >= PIPELINE):
             raise TransportError(Fault.OVERLOAD)
-        query = _Query(payload, receiver, number, self._loop.time())
+        query = Query(payload, receiver, number, self._loop.time())
         self._waiting.append(query)
         self.push()
         return query
@@ -130,19 +133,20 @@ class _Way:
     def push(self) -> None:
         """Send what waits as far as there is room; open a connection if there is none."""
         link = self._link
-        if link is not None and link.dialogue.is_over:
+        if link is not None and link.is_over:
             link = self._link = None
         if link is None:
             if self._waiting and self._opening is None:
                 self._opening = self._loop.create_task(self._open())
             return
-        while self._waiting and link.dialogue.has_room:
+        while self._waiting and link.has_room:
             query = self._waiting.popleft()
             if not query.is_cancelled:
                 link.ask(query)
         link.flush()
 
     def close(self) -> None:
+        """Close all connections; nobody is told."""
         self._waiting.clear()
         if self._opening is not None:
             self._opening.cancel()
@@ -155,11 +159,10 @@ class _Way:
         link = None
         try:
             for address in (await self._surroundings.where(self.server))[:ADDRESSES]:
-                link = _Link(self, self._speak(self.server), self.trust.connect(self.server) if self.trust else None)
+                link = self._make(self)
                 try:
                     async with asyncio.timeout(STALL):
-                        await self._loop.create_connection(lambda link=link: link, address, self.server.port)  # type: ignore[misc]
-                        await link.ready
+                        await link.open(address, self.server.port)
                 except TimeoutError:
                     fault = Fault.SILENT
                 except OSError as error:
@@ -193,7 +196,7 @@ class _Way:
 
     # -- called by links --------------------------------------------------------------------------------------------
 
-    def again(self, query: _Query, fault: Fault) -> None:
+    def again(self, query: Query, fault: Fault) -> None:
         """Carry a query over to another connection, unless that has been done too often."""
         query.link = None
         query.resends += 1
@@ -202,7 +205,8 @@ class _Way:
         else:
             self._waiting.append(query)
 
-    def lost(self, link: _Link, fault: Fault) -> None:
+    def lost(self, link: Link, fault: Fault) -> None:
+        """A connection has ended."""
         if link not in self._links:
             return
         self._links.discard(link)
@@ -219,124 +223,94 @@ class _Way:
         self.push()
 
 
-def _fail(queries: Iterable[_Query], fault: Fault) -> None:
+def _fail(queries: Iterable[Query], fault: Fault) -> None:
     for query in queries:
         if not query.is_cancelled:
             query.link = None
             query.receiver.failed(query.number, fault)
 
 
-class _Link(asyncio.Protocol):
-    """One connection from its opening to its end."""
+class Link:
+    """One connection from its opening to its end: which queries it owes an answer, and whether it is alive.
 
-    def __init__(self, way: _Way, dialogue: Dialogue, tls: Tls | None) -> None:
+    Invariants: `ready` is done once the connection may be used or has failed; `owed` has the oldest query first.
+    """
+
+    def __init__(self, way: Way) -> None:
         self._way = way
         self._loop = asyncio.get_running_loop()
-        self._tls = tls
-        self._transport: asyncio.Transport | None = None
         self._check: asyncio.TimerHandle | None = None
         self._fault: Fault | None = None  # with which it was given up
         self._last_received = self._last_sent = self._loop.time()
-        self.dialogue = dialogue
-        self.owed: dict[int, _Query] = {}  # by the dialogue's keys, the oldest first
+        self.owed: dict[int, Query] = {}
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.has_answered = False
 
-    def ask(self, query: _Query) -> None:
-        query.link, query.key = self, self.dialogue.ask(query.payload)
-        query.sent_at = self._last_sent = self._loop.time()
-        self.owed[query.key] = query
+    # -- what a kind of connection does -----------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server takes no further queries here, so that a new connection has to be opened."""
+        raise NotImplementedError
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another query may be asked now."""
+        raise NotImplementedError
+
+    async def open(self, address: str, port: int) -> None:
+        """Connect; TransportError or OSError if that fails."""
+        raise NotImplementedError
+
+    def ask(self, query: Query) -> None:
+        """Ask, with the next `flush`."""
+        raise NotImplementedError
 
     def flush(self) -> None:
-        """Send what the dialogue has to say."""
-        octets = self.dialogue.take()
-        if self._tls is not None:
-            octets = self._tls.send(octets)
-        if octets and self._transport is not None:
-            self._transport.write(octets)
+        """Send what there is to send."""
+        raise NotImplementedError
 
-    def cancelled(self, query: _Query) -> None:
-        if self.dialogue.can_cancel and self.owed.pop(query.key, None) is not None:
-            self.dialogue.forget(query.key)
-            if not self.dialogue.is_over:
-                self.flush()
+    def cancelled(self, query: Query) -> None:
+        """Nobody waits for this answer."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close it: nothing is owed."""
+        raise NotImplementedError
 
     def abort(self, fault: Fault | None = None) -> None:
-        self._fault = self._fault or fault
-        if self._transport is not None:
-            self._transport.abort()  # `connection_lost` says why
-        else:
-            self.ready.cancel()
+        """Be gone; what is owed is lost with `fault`."""
+        raise NotImplementedError
 
-    # -- called by the loop -----------------------------------------------------------------------------------------
+    def _forget(self, key: int) -> None:
+        """This answer will not come any more."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        if self._tls is None:
-            self._opened()
-        else:
-            self._tls.start()
-            self._transport.write(self._tls.take())
+    # -- what all do ------------------------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def _owe(self, query: Query, key: int) -> None:
+        query.link, query.key = self, key
+        query.sent_at = self._last_sent = self._loop.time()
+        self.owed[key] = query
+
+    def _heard(self) -> None:
         self._last_received = self._loop.time()
-        try:
-            if self._tls is not None:
-                data = self._decrypt(self._tls, data)
-            answers = self.dialogue.receive(data) if data else []
-        except ProtocolError:
-            self.abort(Fault.PROTOCOL)
-            return
-        except TransportError as error:
-            self.abort(error.fault)
-            return
-        for key, what in answers:
-            self._answered(key, what)
-        if self._transport is not None and not self._transport.is_closing():
-            self.flush()
-        self._way.push()
-        if self.dialogue.is_over and not self.owed and self._transport is not None:
-            self._transport.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+    def _opened(self) -> None:
+        if not self.ready.done():
+            self.ready.set_result(None)
+            self._check = self._loop.call_later(LOOK, self._look)
+
+    def _ended(self, fault: Fault) -> None:
         if self._check is not None:
             self._check.cancel()
-        fault = self._fault or (Fault.CLOSED if exc is None else Fault.RESET)
         if not self.ready.done():
             self.ready.set_exception(TransportError(fault))
         elif not self.ready.cancelled():
             self._way.lost(self, fault)
 
-    # -- what follows -----------------------------------------------------------------------------------------------
-
-    def _decrypt(self, tls: Tls, data: bytes) -> bytes:
-        from resolver.upstream.tls import TlsError
-
-        try:
-            plain = tls.receive(data)
-        except TlsError as error:
-            if self._transport is not None:
-                self._transport.write(tls.take())  # the alert that says why
-            if self._way.trust is not None:
-                self._way.trust.remember(self._way.server, None)
-            raise TransportError(error.fault) from None
-        if self._transport is not None and (octets := tls.take()):
-            self._transport.write(octets)
-        if tls.is_open and not self.ready.done():
-            self._opened()
-        return plain
-
-    def _opened(self) -> None:
-        self.ready.set_result(None)
-        self._check = self._loop.call_later(LOOK, self._look)
-
     def _answered(self, key: int, what: bytes | Fault) -> None:
         query = self.owed.pop(key, None)
-        if isinstance(what, bytes) and not self.has_answered:
-            self.has_answered = True
-            if self._tls is not None and self._way.trust is not None:
-                self._way.trust.remember(self._way.server, self._tls.session)
+        self.has_answered = self.has_answered or isinstance(what, bytes)
         if query is None or query.is_cancelled:
             return
         query.link = None
@@ -352,11 +326,9 @@ class _Link(asyncio.Protocol):
         """Close a connection that is idle or dead."""
         now = self._loop.time()
         self._check = self._loop.call_later(LOOK, self._look)
-        if self._transport is None:
-            return
         if not self.owed:
             if now - max(self._last_sent, self._last_received) >= IDLE:
-                self._transport.close()
+                self.close()
             return
         oldest = next(iter(self.owed.values()))
         if now - self._last_received >= STALL and now - oldest.sent_at >= STALL:
@@ -364,4 +336,112 @@ class _Link(asyncio.Protocol):
             return
         for key in [k for k, q in self.owed.items() if q.is_cancelled and now - q.sent_at >= FORGET]:
             del self.owed[key]
-            self.dialogue.forget(key)
+            self._forget(key)
+
+
+class _StreamLink(Link, asyncio.Protocol):
+    """One of TCP, with or without TLS."""
+
+    def __init__(self, way: Way, dialogue: Dialogue, trust: Trust | None) -> None:
+        super().__init__(way)
+        self._trust = trust
+        self._tls: Tls | None = trust.connect(way.server) if trust else None
+        self._transport: asyncio.Transport | None = None
+        self._dialogue = dialogue
+
+    @property
+    def is_over(self) -> bool:
+        return self._dialogue.is_over
+
+    @property
+    def has_room(self) -> bool:
+        return self._dialogue.has_room
+
+    async def open(self, address: str, port: int) -> None:
+        await self._loop.create_connection(lambda: self, address, port)
+        await self.ready
+
+    def ask(self, query: Query) -> None:
+        self._owe(query, self._dialogue.ask(query.payload))
+
+    def flush(self) -> None:
+        octets = self._dialogue.take()
+        if self._tls is not None:
+            octets = self._tls.send(octets)
+        if octets and self._transport is not None:
+            self._transport.write(octets)
+
+    def cancelled(self, query: Query) -> None:
+        if self._dialogue.can_cancel and self.owed.pop(query.key, None) is not None:
+            self._dialogue.forget(query.key)
+            if not self._dialogue.is_over:
+                self.flush()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self, fault: Fault | None = None) -> None:
+        self._fault = self._fault or fault
+        if self._transport is not None:
+            self._transport.abort()  # `connection_lost` says why
+        else:
+            self.ready.cancel()
+
+    def _forget(self, key: int) -> None:
+        self._dialogue.forget(key)
+
+    # -- called by the loop -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if self._tls is None:
+            self._opened()
+        else:
+            self._tls.start()
+            self._transport.write(self._tls.take())
+
+    def data_received(self, data: bytes) -> None:
+        self._heard()
+        try:
+            if self._tls is not None:
+                data = self._decrypt(self._tls, data)
+            answers = self._dialogue.receive(data) if data else []
+        except ProtocolError:
+            self.abort(Fault.PROTOCOL)
+            return
+        except TransportError as error:
+            self.abort(error.fault)
+            return
+        for key, what in answers:
+            if isinstance(what, bytes) and not self.has_answered and self._tls is not None and self._trust is not None:
+                self._trust.remember(self._way.server, self._tls.session)
+            self._answered(key, what)
+        if self._transport is not None and not self._transport.is_closing():
+            self.flush()
+        self._way.push()
+        if self._dialogue.is_over and not self.owed and self._transport is not None:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._ended(self._fault or (Fault.CLOSED if exc is None else Fault.RESET))
+
+    # -- what follows -----------------------------------------------------------------------------------------------
+
+    def _decrypt(self, tls: Tls, data: bytes) -> bytes:
+        from resolver.upstream.tls import TlsError
+
+        try:
+            plain = tls.receive(data)
+        except TlsError as error:
+            if self._transport is not None:
+                self._transport.write(tls.take())  # the alert that says why
+            if self._trust is not None:
+                self._trust.remember(self._way.server, None)
+            raise TransportError(error.fault) from None
+        if self._transport is not None and (octets := tls.take()):
+            self._transport.write(octets)
+        if tls.is_open:
+            self._opened()
+        return plain

@@ -25,6 +25,7 @@ import dns.query
 import dns.rcode
 
 from tests.bench import measure, peers, tampah
+from tests.bench.drive import hurry
 from tests.bench.measure import LatencyClient
 from tests.bench.processes import Process, cpu_seconds
 from tests.blackbox.harness import until
@@ -78,13 +79,16 @@ def run(options: argparse.Namespace, folder: Path) -> None:
                 fresh.write_text("".join(f"{way}{repetition}-{n}.wild.valid.test A\n" for n in range(100_000)))
                 command = [sys.executable, "-m", "resolver", "run", "-c", f"{place}/config.yaml"]
                 with Process(command, str(measure.SERVER_CORE), cwd=tampah.ROOT, log=place / "log") as server:
+                    hurry(server)
                     until(lambda port=port: is_up(port), "the server answers", 60)  # type: ignore[misc]
                     beside = ["dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(fresh), "-t", "5"]
                     beside += ["-l", f"{options.seconds:g}", "-Q", str(options.fresh), "-q", "500"]
                     idle = ["sleep", f"{options.seconds:g}"]
                     before = cpu_seconds(server.tree)
                     with Process(idle if way == "quiet" else beside, measure.CLIENT_CORE, log=place / "beside") as load:
+                        hurry(load)
                         asking = LatencyClient(client, port, cached, options.rate, options.seconds, place / "latency")
+                        hurry(asking.process)
                         with asking.process:
                             said = measure.summarise(asking.records())
                         load.wait(options.seconds + 30)

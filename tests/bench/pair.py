@@ -1,51 +1,49 @@
 """`python -m tests.bench.pair`: what query records cost, and two workers on two cores beside one.
 
-    for each repetition:  for each of  echo, one worker, one worker whose records are read, two workers:  ask in each case
+    for each repetition:  for each of  echo, one worker, one worker whose queries are counted, two workers:  ask in each case
 
 Echo and one worker run on core 0, their client on core 1, as in `tests.bench`. `alone` and `pair` are one and two
 workers on both cores with the client on both as well: all that changes between these two is the second worker, yet the
-client takes its share of the cores, so compare CPU an answer first and answers a second with that in mind. The reader
-of records takes them ten times a second, as a query log would, on the client's core. Medians, to standard output; on a
-machine that others use, `chrt -r 1 python -m tests.bench.pair` keeps them out.
+client takes its share of the cores, so compare CPU an answer first and answers a second with that in mind. Queries are
+counted by name where it says so, by the process that reads the workers' records: on the worker's core, its CPU time
+included. Medians, to standard output; on a machine that others use, `chrt -r 1 python -m tests.bench.pair` keeps them out.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import signal
 import statistics
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 from resolver import counters
-from resolver.ring import Reader
 from tests.bench import measure, names, peers, tampah
 from tests.bench.peers import Peer, Upstream
-from tests.bench.processes import Process
 from tests.ports import free_port
 
 CASES = ("blocked", "cached", "mix")
-READ_EVERY = 0.1  # seconds
 
 
-class Read(tampah.Tampah):
-    name = "records"
+class One(tampah.Tampah):
+    counts = "none"
 
 
-class Alone(tampah.Tampah):
+class Counted(tampah.Tampah):
+    name = "counted"
+
+
+class Alone(One):
     name = "alone"
     cores = "0,1"
 
 
 class Pair(tampah.TampahPair):
     name = "pair"
+    counts = "none"
 
 
-PEERS: tuple[type[Peer], ...] = (peers.Echo, tampah.Tampah, Read, Alone, Pair)
+PEERS: tuple[type[Peer], ...] = (peers.Echo, One, Counted, Alone, Pair)
 
 
 def files(pid: int, kind: str) -> list[int]:
@@ -56,18 +54,6 @@ def files(pid: int, kind: str) -> list[int]:
         if f"memfd:tampah-{kind}-" in target:
             found[target] = os.open(link, os.O_RDWR)
     return [found[name] for name in sorted(found)]
-
-
-def read(pid: int) -> None:
-    """Take the records of a server's workers until SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.ExitStack() as readers:
-        rings = [readers.enter_context(Reader(fd)) for fd in files(pid, "records")]
-        while True:
-            for ring in rings:
-                while ring.take():
-                    pass
-            time.sleep(READ_EVERY)
 
 
 def counted(pid: int) -> list[tuple[int, int, int]]:
@@ -96,20 +82,15 @@ def run(options: argparse.Namespace, folder: Path) -> None:
             for peer in made:
                 server, _seconds = measure.start(peer, last, measure.Limits())
                 try:
-                    with contextlib.ExitStack() as beside:
-                        if isinstance(peer, Read):
-                            command = [sys.executable, "-m", "tests.bench.pair", "--read", str(server.pid)]
-                            beside.enter_context(Process(command, measure.CLIENT_CORE, cwd=tampah.ROOT))
-                            time.sleep(1)
-                        cores = "0,1" if isinstance(peer, Alone | Pair) else measure.CLIENT_CORE
-                        measure.settle(server)
-                        for case in CASES:
-                            if peer.blocks:
-                                measure.warm(peer.port, queries["popular" if case == "cached" else case])
-                            load = measure.drive(server, peer.port, queries[case], options.seconds, cores=cores)
-                            loads.setdefault((case, peer.name), []).append(load)
-                        if isinstance(peer, Read | Pair):
-                            notes.append(f"{peer.name}: queries, records, dropped by worker: {counted(server.pid)}")
+                    cores = "0,1" if isinstance(peer, Alone | Pair) else measure.CLIENT_CORE
+                    measure.settle(server)
+                    for case in CASES:
+                        if peer.blocks:
+                            measure.warm(peer.port, queries["popular" if case == "cached" else case])
+                        load = measure.drive(server, peer.port, queries[case], options.seconds, cores=cores)
+                        loads.setdefault((case, peer.name), []).append(load)
+                    if isinstance(peer, Counted | Pair):
+                        notes.append(f"{peer.name}: queries, records, dropped by worker: {counted(server.pid)}")
                 finally:
                     server.end()
     for case in CASES:
@@ -131,10 +112,7 @@ def main() -> None:
     parser.add_argument("--names", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--read", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.read:
-        read(options.read)
     with tempfile.TemporaryDirectory(prefix="tampah-pair-") as folder:
         Path(folder).chmod(0o755)
         run(options, Path(folder))

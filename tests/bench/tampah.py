@@ -30,6 +30,7 @@ class Tampah(Peer):
     cwd = ROOT
     can_reload = True
     workers = 1
+    counts = "all"  # query_log.what: which queries are counted by name
 
     @classmethod
     def describe(cls) -> str:
@@ -62,6 +63,7 @@ lists:
 categories:
   gambling: {{action: zero, ede: blocked}}
 admin: {{listen: "127.0.0.1:{free_port()}"}}
+query_log: {{what: {self.counts}}}
 """
         )
 

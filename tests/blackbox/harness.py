@@ -69,6 +69,8 @@ class Server:
             "admin": {"listen": f"127.0.0.1:{self.admin_port}"},
             **(config or {}),
         }
+        # Tests ask for a name until it is blocked: that is not to protect it.
+        self._given["guard"] = {"asked": 0, **self._given.get("guard", {})}
         self.configure()
 
     # -- files ------------------------------------------------------------------------------------------------------
@@ -171,6 +173,14 @@ class Server:
             return [int(pid) for pid in children.read_text().split()]
         except OSError:
             return []
+
+    def helper_pids(self, module: str) -> list[int]:
+        """The pids of the supervisor's children that run this module; waits for one."""
+
+        def found() -> list[int]:
+            return [pid for pid in self.workers_by_proc() if module in command_line(pid)]
+
+        return list(until(found, f"{module} runs"))
 
     # -- asking -----------------------------------------------------------------------------------------------------
     def ask(
@@ -275,6 +285,14 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
+
+
+def command_line(pid: int) -> str:
+    """What a process was started as; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
 
 
 def is_alive(pid: int) -> bool:

@@ -153,6 +153,8 @@ def test_a_worker_that_hangs_is_replaced_and_what_waited_is_answered(tmp_path: P
 def test_every_query_is_recorded_by_whichever_worker_had_it(tmp_path: Path, upstream: FakeUpstream) -> None:
     with make(tmp_path, upstream) as server:
         assert server.process is not None
+        [recorder] = server.helper_pids("resolver.records.process")
+        kill(recorder, signal.SIGSTOP)  # it would take them
         readers = [Reader(fd) for fd in rings(server.process.pid)]
         assert len(readers) == 2
         for number in range(200):
@@ -173,9 +175,9 @@ def test_every_query_is_recorded_by_whichever_worker_had_it(tmp_path: Path, upst
         assert server.total("tampah_query_records_total") == 200
         assert server.total("tampah_query_duration_seconds_count") == 200
 
-        server.configure(query_log={"what": "blocked"})
         for reader in readers:
             reader.close()
+        kill(recorder, signal.SIGCONT)
 
 
 def rings(pid: int) -> list[int]:

@@ -210,7 +210,7 @@ def test_a_group_has_upstreams_of_its_own(family: tuple[Server, FakeUpstream, Fa
 
 def test_a_paused_group_keeps_its_upstreams(family: tuple[Server, FakeUpstream, FakeUpstream, FakeUpstream]) -> None:
     server, usual, kids, _ = family
-    server.tampah("pause", "--group", "kids", "--for", "1h").check_returncode()
+    server.tampah("pause", "kids", "--for", "1h").check_returncode()
     kids.on("ads.example", Act(records=("ads.example. 60 IN A 192.0.2.9",)))
     until(lambda: server.addresses("ads.example", source="127.0.0.2") == ["192.0.2.9"], "the pause holds")
     assert usual.count("ads.example") == 0

@@ -21,7 +21,6 @@ from tests.fakes import FakeUpstream
 
 REPORT = [field.name for field in dataclasses.fields(Report)]
 NAMES = [f"ads{number}.example" for number in range(100)]
-ASKED = {"names": [{"name": "wordpress.com", "count": 51234, "clients": 310}]}
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +37,15 @@ def serving(folder: Path, upstream: int, **config: Any) -> Iterator[Server]:
         {
             "lists": [{"name": "ads", "source": "ads.txt"}, {"name": "other", "source": "other.txt"}],
             "upstream": {"servers": [f"udp://dns.isp.example:{upstream}?ip=127.0.0.1"], "timeout": "1s"},
+            "guard": {"asked": 1000},
             **config,
         },
     )
     server.write("ads.txt", text(NAMES))
     server.write("other.txt", "other.example\n")
-    server.state_dir.mkdir()
-    (server.state_dir / "asked.json").write_text(json.dumps(ASKED))
     with server:
+        for _ in range(60):
+            server.ask("wordpress.com")
         yield server
 
 
@@ -74,7 +74,13 @@ def test_every_attack_leaves_filtering_as_it_was(tmp_path: Path, upstream: int) 
         ("co.id", text([*NAMES, "co.id"]), "read", 1, "ads.txt:101: co.id is a public suffix"),
         ("a registry's suffix, wholly", text([*NAMES, "*.co.id"]), "read", 1, "co.id is a public suffix"),
         ("com", "".join(f"||{name}^\n" for name in [*NAMES, "com"]), "read", 1, "com is a top-level domain"),
-        ("most asked", text([*NAMES, "wordpress.com"]), "read", 1, "51,234 times by 310 clients"),
+        (
+            "most asked",
+            text([*NAMES, "wordpress.com"]),
+            "read",
+            1,
+            "wordpress.com is among the names most asked here: ",
+        ),
         ("upstream's name", text([*NAMES, "isp.example"]), "read", 1, "isp.example blocks dns.isp.example"),
     ]
     harmed = ["shop.co.id", "good.com", "blog.wordpress.com", "wordpress.com", "dns.isp.example", "new7.example"]

@@ -213,25 +213,18 @@ def test_a_restart_needs_no_source_and_the_fetcher_is_started_again(
         maintainer.serve("/ads.txt", Document(b"second.example\n"))
         wait_blocked(server, "second.example")
         assert maintainer.asked("/malware.txt") == []  # not due for a day
-        [pid] = [pid for pid in server.workers_by_proc() if "resolver.fetch.process" in command_line(pid)]
+        [pid] = server.helper_pids("resolver.fetch.process")
         kill(pid)
         maintainer.serve("/ads.txt", Document(b"third.example\n"))
         wait_blocked(server, "third.example")
         assert "the fetcher ended (" in server.log
-        [pid] = [pid for pid in server.workers_by_proc() if "resolver.fetch.process" in command_line(pid)]
+        [pid] = server.helper_pids("resolver.fetch.process")
         workers = server.worker_pids()
         server.stop(signal.SIGKILL)
         until(lambda: not is_alive(pid), "the fetcher ends with its supervisor")
         for worker in workers:
             kill(worker)
     assert generation >= 1
-
-
-def command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
 
 
 def test_commands(tmp_path: Path, maintainer: ListServer, upstream: FakeUpstream) -> None:

@@ -154,7 +154,7 @@ def test_how_fetching_goes_by_list() -> None:
         "ads": SourceFacts(copied=1e9, checked=time.time() - 60, octets=300, outcomes={"changed": 2, "unchanged": 5}),
         "new": SourceFacts(failures=3, outcomes={"failed": 3}),
     }
-    samples = _scrape(facts=Facts(sources=sources, fetcher=os.getpid()))
+    samples = _scrape(facts=Facts(sources=sources, helpers={"fetcher": os.getpid()}))
     assert samples["tampah_source_fetches_total"] == {
         ("ads", "changed"): 2,
         ("ads", "unchanged"): 5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 from collections.abc import Iterator
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 
@@ -16,6 +17,12 @@ from resolver.facts import Facts, Source
 from resolver.sockets import has_ipv6
 
 
+def api(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    """Stands for what is below /api/v1/."""
+    start_response("418 I'm a Teapot", [])
+    return [environ["PATH_INFO"].encode()]
+
+
 class Admin:
     """A running admin server whose readiness the test sets."""
 
@@ -23,7 +30,7 @@ class Admin:
         self.reason = ""
         self.server = AdminServer(bind(Endpoint("127.0.0.1", 0)))
         source = Source([memoryview(bytearray(counters.SIZE))], Facts(generation=3))
-        self.server.start(make_app(source, lambda: self.reason))
+        self.server.start(make_app(source, lambda: self.reason, api))
 
     def ask(self, path: str, method: str = "GET") -> tuple[int, str]:
         connection = http.client.HTTPConnection(self.server.address.host, self.server.address.port, timeout=10)
@@ -51,7 +58,7 @@ def test_metrics_health_and_readiness(admin: Admin) -> None:
     assert admin.ask("/healthz")[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics/", "/metrics/x", "/../metrics", "/api/v1/x"])
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/metrics/x", "/../metrics", "/api/v2/x"])
 def test_other_paths_are_not_there(admin: Admin, path: str) -> None:
     assert admin.ask(path)[0] == 404
 
@@ -77,3 +84,8 @@ def test_it_listens_on_ipv6_and_can_be_closed_before_it_served() -> None:
     server = AdminServer(bind(Endpoint("::1", 0)))
     assert str(server.address).startswith("[::1]:")
     server.close()
+
+
+def test_the_api_takes_what_is_below_it(admin: Admin) -> None:
+    assert admin.ask("/api/v1/block", "POST") == (418, "/api/v1/block")
+    assert admin.ask("/api")[0] == 404

@@ -47,7 +47,7 @@ CASES = [
     ),
     (
         "admin:\n  xyzzy: 1",
-        "config.yaml:2: admin.xyzzy: unknown key; known here: listen",
+        "config.yaml:2: admin.xyzzy: unknown key; known here: listen, token_file, trust_loopback",
     ),
     (
         "upstream:\n  routes:\n  - zones: [x.example]\n    server: [10.0.0.1]\n    servers: [10.0.0.1]",
@@ -410,9 +410,9 @@ groups: [{name: kids, clients: [10.0.0.1/8], lists: [adz]}]
 
 
 def test_errors_are_said_of_what_would_be_ignored(tmp_path: Path) -> None:
-    text = "query_log:\n  what: none\n  keep: [1]"
+    text = "query_log:\n  size: 1MiB\n  keep: [1]"
     assert problems(tmp_path, text) == [
-        "config.yaml:2: query_log.what: not built yet: ignored (the query log), found none",
+        "config.yaml:2: query_log.size: not built yet: ignored (the query log), found 1MiB",
         "config.yaml:3: query_log.keep: expected a duration such as 500ms, 10s, 5m, 2h, 1d or 1w",
     ]
 

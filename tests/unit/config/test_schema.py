@@ -85,7 +85,7 @@ structured_errors: {code: 0}
 ecs: {policy: strip, prefix4: 24, prefix6: 56}
 connections: {per_worker: 20000, per_client: 64, idle: 10s}
 guard: {shrink: 30%, grow: 100%, floor: 20, public_suffixes: all, protect: [], asked: 1000,
-        keep_generations: 10, keep_size: 4GiB}
+        asked_times: 50, asked_by: 1, keep_generations: 10, keep_size: 4GiB}
 admin: {listen: "127.0.0.1:8053"}
 query_log: {keep: 7d, what: all, clients: full, size: 1GiB}
 """
@@ -129,7 +129,7 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
 ADDED = {"rewrite", "tags", "records", "block_encrypted_dns", "safe_search", "special_names", "dns64"}  # keys since
 ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap", "local_zones"}
 ADDED |= {"dnssec", *Dnssec.model_fields}
-ADDED |= {"public_key", "signature"}
+ADDED |= {"public_key", "signature", "token_file", "trust_loopback"}
 ADDED |= {"sub_error", "language"}
 
 

@@ -221,7 +221,7 @@ def test_a_new_rule_for_a_protected_name_is_left_out(site: Guarded, line: str, a
     site.state_dir.mkdir()
     entries = [
         {"name": "wordpress.com", "count": 51000, "clients": 300},
-        {"name": "blog.asked.example", "count": 40, "clients": 3},
+        {"name": "blog.asked.example", "count": 400, "clients": 3},
     ]
     (site.state_dir / "asked.json").write_text(json.dumps({"names": entries}))
     mixed = [*(f"||{name}^" for name in names(30)), "||fresh.example^"]
@@ -250,11 +250,42 @@ def test_a_new_rule_for_a_protected_name_is_left_out(site: Guarded, line: str, a
 def test_a_rule_that_harms_nobody_is_served(site: Guarded, line: str) -> None:
     """`www.ck` is an exception of the public suffix list; a hosts line does not cover what is below."""
     site.state_dir.mkdir()
-    (site.state_dir / "asked.json").write_text('{"names": [{"name": "blog.asked.example", "count": 4, "clients": 3}]}')
+    (site.state_dir / "asked.json").write_text(
+        '{"names": [{"name": "blog.asked.example", "count": 400, "clients": 3}]}'
+    )
     site.settings["upstream"] = {"servers": ["udp://dns.isp.example?ip=127.0.0.1"]}
     prefix = "0.0.0.0 " if line[0] == "0" else ""
     _, report = site.change(*(prefix + name for name in names(3)), line)
     assert report.quarantined == 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "guard"),
+    [
+        ({"count": 49, "clients": 9}, {}),
+        ({"count": 400, "clients": 9, "blocked": 300}, {}),  # blocked by another list: nothing changes for most
+        ({"count": 400, "clients": 9}, {"asked": 0}),
+        ({"count": 400, "clients": 9}, {"asked_times": 401}),
+        ({"count": 400, "clients": 9}, {"asked_by": 10}),
+    ],
+)
+def test_a_name_that_is_not_asked_most_is_not_protected(
+    site: Guarded, entry: dict[str, int], guard: dict[str, int]
+) -> None:
+    site.settings["guard"] = guard
+    site.state_dir.mkdir()
+    (site.state_dir / "asked.json").write_text(json.dumps({"names": [{"name": "asked.example", **entry}]}))
+    site.change(*names(30))
+    generation, report = site.change(*names(30), "asked.example")
+    assert report.quarantined == 0 and site.action(generation, "asked.example") is Action.ZERO
+
+
+def test_a_first_version_may_block_what_is_asked_most_but_no_public_suffix(site: Guarded) -> None:
+    site.state_dir.mkdir()
+    (site.state_dir / "asked.json").write_text('{"names": [{"name": "tracker.example", "count": 400, "clients": 3}]}')
+    generation, report = site.change(*names(30), "tracker.example", "co.id")
+    assert [rule.name for rule in report.quarantined_rules] == ["co.id"]
+    assert site.action(generation, "tracker.example") is Action.ZERO
 
 
 def test_what_was_served_before_is_no_news(site: Guarded) -> None:
@@ -299,7 +330,7 @@ def test_decisions_on_single_names_stand_for_these_alone(site: Guarded) -> None:
 )
 def test_a_pattern_for_protected_names_is_left_out(site: Guarded, pattern: str, asked: str) -> None:
     site.state_dir.mkdir()
-    (site.state_dir / "asked.json").write_text('{"names": [{"name": "wordpress.com", "count": 4, "clients": 3}]}')
+    (site.state_dir / "asked.json").write_text('{"names": [{"name": "wordpress.com", "count": 400, "clients": 3}]}')
     rest = [f"||{name}^" for name in names(30)]
     site.change(*rest, "/ads[0-9]+x/")
     generation, report = site.change(*rest, "/ads[0-9]+x/", pattern)
@@ -334,7 +365,7 @@ def test_a_delta_is_judged_by_what_it_changes(tmp_path: Path, site: Guarded) -> 
     for line, name in enumerate(chosen, start=1):
         builder.add(name.encode(), 3, 0, line)
     write_run(tmp_path / "aa.run", builder, RunHeader(outcomes=(BLOCK,), replaces=True))
-    guarded = protected(site.config, tmp_path)
+    guarded = protected(site.config)
     with Splice(tmp_path / "aa.run") as splice:
         changes = {key_of(name): () if name in chosen else ((3, 0),) for name in rng.sample(labels, 500)}
         splice.write(tmp_path / "bb.run", changes, splice.header)

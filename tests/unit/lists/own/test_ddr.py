@@ -50,6 +50,11 @@ def test_each_listener_has_a_record(tmp_path: Path) -> None:
     ]
 
 
+def test_the_path_is_where_https_takes_queries(tmp_path: Path) -> None:
+    found, _ = designations(config(tmp_path, name="dns.example", https_path="/other"))
+    assert found[1].endswith('key7="/other{?dns}"')
+
+
 def test_they_are_in_the_zone_and_nodata_is_for_the_rest(tmp_path: Path) -> None:
     made = config(tmp_path, name="dns.example")
     rules, _ = special_rules(made, local_rules(made))

@@ -1,0 +1,1 @@
+"""Query records, on their way from the workers to what is known of them: which names are asked most."""
