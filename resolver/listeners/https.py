@@ -334,9 +334,11 @@ class _Http2:
     def _respond(self, stream: int, status: int, headers: doh.Headers, body: bytes) -> None:
         conn = self._conn
         said: list[Any] = [(b":status", b"%d" % status)]
-        for name, value in headers:
+        sized = (*headers, (b"content-length", b"%d" % len(body)))  # dig wants to know it before
+        for name, value in sized:
             # What differs from answer to answer is not worth a place in the client's table (RFC 7541 section 7.1.3).
-            said.append(NeverIndexedHeaderTuple(name, value) if name == b"cache-control" else (name, value))
+            is_own = name in (b"cache-control", b"content-length")
+            said.append(NeverIndexedHeaderTuple(name, value) if is_own else (name, value))
         try:
             conn.send_headers(stream, said)
         except h2.exceptions.ProtocolError:
