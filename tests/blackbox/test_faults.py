@@ -41,8 +41,8 @@ class Fault:
     """Of the Extended DNS Errors that say why, where there is no answer."""
 
 
-# Of eight tries with 30 % each, fewer than one in ten thousand has no luck. Where a server breaks or lies it is given STRIKES
-# (four): of a hundred questions one may have no answer, and more of as few as are asked here.
+# Of eight tries with 30 % each, fewer than one in ten thousand has no luck. A server that breaks or lies is given four: of a
+# hundred questions one may have no answer, and more of as few as are asked here.
 FAULTS = {
     "loss of 30 %": Fault(((Act(drop=True, share=0.3),),), 0.98),
     "a delay": Fault(((Act(delay=0.3),),), 1.0),
