@@ -352,6 +352,7 @@ cdef class Engine:
     cdef object ring
     cdef SuffixTable overlay
     cdef list punts
+    cdef list late_answers     # (question, answer) of what came too late
     cdef list stream_answers   # (token, answer) of streams whose question came back
     cdef dict tokens           # what a stream's waiter in the engine stands for
     cdef uint32_t next_token
@@ -382,6 +383,7 @@ cdef class Engine:
         self.core.memo.key0 = (<const uint64_t*> PyBytes_AS_STRING(random))[0]
         self.core.memo.key1 = (<const uint64_t*> PyBytes_AS_STRING(random))[1]
         self.punts = []
+        self.late_answers = []
         self.stream_answers = []
         self.tokens = {}
         self.core.engine = <void*> self
@@ -650,6 +652,9 @@ cdef class Engine:
         if u.used:
             raise ValueError(f"upstream {upstream} is in use")
         u.used = True
+        u.timeout = 400000
+        u.why = WHY_TIMEOUT
+        u.oldest[0] = u.oldest[1] = u.newest[0] = u.newest[1] = NONE
         u.socket_count = len(fds)
         u.counters = COUNT_UPSTREAM + slot * 32
         for i in range(u.socket_count):
@@ -665,17 +670,18 @@ cdef class Engine:
     def drop_upstream(self, uint32_t upstream):
         """Forget an upstream; what was under way there is handed over. Its sockets may be closed then."""
         cdef Forward* f = self.core.forward
-        cdef uint32_t i, at = f.oldest, following
+        cdef uint32_t i
+        cdef Upstream* u
         if upstream >= UPSTREAMS or not f.upstreams[upstream].used:
             return
+        u = &f.upstreams[upstream]
         for i in range(ROUTES):
             if f.route_upstream[i] == upstream:
                 f.route_upstream[i] = NONE
-        while at != NONE:
-            following = f.pending[at].newer
-            if f.pending[at].upstream == upstream:
-                forward_hand_over(f, &f.pending[at], WHY_CLOSED)
-            at = following
+        while u.oldest[0] != NONE:
+            forward_hand_over(f, &f.pending[u.oldest[0]], WHY_CLOSED)
+        while u.oldest[1] != NONE:
+            forward_end(f, &f.pending[u.oldest[1]])
         for i in range(f.upstreams[upstream].socket_count):
             epoll_ctl(self.epoll, EPOLL_CTL_DEL, f.upstreams[upstream].fds[i], NULL)
         f.upstreams[upstream].used = False
@@ -711,9 +717,23 @@ cdef class Engine:
             raise ValueError(f"no route {route} to upstream {upstream}")
         self.core.forward.route_upstream[route] = <uint32_t> upstream if upstream >= 0 else NONE
 
-    def set_timeout(self, double seconds):
-        """How long a question's first try may take before Python takes it over."""
-        self.core.forward.timeout = <uint64_t> (max(seconds, 0.001) * 1e6)
+    def set_timeout(self, uint32_t upstream, double seconds, bint slow=False):
+        """How long an upstream's first try may take before Python takes it over. `slow`: that is not held against it."""
+        cdef Upstream* u
+        if upstream >= UPSTREAMS or not self.core.forward.upstreams[upstream].used:
+            raise ValueError(f"there is no upstream {upstream}")
+        u = &self.core.forward.upstreams[upstream]
+        u.timeout = <uint64_t> (max(seconds, 0.001) * 1e6)
+        u.why = WHY_SLOW if slow else WHY_TIMEOUT
+
+    cdef void keep_late(self, const Pending* p, const uint8_t* packet, uint32_t size):
+        self.late_answers.append((take_bytes(p.key, p.key_size), take_bytes(packet, size)))
+
+    def take_late(self):
+        """(question, answer) of what was answered after it had been handed over; the answers are cached already."""
+        cdef list late = self.late_answers
+        self.late_answers = []
+        return late
 
     def tick(self):
         """Hand over what has waited too long; call it some ten times a second. Returns how many are under way."""
@@ -722,7 +742,7 @@ cdef class Engine:
             forward_expire(&self.core)
         if self.core.forward.handed != NONE:
             self._take_handed()
-        return self.core.forward.pending_count
+        return self.core.forward.pending_count - self.core.forward.late_count
 
     cdef void take_datagram(self, const Query* q):
         # A datagram that Python takes, with where its answer goes.
@@ -1164,6 +1184,11 @@ cdef class Engine:
 cdef void stream_answer(Core* core, Query* q, Waiter* w, const Answer* answer) noexcept with gil:
     # forward.pyx has an upstream's answer for a client on a stream: Python has the connection.
     (<Engine> core.engine).answer_stream(q, w, answer)
+
+
+cdef void late_tell(Core* core, const Pending* p, const uint8_t* packet, uint32_t size) noexcept with gil:
+    # forward.pyx has an answer to a question that Python has taken over.
+    (<Engine> core.engine).keep_late(p, packet, size)
 
 
 cdef void refresh_punt(Core* core, const Query* q) noexcept with gil:

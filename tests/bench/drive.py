@@ -4,8 +4,8 @@
 
 A tree is a working copy of this project with its engine built; `--tree` names others than this one, so that a change
 can be judged against what was. One worker, pinned with its supervisor to core 0; clients and upstream on core 1. TCP:
-2,000 queries a second over a few connections. Punts: queries of type ANY for names that nobody asked before, which the
-engine hands to Python and Python asks over TCP. A table of medians goes to standard output; what is worth comparing is
+2,000 queries a second over a few connections. Punts: queries of type ANY, by TCP, for names that nobody asked before: the
+engine hands them to Python, which asks over TCP. A table of medians goes to standard output; what is worth comparing is
 the ratio between rows of one run. On a machine that others use, `chrt -r 1 python -m tests.bench.drive` keeps them out.
 """
 
@@ -64,7 +64,7 @@ def hurry(process: Process) -> None:
 def beside(port: int, folder: Path, queries: Path, punts: Path, seconds: float, tcp: bool = True) -> Iterator[None]:
     """TCP queries and punts at their rates, for as long as the block lasts."""
     common = ["dnsperf", "-s", "127.0.0.1", "-p", str(port), "-l", f"{seconds:g}", "-t", "2"]
-    loads = [[*common, "-d", str(punts), "-Q", str(PUNT_RATE), "-c", "2"]]
+    loads = [[*common, "-d", str(punts), "-Q", str(PUNT_RATE), "-c", "2", "-m", "tcp"]]
     if tcp:
         loads.append([*common, "-d", str(queries), "-m", "tcp", "-Q", str(TCP_RATE), "-c", str(TCP_CONNECTIONS)])
     with contextlib.ExitStack() as running:

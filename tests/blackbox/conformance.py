@@ -20,7 +20,9 @@ import dns.query
 import dns.rcode
 import dns.rdatatype
 
-PATIENCE = 10.0  # seconds for one query
+from tests.blackbox.encrypted import Encrypted
+
+PATIENCE = 20.0  # seconds for one query
 BLOCKED, FORWARDED, CACHED, LOCAL = KINDS = ("blocked", "forwarded", "cached", "local")
 
 
@@ -37,31 +39,53 @@ class Answer:
     options: frozenset[str] = frozenset()
 
 
-Sender = Callable[[dns.message.Message, str, int], dns.message.Message]
+Options = Callable[[Encrypted], Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Way:
-    """A transport: options of dig and kdig (None: it does not speak it), and how dnspython sends a message there."""
+    """A transport: what dig and kdig are told so that they use it, port included (None: they do not speak it), and how a
+    message of dnspython is sent there."""
 
     name: str
-    dig: tuple[str, ...] | None
-    kdig: tuple[str, ...] | None
-    send: Sender
-    is_stream: bool = True
+    dig: Options | None
+    kdig: Options | None
+    send: Callable[[Encrypted, dns.message.Message], dns.message.Message]
 
 
-def _udp(query: dns.message.Message, host: str, port: int) -> dns.message.Message:
-    return dns.query.udp(query, host, PATIENCE, port)
+def _plain(*options: str) -> Options:
+    return lambda server: ("-p", str(server.port), *options)
 
 
-def _tcp(query: dns.message.Message, host: str, port: int) -> dns.message.Message:
-    return dns.query.tcp(query, host, PATIENCE, port)
+def _trusting(server: Encrypted, port: int, *options: str) -> Sequence[str]:
+    return ("-p", str(port), f"+tls-ca={server.ca}", "+tls-hostname=localhost", *options)
 
 
 WAYS = [
-    Way("udp", ("+notcp", "+ignore"), ("+notcp", "+ignore"), _udp, is_stream=False),
-    Way("tcp", ("+tcp",), ("+tcp",), _tcp),
+    Way(
+        "udp",
+        _plain("+notcp", "+ignore"),
+        _plain("+notcp", "+ignore"),
+        lambda server, query: dns.query.udp(query, server.host, PATIENCE, server.port),
+    ),
+    Way(
+        "tcp",
+        _plain("+tcp"),
+        _plain("+tcp"),
+        lambda server, query: dns.query.tcp(query, server.host, PATIENCE, server.port),
+    ),
+    Way(
+        "tls",
+        lambda server: _trusting(server, server.tls_port, "+tls"),
+        lambda server: _trusting(server, server.tls_port, "+tls", "+nopadding"),
+        lambda server, query: server.over_tls(query, PATIENCE),
+    ),
+    Way(
+        "https",
+        lambda server: _trusting(server, server.https_port, "+https"),
+        lambda server: _trusting(server, server.https_port, "+https", "+nopadding"),
+        lambda server, query: server.over_https(query, PATIENCE),
+    ),
 ]
 
 
@@ -103,27 +127,25 @@ def run(command: Sequence[str]) -> str:
 COMMON = ("+tries=1", "+retry=0", f"+time={PATIENCE:g}")
 
 
-def by_dig(row: Row, way: Way, name: str, host: str, port: int) -> Answer | None:
+def by_dig(row: Row, way: Way, name: str, server: Encrypted) -> Answer | None:
     """The answer as dig sees it."""
     if row.dig is None or way.dig is None:
         return None
     extra = [] if "+header-only" in row.dig else [name, row.rdtype]
-    return read_dig(
-        run(["dig", "+nocookie", "+noad", f"@{host}", "-p", str(port), *COMMON, *way.dig, *row.dig, *extra])
-    )
+    return read_dig(run(["dig", "+nocookie", "+noad", f"@{server.host}", *COMMON, *way.dig(server), *row.dig, *extra]))
 
 
-def by_kdig(row: Row, way: Way, name: str, host: str, port: int) -> Answer | None:
+def by_kdig(row: Row, way: Way, name: str, server: Encrypted) -> Answer | None:
     """The answer as kdig sees it."""
     if row.kdig is None or way.kdig is None:
         return None
     common = ("+noadflag", "+retry=0", f"+time={PATIENCE:g}")
-    return read_kdig(run(["kdig", f"@{host}", "-p", str(port), *common, *way.kdig, *row.kdig, name, row.rdtype]))
+    return read_kdig(run(["kdig", f"@{server.host}", *common, *way.kdig(server), *row.kdig, name, row.rdtype]))
 
 
-def by_dnspython(row: Row, way: Way, name: str, host: str, port: int) -> Answer | None:
+def by_dnspython(row: Row, way: Way, name: str, server: Encrypted) -> Answer | None:
     """The answer as dnspython sees it."""
-    return read_message(way.send(row.message(name), host, port))
+    return read_message(way.send(server, row.message(name)))
 
 
 TOOLS = {"dig": by_dig, "kdig": by_kdig, "dnspython": by_dnspython}

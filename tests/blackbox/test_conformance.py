@@ -20,6 +20,7 @@ import dns.rcode
 import pytest
 
 from tests.blackbox.conformance import BLOCKED, CACHED, FORWARDED, KINDS, LOCAL, TOOLS, WAYS, Answer, Row, Way
+from tests.blackbox.encrypted import Encrypted
 from tests.blackbox.harness import Server
 from tests.fakes import Act, FakeUpstream
 
@@ -111,7 +112,7 @@ def upstream() -> Iterator[FakeUpstream]:
 
 
 @pytest.fixture(scope="module")
-def server(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
     folder = tmp_path_factory.mktemp("conformance")
     (folder / "blocked.txt").write_text("blocked.example\n")
     texts = "\n".join(f"||local.example^$dnsrewrite=NOERROR;TXT;{'x' * 180}{number}" for number in range(9))
@@ -125,7 +126,7 @@ def server(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> 
         "categories": {"local": {"ede": "none"}},
         "identity": {"nsid": "node 1", "version": "v", "id": "n1"},
     }
-    with Server(folder, config, upstream=upstream.port) as server:
+    with Encrypted(folder, config, upstream=upstream.port) as server:
         yield server
 
 
@@ -143,7 +144,7 @@ def name_of(kind: str, row: Row, way: Way, tool: str, upstream: FakeUpstream) ->
 @pytest.mark.peer("kdig")
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 def test_the_conformance_list(
-    way: Way, server: Server, upstream: FakeUpstream, capsys: pytest.CaptureFixture[str]
+    way: Way, server: Encrypted, upstream: FakeUpstream, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong: list[str] = []
     lines = [f"{way.name:14}" + "".join(f"{kind + ' ' + tool:>20}" for kind in KINDS for tool in TOOLS)]
@@ -155,7 +156,7 @@ def test_the_conformance_list(
                 if kind == CACHED and row.edns <= 0 and not row.opcode:
                     prime(row, name, server)
                 try:
-                    got = ask(row, way, name, server.host, server.port)
+                    got = ask(row, way, name, server)
                 except (AssertionError, dns.exception.DNSException, OSError) as error:
                     cells.append("no answer")
                     wrong.append(f"{row.name}, {kind}, {tool}: {error!r}")
@@ -245,11 +246,12 @@ RAW = [
 def send(way: Way, server: Server, octets: bytes) -> bytes | None:
     """The reply to octets; None: there is none, while a sound query behind them is answered."""
     sound = struct.pack(">HHHHHH", 0x4321, 0x0100, 1, 0, 0, 0) + NAME + A_IN
-    kind = socket.SOCK_STREAM if way.is_stream else socket.SOCK_DGRAM
+    is_stream = way.name != "udp"
+    kind = socket.SOCK_STREAM if is_stream else socket.SOCK_DGRAM
     with socket.socket(socket.AF_INET, kind) as client:
         client.settimeout(10)
         client.connect((server.host, server.port))
-        if not way.is_stream:
+        if not is_stream:
             client.send(octets)
             client.send(sound)
             reply = client.recv(65535)

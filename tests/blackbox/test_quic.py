@@ -263,3 +263,31 @@ def test_only_who_needs_quic_has_it_in_memory(tmp_path: Path, upstream: FakeUpst
         server.ask("a.example")
         for pid in server.worker_pids():
             assert "aioquic" not in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_a_server_asks_another_one_over_quic(quic: Quic, tmp_path: Path) -> None:
+    folder = tmp_path / "asker"
+    folder.mkdir()
+    servers = [f"quic://127.0.0.1:{quic.doq}?name=localhost"]
+    asking = Server(folder, {"upstream": {"servers": servers, "ca": str(quic.ca), "timeout": "5s"}})
+    with asking:
+        for number in range(20):
+            assert asking.addresses(f"{number}.example") == [address_of(f"{number}.example")]
+        assert asking.addresses("blocked.example") == ["0.0.0.0"]
+        found = quic.server.metrics()
+        asked = sum(v for (name, *labels), v in found.items() if name == "tampah_queries_total" and "quic" in labels)
+        assert asked >= 21
+        for pid in quic.server.worker_pids():
+            kill(pid)
+        until(lambda: asking.rcode("after.example", timeout=20) == "NOERROR", "the server is asked again", 60)
+
+
+def test_an_upstream_that_cannot_prove_its_name_is_not_asked(quic: Quic, tmp_path: Path) -> None:
+    folder = tmp_path / "asker"
+    folder.mkdir()
+    servers = [f"quic://127.0.0.1:{quic.doq}?name=other.test"]
+    asking = Server(folder, {"upstream": {"servers": servers, "ca": str(quic.ca), "timeout": "1s"}})
+    with asking:
+        assert asking.rcode("a.example", timeout=20) == "SERVFAIL"
+        assert not quic.upstream.count("a.example")
+        until(lambda: "certificate is for another name" in asking.log, "the operator is told")

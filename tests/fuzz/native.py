@@ -98,11 +98,12 @@ def small_index() -> bytes:
 def run(target: str, options: list[str]) -> None:
     """Run libFuzzer on a target; ends the process."""
     from resolver.engine import engine
-    from tests.fuzz.harness import CACHED, STRANGER, Harness
+    from tests.fuzz.harness import CACHED, POLICIES, STRANGER, Harness
     from tests.unit.engine.world import CLIENT
 
     native: Any = engine
     harness = Harness(Path(tempfile.mkdtemp()), 1)
+    harness.engine.configure_edns(**POLICIES[3])
     for name in CACHED:
         harness.keep(name)
     again = f"{sys.executable} -m tests.fuzz.native run {target}"  # how libFuzzer starts itself, for -merge and -jobs

@@ -117,7 +117,7 @@ cdef int fuzz_packet(const uint8_t* data, size_t size) noexcept:
     fuzz_start(&q, data + 1, <uint32_t> size - 1, data[0])
     if data[0] & 16 and not proxy_open(&fuzz.core.proxies, &q):
         return 0
-    verdict = answer_query(fuzz.core, &q)
+    verdict = answer_client(fuzz.core, &q)
     fuzz_end(&q, verdict)
     if verdict == VERDICT_WAIT:
         forget_pending()
