@@ -44,6 +44,7 @@ class Recording:
         self._writing = asyncio.Lock()
         self._begun = asyncio.Event()
         self._changed = False  # since what was counted was kept
+        self._beside: asyncio.Future[None] | None = None  # a write under way, which would else be forgotten
 
     def count(self, order: control.Count) -> None:
         """Count by these rules from now on; what was counted by others is forgotten."""
