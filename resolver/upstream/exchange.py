@@ -276,8 +276,8 @@ class Exchange:
             self._step += 1
             if health in self._useless or self._waits_on_tcp(health):
                 continue
-            if health in self._benched and self._step > count:
-                continue  # a last resort, asked once
+            if health in self._benched and self._step > count and health not in self._strikes:
+                continue  # a last resort, asked once if it is silent
             if self._error is not None and not health.is_available():
                 continue  # and there is an answer of sorts
             self._sent += 1
@@ -369,7 +369,7 @@ class Exchange:
             return [self._error]
         if not self._candidates:
             return [Failed(EDE.NO_REACHABLE_AUTHORITY, "no upstream server is configured for this name")]
-        if any(attempt.is_late for attempt in self._tries):
+        if any(attempt.is_late and attempt.is_open for attempt in self._tries):
             return [Failed(EDE.NO_REACHABLE_AUTHORITY, "no upstream server answered in time")]
         if self._faults:
             return [Failed(EDE.NETWORK_ERROR, self._faults[-1].value)]
