@@ -45,9 +45,11 @@ cdef class Snapshot:
     cdef readonly Index index
     cdef SuffixTable routes
     cdef SuffixTable unguarded
+    cdef list lent              # what the client maps' ranges and classes are in
 
     def __cinit__(self):
         memset(&self.view, 0, sizeof(SnapshotView))
+        self.lent = []
 
     def __init__(self, Index index not None, policy, number):
         cdef SnapshotView* s = &self.view
@@ -183,18 +185,26 @@ cdef class Snapshot:
                 raise ValueError("a cell's shadow claims are outside of their table")
         return 0
 
+    cdef const void* _lent(self, octets, Py_ssize_t wanted, size_t width, str what) except NULL:
+        # Octets that are kept as they are: a client map is a mapped file, which all workers share.
+        cdef const uint8_t[::1] view = octets
+        if view.shape[0] != wanted:
+            raise ValueError(f"{what}: {view.shape[0]} octets where {wanted} were expected")
+        if <size_t> &view[0] % width:
+            raise ValueError(f"{what}: not at a place for numbers")
+        self.lent.append(octets)
+        return &view[0]
+
     cdef int _clients(self, Clients* c, clients, uint32_t class_count) except -1:
-        cdef bytes classes4 = bytes(clients.classes4)
-        cdef bytes classes6 = bytes(clients.classes6)
         cdef uint32_t i
-        c.count4 = len(classes4) // 2
-        c.count6 = len(classes6) // 2
+        c.count4 = len(clients.classes4) // 2
+        c.count6 = len(clients.classes6) // 2
         if c.count4 == 0 or c.count6 == 0:
             raise ValueError("the client map has no range")
-        c.starts4 = <const uint32_t*> copied(bytes(clients.starts4), 4 * <Py_ssize_t> c.count4, "client ranges")
-        c.starts6 = <const uint8_t*> copied(bytes(clients.starts6), 16 * <Py_ssize_t> c.count6, "client ranges")
-        c.classes4 = <const uint16_t*> copied(classes4, 2 * <Py_ssize_t> c.count4, "client classes")
-        c.classes6 = <const uint16_t*> copied(classes6, 2 * <Py_ssize_t> c.count6, "client classes")
+        c.starts4 = <const uint32_t*> self._lent(clients.starts4, 4 * <Py_ssize_t> c.count4, 4, "client ranges")
+        c.starts6 = <const uint8_t*> self._lent(clients.starts6, 16 * <Py_ssize_t> c.count6, 1, "client ranges")
+        c.classes4 = <const uint16_t*> self._lent(clients.classes4, 2 * <Py_ssize_t> c.count4, 2, "client classes")
+        c.classes6 = <const uint16_t*> self._lent(clients.classes6, 2 * <Py_ssize_t> c.count6, 2, "client classes")
         for i in range(c.count4):
             if c.classes4[i] < CLASS_WITHHELD and c.classes4[i] >= class_count:
                 raise ValueError(f"a client range names class {c.classes4[i]} of {class_count}")
