@@ -169,7 +169,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
                     abusing.start()
                     there.wait(300)
                 before = cpu_seconds(process.tree)
-                said = watch(server, client, queries, options.seconds, folder)
+                said = watch(server, client, queries, options.seconds, server.folder)
                 cpu = (cpu_seconds(process.tree) - before) / options.seconds
                 over.set()
                 if abusing is not None:
