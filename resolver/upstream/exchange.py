@@ -36,9 +36,7 @@ MAX_TRIES = 8
 MAX_WRONG = 5
 STRIKES = 4
 ROUNDS_WITH_ERROR = 2  # so often a server is asked while there is an error for an answer
-STREAM_PATIENCE = (
-    0.4  # seconds, at least, for what goes over a connection: it repeats by itself what is lost on the way
-)
+STREAM_PATIENCE = 0.2  # seconds, at least, over a connection, which repeats by itself what is lost on the way
 _WITH_QUESTION = (Verdict.GOOD, Verdict.ERROR, Verdict.MALFORMED)  # verdicts on answers that hold the question
 
 
