@@ -7,14 +7,16 @@
 #
 # A pending question is one entry however many clients wait for it. Its waiters keep their packet, not a decision: when the
 # answer comes, each goes through answer_query again, under the generation in force by then. Every table is bounded; a
-# question that finds no room is refused (SERVFAIL, Network Error) rather than queued. Room is shared fairly: a client may have
-# SHARE times as many questions waiting as there are places left, so those that have most are refused first, one that has none
-# never, and a single client can have nearly all (Choudhury and Hahne's dynamic threshold; nobody is counted or evicted one by
-# one). Clients are counted in two rows of a sketch under the table's key: who is in doubt counts as the smaller.
+# question that finds no room is refused (SERVFAIL, Network Error) rather than queued. Room is shared fairly: a client may
+# have SHARE times as many questions waiting as there are places left, so those that have most are refused first, one that
+# has none never, and a single client can have nearly all (Choudhury and Hahne's dynamic threshold; nobody is counted or
+# evicted one by one). Clients are counted in two rows of a sketch under the table's key: who is in doubt counts as the
+# smaller.
 #
-# Handed over to Python with all waiters: no answer within the upstream's time-out, TC, an rcode that another server may better,
-# an answer that is not sound, a port that is closed. What was handed over for its time-out stays under way for LATE as nobody's:
-# an answer that comes then is kept, and Python is told, so that a slow server need not be asked twice to be heard once.
+# Handed over to Python with all waiters: no answer within the upstream's time-out, TC, an rcode that another server may
+# better, an answer that is not sound, a port that is closed. What was handed over for its time-out stays under way for LATE
+# as nobody's: an answer that comes then is kept, and Python is told, so that a slow server need not be asked twice to be
+# heard once.
 
 cdef enum:
     UPSTREAMS = 64
@@ -179,8 +181,8 @@ cdef Pending* forward_by_question(Forward* f, const uint8_t* key, uint32_t size,
 
 
 cdef bint forward_share(Forward* f, const Query* q, uint16_t* share) noexcept nogil:
-    # Where the query's client is counted, in `share`; whether it may have one more waiting. A client is an IPv4 address or the
-    # first 56 bits of an IPv6 one.
+    # Where the query's client is counted, in `share`; whether it may have one more waiting. A client is an IPv4 address or
+    # the first 56 bits of an IPv6 one.
     cdef Sip state
     cdef uint64_t low = load_le64(q.client), high = load_le64(q.client + 8), hash
     cdef uint32_t room = min(WAITERS - f.waiter_count, PENDING - (f.pending_count - f.late_count))
