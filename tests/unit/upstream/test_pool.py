@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from resolver import counters
+from resolver.upstream import udp
 from resolver.upstream.health import Strategy
 from resolver.upstream.message import Question, wire_name
 from resolver.upstream.pool import Pool, PoolConfig, Result
@@ -328,3 +329,20 @@ def test_counters_stand_in_the_servers_slots(run: Runner) -> None:
         assert mine[0] == 4 and mine[1] == failures
         assert sum(mine[8:22]) == 4 and mine[7] > 0
     assert sum(memory) == sum(section[5 * stride : 6 * stride]) + sum(section[63 * stride :])
+
+
+def test_an_error_of_our_own_ends_the_exchange(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(udp.Udp, "send", broken)
+
+    async def body(pool: Pool) -> None:
+        result = await pool.ask(ask("www.example.com"))
+        assert result.answer is None and result.ede == EDE.NETWORK_ERROR
+        assert not pool.in_flight
+
+    run(with_pool(config(Server("s", "127.0.0.1", 53)), body))
+    assert "could not be sent" in caplog.text
