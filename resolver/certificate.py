@@ -215,6 +215,7 @@ class Keeper:
         self._known = reader.state()
         self.pair = reader.read()
         self._running = asyncio.Lock()
+        self._fault = ""  # of the pair in the files, if it was not taken
         self._facts.certificate_expiry = self.pair.expires
         if fault := self.pair.fault(reader.paths[0], time.time()):
             _log.warning("%s", fault)
@@ -235,24 +236,25 @@ class Keeper:
                 return
 
     async def renew(self) -> str:
-        """Show the files' pair now if they have changed; "" or why the old one stays, which is logged and counted."""
+        """Show the files' pair now if they have changed; "" or why the old one stays, which is logged and counted once."""
         async with self._running:
+            state = self._known
             try:
                 state = await asyncio.to_thread(self._reader.state)
                 if state == self._known:
-                    return ""
+                    return self._fault
                 pair = await asyncio.to_thread(self._reader.read)
-                self._known = state
+                self._known, self._fault = state, ""
                 if fault := pair.fault(self._reader.paths[0], time.time()):
                     raise CertificateError(fault)
                 if pair == self.pair:
                     return ""
                 await self._show(pair)
             except (ValueError, RuntimeError) as error:
-                self._known = state
+                self._known, self._fault = state, str(error)
                 self._facts.certificate_failures += 1
                 _log.error("certificate not renewed, the old one stays: %s", error)
-                return str(error)
+                return self._fault
             self.pair = pair
             self._facts.certificate_expiry = pair.expires
             self._facts.certificate_renewals += 1

@@ -11,7 +11,7 @@ A query from a stream carries in `punt.token` a callable that takes the reply's 
 sent; a query from UDP carries None, and the engine sends by itself.
 
 Invariants: every punt is given back to the engine, whatever fails on its way; the waiters of one question and of all
-are bounded, and those beyond the bound get SERVFAIL at once.
+are bounded, and where it gets narrow those clients get SERVFAIL at once that have most waiting.
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ if TYPE_CHECKING:
 
 MAX_WAITERS = 1000  # for one question
 MAX_ALL_WAITERS = 20_000
+SHARE = 4  # times as many waiters as there are places left may be of one client: see engine/forward.pyx
 MAX_ALIASES = 8  # of our own that follow each other
 STALE_AFTER = 1.2  # seconds, with the engine's own try some 1.8 (RFC 8767 section 5): then what is kept has to do
 
+_MAPPED = bytes(10) + b"\xff\xff"
 _log = logging.getLogger(__name__)
 
 
@@ -121,6 +123,7 @@ class Punts:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Hashable, list[tuple[Punt, _Waiter]]] = {}
         self._waiters = 0
+        self._of_client: dict[bytes, int] = {}  # waiters of each
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -137,6 +140,9 @@ class Punts:
                     token(reply)  # type: ignore[operator]  # the border says object: see above
             except Exception:  # the others wait as well
                 _log.exception("an answer could not be delivered")
+        for question, answer in self._engine.take_late():
+            if self._waiting.get(question):  # the exchange goes on, for nobody
+                self._answered(question, Result(answer))
         for punt in self._engine.take_punts():
             try:
                 self._start(punt)
@@ -241,10 +247,14 @@ class Punts:
     def _join(self, key: Hashable, punt: Punt, waiter: _Waiter) -> bool:
         """Wait for the exchange of `key`; whether it is still to be started."""
         waiting = self._waiting.get(key)
-        if self._waiters >= MAX_ALL_WAITERS or (waiting is not None and len(waiting) >= MAX_WAITERS):
+        client = _client(punt)
+        room = min(MAX_ALL_WAITERS - self._waiters, self._pool.room)
+        is_full = waiting is not None and len(waiting) >= MAX_WAITERS
+        if is_full or self._of_client.get(client, 0) >= SHARE * room:
             waiter(Result(None, EDE.NETWORK_ERROR, "too many queries in flight"))
             return False
         self._waiters += 1
+        self._of_client[client] = self._of_client.get(client, 0) + 1
         self._is_idle.clear()
         if waiting is not None:
             waiting.append((punt, waiter))
@@ -252,13 +262,22 @@ class Punts:
         self._waiting[key] = [(punt, waiter)]
         return True
 
+    def _leave(self, waiting: Sequence[tuple[Punt, _Waiter]]) -> None:
+        """These wait no longer."""
+        self._waiters -= len(waiting)
+        for punt, _ in waiting:
+            client = _client(punt)
+            self._of_client[client] -= 1
+            if not self._of_client[client]:
+                del self._of_client[client]
+
     def _give_up_waiting(self, key: Hashable, punt: Punt, waiter: _Waiter) -> None:
         """Answer one that has waited long enough by what is kept; the exchange goes on without it."""
         waiting = self._waiting.get(key, [])
         if (punt, waiter) not in waiting or not self._engine.has_stale(punt):
             return
         waiting.remove((punt, waiter))
-        self._waiters -= 1
+        self._leave([(punt, waiter)])
         self._engine.fail(punt, EDE.NO_REACHABLE_AUTHORITY)
         waiter(Result(None))
         if not self._waiters:
@@ -278,8 +297,8 @@ class Punts:
             self._engine.fail(punt, int(result.ede))
 
     def _answered(self, key: Hashable, result: Result) -> None:
-        waiting = self._waiting.pop(key)
-        self._waiters -= len(waiting)
+        waiting = self._waiting.pop(key, [])  # none where the engine's own try was answered late
+        self._leave(waiting)
         for punt, waiter in waiting:
             try:
                 waiter(result)
@@ -310,6 +329,11 @@ class Punts:
     def _deliver(self, punt: Punt, reply: bytes | None) -> None:
         if punt.token is not None:
             punt.token(reply)  # type: ignore[operator]  # the border says object: see above
+
+
+def _client(punt: Punt) -> bytes:
+    """Who counts as one: an IPv4 address, or the first 56 bits of an IPv6 one."""
+    return punt.client if punt.client.startswith(_MAPPED) else punt.client[:7]
 
 
 def _qclass(punt: Punt) -> int:

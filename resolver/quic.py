@@ -9,7 +9,7 @@ A server's connection makes its connection ids itself (`Ids`): their first octet
 steer.py), and their stateless reset token follows from a key, so that a worker can end a connection it does not know
 (RFC 9000 section 10.3). It never grants early data (0-RTT): queries in it could be replayed.
 
-This module reaches into aioquic's private parts; tests/unit/test_quic.py holds every one of them to what is said here.
+This module reaches into aioquic's private parts; tests/unit/listeners/test_quic.py drives what is said here of them.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import mmap
 import os
 import struct
 from array import array
@@ -97,13 +98,14 @@ class Clients:
     """Client address → policy class as ascending ranges: a range begins at its start and ends before the next one's.
 
     `starts4`: u32 little-endian, the first is 0. `starts6`: 16 octets each in network order, the first is ::.
-    `classes4` and `classes6`: u16 little-endian, parallel; REFUSED_CLASS for clients that are not served.
+    `classes4` and `classes6`: u16 little-endian, parallel; REFUSED_CLASS for clients that are not served. What
+    read_clients() gives is a mapped file, which all who read it share.
     """
 
-    starts4: bytes
-    classes4: bytes
-    starts6: bytes
-    classes6: bytes
+    starts4: bytes | memoryview
+    classes4: bytes | memoryview
+    starts6: bytes | memoryview
+    classes6: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +164,10 @@ class Policy:
         if not self.withheld:
             return clients
 
-        def held(octets: bytes) -> bytes:
-            return array("H", (WITHHELD_CLASS if at in self.withheld else at for at in array("H", octets))).tobytes()
+        def held(octets: bytes | memoryview) -> bytes:
+            return array(
+                "H", (WITHHELD_CLASS if at in self.withheld else at for at in array("H", bytes(octets)))
+            ).tobytes()
 
         return replace(clients, classes4=held(clients.classes4), classes6=held(clients.classes6))
 
@@ -370,17 +374,19 @@ def write_clients(path: Path, clients: Clients) -> None:
 
 
 def read_clients(path: Path) -> Clients:
-    """What write_clients wrote, verified; ValueError names the file where it is not that."""
-    octets = memoryview(path.read_bytes())
-    if len(octets) < _MAP.size:
-        raise ValueError(f"{path}: cut off after {len(octets)} octets")
+    """What write_clients wrote, verified and mapped; ValueError names the file where it is not that."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < _MAP.size:
+            raise ValueError(f"{path}: cut off after {size} octets")
+        octets = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     magic, version, *lengths, _, checksum = _MAP.unpack_from(octets)
     body = octets[_MAP.size :]
     if magic != _MAP_MAGIC or version != _MAP_VERSION or sum(lengths) != len(body) or _checksum(body) != checksum:
         raise ValueError(f"{path}: not a whole client map")
     at, sections = 0, []
     for length in lengths:
-        sections.append(bytes(body[at : at + length]))
+        sections.append(body[at : at + length])
         at += length
     clients = Clients(*sections)
     try:

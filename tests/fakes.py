@@ -12,9 +12,10 @@ In a test:
 A name without a script gets NOERROR with one A or AAAA record that follows from the name (`address_of`), so that any
 answer can be checked; other types get NODATA with an SOA.
 
-As a process: `python -m tests.fakes --port 5300` prints `ready 5300`, then takes a JSON object a line on stdin:
-`{"name": "slow.example", "acts": [{"delay": 0.5}]}` scripts a name (and prints `ok`), `{"count": "slow.example"}`
-prints how often it was asked, `{"total": true}` prints the number of all queries; end of input ends it.
+As a process: `python -m tests.fakes --port 5300` prints `ready 5300 0 0` (UDP and TCP, TLS, HTTPS), then takes a JSON
+object a line on stdin: `{"name": "slow.example", "acts": [{"delay": 0.5}]}` scripts a name (and prints `ok`),
+`{"count": "slow.example"}` prints how often it was asked, `{"total": true}` prints the number of all queries; end of input
+ends it.
 """
 
 from __future__ import annotations
@@ -310,6 +311,8 @@ class FakeUpstream:
             await asyncio.sleep(act.delay)
         if act.tcp == "silent" or (act.drop and not act.tcp):
             return
+        if writer.is_closing():  # by another query's act
+            return
         if act.tcp == "close":
             writer.close()
             return
@@ -334,6 +337,8 @@ class FakeUpstream:
         if act.delay:
             await asyncio.sleep(act.delay)
         if act.tcp == "silent" or (act.drop and not act.tcp):
+            return
+        if connection.is_closing:
             return
         if act.tcp in ("close", "reset"):
             connection.end(abort=act.tcp == "reset")
@@ -387,7 +392,8 @@ class FakeUpstream:
         records = _records(question, act)
         response.answer = [_rrset(text) for text in records]
         if act.soa or (not records and act.rcode == 0):
-            response.authority = [dns.rrset.from_text(question.name.parent(), 60, "IN", "SOA", SOA)]
+            parent = question.name if question.name == dns.name.root else question.name.parent()
+            response.authority = [dns.rrset.from_text(parent, 60, "IN", "SOA", SOA)]
         if act.truncate and transport == "udp":
             response.flags |= dns.flags.TC
             response.answer, response.authority = [], []
@@ -469,6 +475,10 @@ class _Http2(asyncio.Protocol):
         if cut:
             self.end()
 
+    @property
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
     def end(self, *, abort: bool = False) -> None:
         if abort:
             self._transport.abort()
@@ -534,9 +544,12 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description="a scriptable upstream server on loopback")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--chain", help="a certificate's chain, with --key: TLS and HTTPS as well")
+    parser.add_argument("--key")
     options = parser.parse_args()
-    with FakeUpstream(options.host, options.port) as upstream:
-        print("ready", upstream.port, flush=True)
+    certificate = {"chain": options.chain, "key": options.key} if options.chain else None
+    with FakeUpstream(options.host, options.port, certificate=certificate) as upstream:
+        print("ready", upstream.port, upstream.tls_port, upstream.https_port, flush=True)
         for line in sys.stdin:
             order = json.loads(line)
             if "count" in order:

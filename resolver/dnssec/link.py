@@ -94,6 +94,11 @@ class Checked:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
+    def room(self) -> int:
+        """How many more questions may be under way."""
+        return self._pool.room
+
+    @property
     def is_on(self) -> bool:
         """Whether answers are checked."""
         return bool(self._trust.anchors)

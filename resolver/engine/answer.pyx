@@ -14,9 +14,9 @@ cdef inline bint is_blocked(const Query* q) noexcept nogil:
 
 cdef inline bint is_over_limit(Core* core, const Query* q) noexcept nogil:
     # Whether the client's network asks too often over UDP; it has paid for this query otherwise.
-    cdef const Limits* l = &core.limits
-    if l.per_second == 0 or q.transport != TRANSPORT_UDP or q.counted \
-            or limit_pays(l, limit_prefix(l, q.client, 0), l.per_second, core.forward.now):
+    cdef const Limits* limits = &core.limits
+    if limits.per_second == 0 or q.transport != TRANSPORT_UDP or q.counted \
+            or limit_pays(limits, limit_prefix(limits, q.client, 0), limits.per_second, core.forward.now):
         return False
     core.counters[ENGINE_LIMITED] += 1
     return True
@@ -35,12 +35,13 @@ cdef int reply_limited(const Core* core, Query* q) noexcept nogil:
 
 cdef int limit_response(Core* core, Query* q) noexcept nogil:
     """Whether the reply in q.reply may go over UDP: REPLY, maybe with another in its place, or DROP."""
-    cdef const Limits* l = &core.limits
-    if q.cookie_state == COOKIE_GOOD or limit_pays(l, limit_prefix(l, q.client, limit_kind(l, q)), l.responses,
-                                                   core.forward.now):
+    cdef const Limits* limits = &core.limits
+    if q.cookie_state == COOKIE_GOOD or limit_pays(
+        limits, limit_prefix(limits, q.client, limit_kind(limits, q)), limits.responses, core.forward.now
+    ):
         return VERDICT_REPLY
     core.counters[ENGINE_LIMITED] += 1
-    if l.slip == 0 or forward_random(core.forward) % l.slip:
+    if limits.slip == 0 or forward_random(core.forward) % limits.slip:
         return VERDICT_DROP
     q.rcode = RCODE_NOERROR
     q.ede = EDE_NONE
@@ -169,7 +170,8 @@ cdef int answer_query(Core* core, Query* q) noexcept nogil:
         answer = &kept
         q.told |= TOLD_CACHED
     if answer != NULL:
-        if answer.refresh and (q.may_wait or q.told & TOLD_INNER):  # popular and soon expired, or expired already: Python asks anew
+        # Popular and soon expired, or expired already: Python asks anew.
+        if answer.refresh and (q.may_wait or q.told & TOLD_INNER):
             refresh_begin(core, q)
         if not policy_answer(core, answer, q):
             return VERDICT_PUNT

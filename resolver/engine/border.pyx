@@ -45,9 +45,11 @@ cdef class Snapshot:
     cdef readonly Index index
     cdef SuffixTable routes
     cdef SuffixTable unguarded
+    cdef list lent              # what the client maps' ranges and classes are in
 
     def __cinit__(self):
         memset(&self.view, 0, sizeof(SnapshotView))
+        self.lent = []
 
     def __init__(self, Index index not None, policy, number):
         cdef SnapshotView* s = &self.view
@@ -183,18 +185,26 @@ cdef class Snapshot:
                 raise ValueError("a cell's shadow claims are outside of their table")
         return 0
 
+    cdef const void* _lent(self, octets, Py_ssize_t wanted, size_t width, str what) except NULL:
+        # Octets that are kept as they are: a client map is a mapped file, which all workers share.
+        cdef const uint8_t[::1] view = octets
+        if view.shape[0] != wanted:
+            raise ValueError(f"{what}: {view.shape[0]} octets where {wanted} were expected")
+        if <size_t> &view[0] % width:
+            raise ValueError(f"{what}: not at a place for numbers")
+        self.lent.append(octets)
+        return &view[0]
+
     cdef int _clients(self, Clients* c, clients, uint32_t class_count) except -1:
-        cdef bytes classes4 = bytes(clients.classes4)
-        cdef bytes classes6 = bytes(clients.classes6)
         cdef uint32_t i
-        c.count4 = len(classes4) // 2
-        c.count6 = len(classes6) // 2
+        c.count4 = len(clients.classes4) // 2
+        c.count6 = len(clients.classes6) // 2
         if c.count4 == 0 or c.count6 == 0:
             raise ValueError("the client map has no range")
-        c.starts4 = <const uint32_t*> copied(bytes(clients.starts4), 4 * <Py_ssize_t> c.count4, "client ranges")
-        c.starts6 = <const uint8_t*> copied(bytes(clients.starts6), 16 * <Py_ssize_t> c.count6, "client ranges")
-        c.classes4 = <const uint16_t*> copied(classes4, 2 * <Py_ssize_t> c.count4, "client classes")
-        c.classes6 = <const uint16_t*> copied(classes6, 2 * <Py_ssize_t> c.count6, "client classes")
+        c.starts4 = <const uint32_t*> self._lent(clients.starts4, 4 * <Py_ssize_t> c.count4, 4, "client ranges")
+        c.starts6 = <const uint8_t*> self._lent(clients.starts6, 16 * <Py_ssize_t> c.count6, 1, "client ranges")
+        c.classes4 = <const uint16_t*> self._lent(clients.classes4, 2 * <Py_ssize_t> c.count4, 2, "client classes")
+        c.classes6 = <const uint16_t*> self._lent(clients.classes6, 2 * <Py_ssize_t> c.count6, 2, "client classes")
         for i in range(c.count4):
             if c.classes4[i] < CLASS_WITHHELD and c.classes4[i] >= class_count:
                 raise ValueError(f"a client range names class {c.classes4[i]} of {class_count}")
@@ -342,6 +352,7 @@ cdef class Engine:
     cdef object ring
     cdef SuffixTable overlay
     cdef list punts
+    cdef list late_answers     # (question, answer) of what came too late
     cdef list stream_answers   # (token, answer) of streams whose question came back
     cdef dict tokens           # what a stream's waiter in the engine stands for
     cdef uint32_t next_token
@@ -372,6 +383,7 @@ cdef class Engine:
         self.core.memo.key0 = (<const uint64_t*> PyBytes_AS_STRING(random))[0]
         self.core.memo.key1 = (<const uint64_t*> PyBytes_AS_STRING(random))[1]
         self.punts = []
+        self.late_answers = []
         self.stream_answers = []
         self.tokens = {}
         self.core.engine = <void*> self
@@ -640,6 +652,9 @@ cdef class Engine:
         if u.used:
             raise ValueError(f"upstream {upstream} is in use")
         u.used = True
+        u.timeout = 400000
+        u.why = WHY_TIMEOUT
+        u.oldest[0] = u.oldest[1] = u.newest[0] = u.newest[1] = NONE
         u.socket_count = len(fds)
         u.counters = COUNT_UPSTREAM + slot * 32
         for i in range(u.socket_count):
@@ -655,17 +670,18 @@ cdef class Engine:
     def drop_upstream(self, uint32_t upstream):
         """Forget an upstream; what was under way there is handed over. Its sockets may be closed then."""
         cdef Forward* f = self.core.forward
-        cdef uint32_t i, at = f.oldest, following
+        cdef uint32_t i
+        cdef Upstream* u
         if upstream >= UPSTREAMS or not f.upstreams[upstream].used:
             return
+        u = &f.upstreams[upstream]
         for i in range(ROUTES):
             if f.route_upstream[i] == upstream:
                 f.route_upstream[i] = NONE
-        while at != NONE:
-            following = f.pending[at].newer
-            if f.pending[at].upstream == upstream:
-                forward_hand_over(f, &f.pending[at], WHY_CLOSED)
-            at = following
+        while u.oldest[0] != NONE:
+            forward_hand_over(f, &f.pending[u.oldest[0]], WHY_CLOSED)
+        while u.oldest[1] != NONE:
+            forward_end(f, &f.pending[u.oldest[1]])
         for i in range(f.upstreams[upstream].socket_count):
             epoll_ctl(self.epoll, EPOLL_CTL_DEL, f.upstreams[upstream].fds[i], NULL)
         f.upstreams[upstream].used = False
@@ -701,9 +717,23 @@ cdef class Engine:
             raise ValueError(f"no route {route} to upstream {upstream}")
         self.core.forward.route_upstream[route] = <uint32_t> upstream if upstream >= 0 else NONE
 
-    def set_timeout(self, double seconds):
-        """How long a question's first try may take before Python takes it over."""
-        self.core.forward.timeout = <uint64_t> (max(seconds, 0.001) * 1e6)
+    def set_timeout(self, uint32_t upstream, double seconds, bint slow=False):
+        """How long an upstream's first try may take before Python takes it over. `slow`: that is not held against it."""
+        cdef Upstream* u
+        if upstream >= UPSTREAMS or not self.core.forward.upstreams[upstream].used:
+            raise ValueError(f"there is no upstream {upstream}")
+        u = &self.core.forward.upstreams[upstream]
+        u.timeout = <uint64_t> (max(seconds, 0.001) * 1e6)
+        u.why = WHY_SLOW if slow else WHY_TIMEOUT
+
+    cdef void keep_late(self, const Pending* p, const uint8_t* packet, uint32_t size):
+        self.late_answers.append((take_bytes(p.key, p.key_size), take_bytes(packet, size)))
+
+    def take_late(self):
+        """(question, answer) of what was answered after it had been handed over; the answers are cached already."""
+        cdef list late = self.late_answers
+        self.late_answers = []
+        return late
 
     def tick(self):
         """Hand over what has waited too long; call it some ten times a second. Returns how many are under way."""
@@ -712,7 +742,7 @@ cdef class Engine:
             forward_expire(&self.core)
         if self.core.forward.handed != NONE:
             self._take_handed()
-        return self.core.forward.pending_count
+        return self.core.forward.pending_count - self.core.forward.late_count
 
     cdef void take_datagram(self, const Query* q):
         # A datagram that Python takes, with where its answer goes.
@@ -1154,6 +1184,11 @@ cdef class Engine:
 cdef void stream_answer(Core* core, Query* q, Waiter* w, const Answer* answer) noexcept with gil:
     # forward.pyx has an upstream's answer for a client on a stream: Python has the connection.
     (<Engine> core.engine).answer_stream(q, w, answer)
+
+
+cdef void late_tell(Core* core, const Pending* p, const uint8_t* packet, uint32_t size) noexcept with gil:
+    # forward.pyx has an answer to a question that Python has taken over.
+    (<Engine> core.engine).keep_late(p, packet, size)
 
 
 cdef void refresh_punt(Core* core, const Query* q) noexcept with gil:

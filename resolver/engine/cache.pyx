@@ -418,7 +418,8 @@ cdef bint cache_store(Cache* c, const Query* q, const Answer* answer, uint32_t n
     e.refreshed = 0
     e.failing = 0
     e.failures = failures
-    e.ede = <uint16_t> (answer.ede if answer.ede != EDE_NONE else <int32_t> EDE_CACHED_ERROR if failures else <int32_t> NO_EDE)
+    e.ede = <uint16_t> (answer.ede if answer.ede != EDE_NONE
+                        else <int32_t> EDE_CACHED_ERROR if failures else <int32_t> NO_EDE)
     e.inspection = answer.inspection[0]
     memcpy(entry_key(e), key, key_size)
     memcpy(entry_ttls(e), answer.ttls, 2 * answer.ttl_count)

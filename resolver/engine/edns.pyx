@@ -158,7 +158,8 @@ cdef bint ecs_take(const Edns* edns, Query* q) noexcept nogil:
         family = (<uint32_t> q.packet[at] << 8) | q.packet[at + 1]
         bits = q.packet[at + 2]
         most = 32 if family == ECS_IPV4 else 128 if family == ECS_IPV6 else 0
-        if q.packet[at + 3] or family > ECS_IPV6 or bits > most or size - 4 != (bits + 7) // 8:  # section 6: no scope, no octet too many
+        # Section 6: no scope, and no octet too many.
+        if q.packet[at + 3] or family > ECS_IPV6 or bits > most or size - 4 != (bits + 7) // 8:
             return False
         if bits % 8 and q.packet[at + size - 1] & (0xFF >> (bits % 8)):
             return False
@@ -269,7 +270,7 @@ cdef void edns_add(Query* q) noexcept nogil:
     in an answer that is as long as the client takes there need not be."""
     cdef Reader r
     cdef Writer w
-    cdef uint32_t i, records, start = 0, at = 0, rtype = 0, size = edns_size(q), room = q.reply_room
+    cdef uint32_t records, start = 0, at = 0, rtype = 0, size = edns_size(q), room = q.reply_room
     if q.transport == TRANSPORT_UDP and q.limit < room:
         room = q.limit
     if not size or q.reply_size > room - size:
@@ -279,7 +280,7 @@ cdef void edns_add(Query* q) noexcept nogil:
     records = read_u16(&r) + read_u16(&r)
     records += read_u16(&r)
     r.at = q.question_end
-    for i in range(records):
+    for _ in range(records):
         start = r.at
         read_past_name(&r)
         rtype = read_u16(&r)

@@ -294,6 +294,7 @@ AFTER_TIMEOUT: int
 AFTER_TRUNCATED: int  # TC: ask the same server over TCP
 AFTER_RCODE: int  # another server may know better
 AFTER_BAD: int  # the answer was not sound
+AFTER_SLOW: int  # it takes longer than most; its answer may still come: see take_late()
 AFTER_CLOSED: int  # the server's port is closed, or the socket went
 
 class Punt:
@@ -505,8 +506,11 @@ class Engine:
         """Put a new connected socket in a place of an upstream; the old one may be closed then."""
     def set_route(self, route: int, upstream: int) -> None:
         """Which upstream a route's questions go to first; -1: Python asks."""
-    def set_timeout(self, seconds: float) -> None:
-        """How long a question's first try may take before Python takes it over."""
+    def set_timeout(self, upstream: int, seconds: float, slow: bool = False) -> None:
+        """How long an upstream's first try may take before Python takes it over. `slow`: it is then AFTER_SLOW, and not
+        counted as a time-out."""
+    def take_late(self) -> list[tuple[bytes, bytes]]:
+        """(Punt.question, answer) of what was answered after it had been handed over; the answers are cached already."""
     def tick(self) -> int:
         """Hand over what has waited too long; call it some ten times a second. Returns how many are under way."""
     def flush(self, name: str | None = None, subtree: bool = False) -> int:

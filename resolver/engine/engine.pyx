@@ -42,7 +42,7 @@ PUNT_DNS64 = REASON_DNS64
 ECS_POLICIES = ("strip", "forward", "set")  # ECS_…
 LIMIT_ACTIONS = ("truncate", "drop", "refuse")  # LIMIT_…
 
-(AFTER_NOTHING, AFTER_TIMEOUT, AFTER_TRUNCATED, AFTER_RCODE, AFTER_BAD, AFTER_CLOSED) = range(6)  # HandedWhy
+(AFTER_NOTHING, AFTER_TIMEOUT, AFTER_TRUNCATED, AFTER_RCODE, AFTER_BAD, AFTER_CLOSED, AFTER_SLOW) = range(7)  # HandedWhy
 
 cdef uint32_t MAPPED_WORD = int.from_bytes(b"\0\0\xff\xff", "little")
 

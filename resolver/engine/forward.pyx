@@ -7,10 +7,16 @@
 #
 # A pending question is one entry however many clients wait for it. Its waiters keep their packet, not a decision: when the
 # answer comes, each goes through answer_query again, under the generation in force by then. Every table is bounded; a
-# question that finds no room is refused (SERVFAIL, Network Error) rather than queued.
+# question that finds no room is refused (SERVFAIL, Network Error) rather than queued. Room is shared fairly: a client may
+# have SHARE times as many questions waiting as there are places left, so those that have most are refused first, one that
+# has none never, and a single client can have nearly all (Choudhury and Hahne's dynamic threshold; nobody is counted or
+# evicted one by one). Clients are counted in two rows of a sketch under the table's key: who is in doubt counts as the
+# smaller.
 #
-# Handed over to Python with all waiters: no answer within timeout_ms, TC, an rcode that another server may better, an answer
-# that is not sound, a port that is closed.
+# Handed over to Python with all waiters: no answer within the upstream's time-out, TC, an rcode that another server may
+# better, an answer that is not sound, a port that is closed. What was handed over for its time-out stays under way for LATE
+# as nobody's: an answer that comes then is kept, and Python is told, so that a slow server need not be asked twice to be
+# heard once.
 
 cdef enum:
     UPSTREAMS = 64
@@ -25,6 +31,9 @@ cdef enum:
     ANSWER_IN = 4096
     SOCKET_USES = 4096         # queries after which a socket rests and is renewed
     NONE = 0xFFFFFFFFu         # no entry
+    LATE = 3000000             # microseconds from its sending in which a late answer is taken
+    SHARES = 4096              # of a row of the sketch, a power of two
+    SHARE = 4                  # see above
     OUTBOX = 64
 
 cdef enum HandedWhy:           # Punt.after: AFTER_… of engine.pyi
@@ -34,6 +43,7 @@ cdef enum HandedWhy:           # Punt.after: AFTER_… of engine.pyi
     WHY_RCODE = 3
     WHY_BAD = 4
     WHY_CLOSED = 5
+    WHY_SLOW = 6               # it takes longer than most, and another server may be asked beside
 
 cdef struct Upstream:
     bint used
@@ -42,6 +52,10 @@ cdef struct Upstream:
     uint32_t uses[UPSTREAM_SOCKETS]
     uint32_t in_flight[UPSTREAM_SOCKETS]
     uint32_t counters          # index of its section in the counters
+    uint64_t timeout           # microseconds
+    uint32_t why               # WHY_TIMEOUT, or WHY_SLOW where the time-out says only that
+    uint32_t oldest[2]         # [late]: what is under way, by age
+    uint32_t newest[2]
 
 cdef struct Waiter:            # a client of a pending question
     uint32_t next
@@ -52,6 +66,7 @@ cdef struct Waiter:            # a client of a pending question
     uint32_t why               # HandedWhy, once it is handed over
     uint32_t upstream
     uint64_t since             # Query.since
+    uint16_t share[2]          # its client's places in the sketch
     size_t control_size
     uint8_t client[16]
     sockaddr_in6 peer
@@ -63,7 +78,8 @@ cdef struct Pending:           # a question under way
     uint64_t sent              # microseconds, monotonic
     uint32_t next_question     # chain by hash, or of free entries
     uint32_t next_id           # chain by socket and id
-    uint32_t older, newer      # all that are under way, by age
+    uint32_t older, newer      # of the same upstream, by age
+    uint32_t late              # 1: nobody waits here any more, and it is in no chain of questions
     uint32_t waiters, last_waiter
     uint32_t waiter_count
     uint16_t upstream
@@ -84,10 +100,11 @@ cdef struct Forward:
     uint32_t fresh_pending     # entries from here on were never used, so their memory is not touched
     uint32_t free_waiter
     uint32_t fresh_waiter
-    uint32_t oldest, newest
-    uint32_t pending_count
+    uint32_t pending_count     # late ones included
+    uint32_t late_count
+    uint32_t waiter_count
     uint32_t handed            # waiters for Python, chained
-    uint64_t timeout           # microseconds
+    uint16_t shares[2][SHARES]  # waiters of each client
     uint64_t now               # microseconds, monotonic; set once a batch
     uint64_t key0, key1        # of the random numbers
     uint64_t drawn
@@ -135,8 +152,7 @@ cdef Forward* forward_make() noexcept nogil:
         f.in_parts[i].iov_len = ANSWER_IN
         f.received[i].msg_hdr.msg_iov = &f.in_parts[i]
         f.received[i].msg_hdr.msg_iovlen = 1
-    f.oldest = f.newest = f.handed = NONE
-    f.timeout = 400000
+    f.handed = NONE
     return f
 
 
@@ -164,12 +180,31 @@ cdef Pending* forward_by_question(Forward* f, const uint8_t* key, uint32_t size,
     return NULL
 
 
-cdef bint forward_wait(Forward* f, Pending* p, const Query* q) noexcept nogil:
+cdef bint forward_share(Forward* f, const Query* q, uint16_t* share) noexcept nogil:
+    # Where the query's client is counted, in `share`; whether it may have one more waiting. A client is an IPv4 address or
+    # the first 56 bits of an IPv6 one.
+    cdef Sip state
+    cdef uint64_t low = load_le64(q.client), high = load_le64(q.client + 8), hash
+    cdef uint32_t room = min(WAITERS - f.waiter_count, PENDING - (f.pending_count - f.late_count))
+    if low or (high & 0xFFFFFFFFu) != 0xFFFF0000u:
+        low &= 0x00FFFFFFFFFFFFFFu
+        high = 0
+    sip_start(&state, f.key1, f.key0)
+    sip_word(&state, low)
+    sip_word(&state, high)
+    hash = sip_finish64(&state)
+    share[0] = <uint16_t> (hash & (SHARES - 1))
+    share[1] = <uint16_t> (hash >> 32 & (SHARES - 1))
+    return min(f.shares[0][share[0]], f.shares[1][share[1]]) < SHARE * room
+
+
+cdef bint forward_wait(Forward* f, Pending* p, const Query* q, const uint16_t* share) noexcept nogil:
     # The client of `q` waits for `p`; False without room.
     cdef uint32_t at = f.free_waiter
     cdef Waiter* w
     if p.waiter_count >= WAITERS_EACH or (at == NONE and f.fresh_waiter == WAITERS):
         return False
+    f.waiter_count += 1
     if at == NONE:
         at = f.fresh_waiter
         f.fresh_waiter += 1
@@ -184,6 +219,10 @@ cdef bint forward_wait(Forward* f, Pending* p, const Query* q) noexcept nogil:
     w.why = WHY_NOTHING
     w.upstream = NONE
     w.since = q.since
+    w.share[0] = share[0]
+    w.share[1] = share[1]
+    f.shares[0][share[0]] += 1
+    f.shares[1][share[1]] += 1
     memcpy(w.client, q.client, 16)
     memcpy(w.packet, q.packet, q.size)
     if q.fd >= 0:
@@ -201,6 +240,9 @@ cdef bint forward_wait(Forward* f, Pending* p, const Query* q) noexcept nogil:
 
 
 cdef inline void forward_release(Forward* f, uint32_t waiter) noexcept nogil:
+    f.waiter_count -= 1
+    f.shares[0][f.waiters[waiter].share[0]] -= 1
+    f.shares[1][f.waiters[waiter].share[1]] -= 1
     f.waiters[waiter].next = f.free_waiter
     f.free_waiter = waiter
 
@@ -239,27 +281,52 @@ cdef void forward_write(Forward* f, Pending* p, const Query* q) noexcept nogil:
     p.query_size = <uint16_t> (p.question_end + 11 + ecs_option_size(q))
 
 
-cdef void forward_end(Forward* f, Pending* p) noexcept nogil:
-    # Out of every chain; its waiters are the caller's.
+cdef void age_append(Forward* f, Pending* p) noexcept nogil:
+    # As the newest of its upstream.
+    cdef uint32_t me = <uint32_t> (p - f.pending)
+    cdef Upstream* u = &f.upstreams[p.upstream]
+    p.older = u.newest[p.late]
+    p.newer = NONE
+    if p.older == NONE:
+        u.oldest[p.late] = me
+    else:
+        f.pending[p.older].newer = me
+    u.newest[p.late] = me
+
+
+cdef void age_unlink(Forward* f, Pending* p) noexcept nogil:
+    cdef Upstream* u = &f.upstreams[p.upstream]
+    if p.older == NONE:
+        u.oldest[p.late] = p.newer
+    else:
+        f.pending[p.older].newer = p.newer
+    if p.newer == NONE:
+        u.newest[p.late] = p.older
+    else:
+        f.pending[p.newer].older = p.older
+
+
+cdef void question_unlink(Forward* f, Pending* p) noexcept nogil:
     cdef uint32_t me = <uint32_t> (p - f.pending)
     cdef uint32_t* link = &f.by_question[p.hash & (HEADS - 1)]
     while link[0] != me:
         link = &f.pending[link[0]].next_question
     link[0] = p.next_question
-    link = &f.by_id[id_head(p.upstream, p.socket, p.id)]
+
+
+cdef void forward_end(Forward* f, Pending* p) noexcept nogil:
+    # Out of every chain; its waiters are the caller's.
+    cdef uint32_t me = <uint32_t> (p - f.pending)
+    cdef uint32_t* link = &f.by_id[id_head(p.upstream, p.socket, p.id)]
     while link[0] != me:
         link = &f.pending[link[0]].next_id
     link[0] = p.next_id
-    if p.older == NONE:
-        f.oldest = p.newer
-    else:
-        f.pending[p.older].newer = p.newer
-    if p.newer == NONE:
-        f.newest = p.older
-    else:
-        f.pending[p.newer].older = p.older
+    if not p.late:
+        question_unlink(f, p)
+    age_unlink(f, p)
     f.upstreams[p.upstream].in_flight[p.socket] -= 1
     f.pending_count -= 1
+    f.late_count -= p.late
     p.next_question = f.free_pending
     f.free_pending = me
 
@@ -274,7 +341,15 @@ cdef void forward_hand_over(Forward* f, Pending* p, uint32_t why) noexcept nogil
     if p.waiters != NONE:
         f.waiters[p.last_waiter].next = f.handed
         f.handed = p.waiters
-    forward_end(f, p)
+    if why != WHY_TIMEOUT and why != WHY_SLOW:
+        forward_end(f, p)
+        return
+    question_unlink(f, p)
+    age_unlink(f, p)
+    p.late = 1
+    p.waiters = NONE
+    age_append(f, p)
+    f.late_count += 1
 
 
 cdef void forward_flush(Core* core) noexcept nogil:
@@ -307,6 +382,15 @@ cdef void forward_flush(Core* core) noexcept nogil:
     f.out_count = 0
 
 
+cdef void forward_end_late(Forward* f) noexcept nogil:
+    # Make room: a late one of the first upstream that has any.
+    cdef uint32_t i
+    for i in range(UPSTREAMS if f.late_count else 0):
+        if f.upstreams[i].used and f.upstreams[i].oldest[1] != NONE:
+            forward_end(f, &f.pending[f.upstreams[i].oldest[1]])
+            return
+
+
 cdef bint forward_pick(Forward* f, uint32_t upstream) noexcept nogil:
     # The socket by which this batch leaves: one at random that is not resting.
     cdef Upstream* u = &f.upstreams[upstream]
@@ -324,6 +408,7 @@ cdef int forward_ask(Core* core, Query* q) noexcept nogil:
     cdef Forward* f = core.forward
     cdef uint8_t key[KEY_ROOM]
     cdef uint32_t key_size, upstream, at, head
+    cdef uint16_t share[2]
     cdef uint64_t hash
     cdef Pending* p
     q.reason = REASON_FORWARD
@@ -332,9 +417,13 @@ cdef int forward_ask(Core* core, Query* q) noexcept nogil:
         return VERDICT_PUNT
     key_size = cache_key(q, key)
     hash = cache_hash(&core.cache, key, key_size)
+    if not forward_share(f, q, share):
+        return reply_shed(q)
     p = forward_by_question(f, key, key_size, hash)
     if p != NULL:
-        return VERDICT_WAIT if forward_wait(f, p, q) else reply_shed(q)
+        return VERDICT_WAIT if forward_wait(f, p, q, share) else reply_shed(q)
+    if f.free_pending == NONE and f.fresh_pending == PENDING:
+        forward_end_late(f)
     if (f.free_pending == NONE and f.fresh_pending == PENDING) or (f.free_waiter == NONE and f.fresh_waiter == WAITERS):
         return reply_shed(q)
     if f.out_count and (f.out_upstream != upstream or f.out_count == OUTBOX):
@@ -357,22 +446,17 @@ cdef int forward_ask(Core* core, Query* q) noexcept nogil:
     while forward_by_id(f, upstream, p.socket, p.id) != NULL:
         p.id = <uint16_t> forward_random(f)
     p.sent = f.now
+    p.late = 0
     p.waiters = p.last_waiter = NONE
     p.waiter_count = 0
-    forward_wait(f, p, q)
+    forward_wait(f, p, q, share)
     forward_write(f, p, q)
     p.next_question = f.by_question[hash & (HEADS - 1)]
     f.by_question[hash & (HEADS - 1)] = at
     head = id_head(upstream, p.socket, p.id)
     p.next_id = f.by_id[head]
     f.by_id[head] = at
-    p.older = f.newest
-    p.newer = NONE
-    if f.newest == NONE:
-        f.oldest = at
-    else:
-        f.pending[f.newest].newer = at
-    f.newest = at
+    age_append(f, p)
     f.pending_count += 1
     f.upstreams[upstream].in_flight[p.socket] += 1
     f.outbox[f.out_count] = at
@@ -408,6 +492,27 @@ cdef void forward_reply(Core* core, Query* q, uint32_t at) noexcept nogil:
     f.reply_count += 1
 
 
+cdef void forward_key(Query* q, const Pending* p) noexcept nogil:
+    # What of the key is not in the packet: by which route, and for which network it was asked.
+    q.route = (<uint32_t> p.key[q.name_size + 5] << 8) | p.key[q.name_size + 6]
+    q.ecs_size = p.key_size - q.name_size - KEY_AFTER_NAME
+    memcpy(q.ecs, p.key + q.name_size + KEY_AFTER_NAME, q.ecs_size)
+
+
+cdef void forward_late(Core* core, Query* q, Pending* p, const uint8_t* packet, uint32_t size) noexcept nogil:
+    # An answer for which nobody waits here any more: it is kept, and Python, which has asked again, is told.
+    cdef Answer answer
+    cdef uint32_t rcode = packet[3] & 0xF
+    if not packet[2] & (FLAG_TC >> 8) and (rcode == RCODE_NOERROR or rcode == RCODE_NXDOMAIN):
+        query_start(q, p.query, p.query_size, TRANSPORT_UDP, NULL, 0)
+        wire_parse(q)
+        forward_key(q, p)
+        if cache_prepare(&core.cache, q, packet, size, &answer) == PREPARED:
+            cache_store(&core.cache, q, &answer, core.now)
+            late_tell(core, p, packet, size)
+    forward_end(core.forward, p)
+
+
 cdef void forward_answer(Core* core, Query* q, Pending* p, const uint8_t* packet, uint32_t size) noexcept nogil:
     # An answer that matches `p`: keep it and give it to everyone who waits, each by the generation in force now.
     cdef Forward* f = core.forward
@@ -424,9 +529,7 @@ cdef void forward_answer(Core* core, Query* q, Pending* p, const uint8_t* packet
         return
     query_start(q, w.packet, w.size, w.transport, NULL, 0)
     wire_parse(q)
-    q.route = (<uint32_t> p.key[q.name_size + 5] << 8) | p.key[q.name_size + 6]
-    q.ecs_size = p.key_size - q.name_size - KEY_AFTER_NAME
-    memcpy(q.ecs, p.key + q.name_size + KEY_AFTER_NAME, q.ecs_size)
+    forward_key(q, p)
     if cache_prepare(&core.cache, q, packet, size, &answer) != PREPARED:
         forward_hand_over(f, p, WHY_BAD)
         return
@@ -486,11 +589,11 @@ cdef int forward_batch(Core* core, Query* q, uint32_t upstream, uint32_t socket)
     cdef const uint8_t* packet
     cdef int count = recvmmsg(u.fds[socket], f.received, BATCH, MSG_DONTWAIT, NULL)
     if count < 0 and errno.errno == ECONNREFUSED:  # nobody listens there: do not wait for the time-out
-        at = f.oldest
+        at = u.oldest[0]
         while at != NONE:
             p = &f.pending[at]
             following = p.newer
-            if p.upstream == upstream and p.socket == socket:
+            if p.socket == socket:
                 core.counters[u.counters + 1] += 1
                 forward_hand_over(f, p, WHY_CLOSED)
             at = following
@@ -509,7 +612,10 @@ cdef int forward_batch(Core* core, Query* q, uint32_t upstream, uint32_t socket)
             core.counters[u.counters + 3] += 1
             continue  # a lie, or a server that does not keep case: the time-out hands the question to Python
         forward_latency(core, u, f.now - p.sent)
-        if f.received[i].msg_hdr.msg_flags & MSG_TRUNC:
+        if p.late:
+            if not f.received[i].msg_hdr.msg_flags & MSG_TRUNC:
+                forward_late(core, q, p, packet, size)
+        elif f.received[i].msg_hdr.msg_flags & MSG_TRUNC:
             forward_hand_over(f, p, WHY_TRUNCATED)
         else:
             forward_answer(core, q, p, packet, size)
@@ -519,12 +625,17 @@ cdef int forward_batch(Core* core, Query* q, uint32_t upstream, uint32_t socket)
 
 
 cdef void forward_expire(Core* core) noexcept nogil:
-    """Hand over what has waited longer than the time-out of a first try."""
+    """Hand over what has waited longer than the time-out of a first try, and forget what is too late."""
     cdef Forward* f = core.forward
-    cdef Pending* p
-    while f.oldest != NONE:
-        p = &f.pending[f.oldest]
-        if f.now - p.sent < f.timeout:
-            return
-        core.counters[f.upstreams[p.upstream].counters + 2] += 1
-        forward_hand_over(f, p, WHY_TIMEOUT)
+    cdef Upstream* u
+    cdef uint32_t i
+    for i in range(UPSTREAMS):
+        u = &f.upstreams[i]
+        if not u.used:
+            continue
+        while u.oldest[0] != NONE and f.now - f.pending[u.oldest[0]].sent >= u.timeout:
+            if u.why == WHY_TIMEOUT:
+                core.counters[u.counters + 2] += 1
+            forward_hand_over(f, &f.pending[u.oldest[0]], u.why)
+        while u.oldest[1] != NONE and f.now - f.pending[u.oldest[1]].sent >= LATE:
+            forward_end(f, &f.pending[u.oldest[1]])

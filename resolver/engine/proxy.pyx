@@ -26,7 +26,7 @@ cdef bint proxy_trusts(const Proxies* p, const uint8_t* client) noexcept nogil:
 
 
 cdef bint proxy_open(const Proxies* p, Query* q) noexcept nogil:
-    """Take the header off a trusted balancer's datagram, and the client from it; False where there is none as it should be."""
+    """Take the header off a trusted balancer's datagram, and the client from it; False: there is none as it should be."""
     cdef Reader r
     cdef uint32_t command, family, length, size
     if not proxy_trusts(p, q.client):

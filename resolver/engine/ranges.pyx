@@ -6,14 +6,7 @@
 
 cdef inline uint32_t ranges_find4(const Ranges* r, uint32_t address) noexcept nogil:
     """The set that speaks of an IPv4 address in host order; 0: nobody does. Only where count4 is not 0."""
-    cdef uint32_t low = r.first4[address >> 16], high = r.first4[(address >> 16) + 1], middle
-    while low < high:
-        middle = low + (high - low + 1) // 2
-        if r.starts4[middle] <= address:
-            low = middle
-        else:
-            high = middle - 1
-    return r.sets4[low]
+    return r.sets4[last_start(r.starts4, r.first4[address >> 16], r.first4[(address >> 16) + 1], address)]
 
 
 cdef uint32_t ranges_find(const Ranges* r, const uint8_t* address) noexcept nogil:

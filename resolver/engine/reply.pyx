@@ -1,8 +1,8 @@
 # reply: every answer is written here, by one bounds-checked writer, over the question as the client sent it.
 #
 # The question is copied octet for octet (the client's case: 0x20). Z is never set, AA never (a forwarder owns nothing),
-# and OPT comes only where the query had one (RFC 6891 section 6.1.1); edns.pyx writes what else is in it than an EDE. An answer that does not fit in what the client
-# takes becomes an empty one with TC=1 and keeps its OPT.
+# and OPT comes only where the query had one (RFC 6891 section 6.1.1); edns.pyx writes what else is in it than an EDE. An
+# answer that does not fit in what the client takes becomes an empty one with TC=1 and keeps its OPT.
 
 
 cdef inline void write_u8(Writer* w, uint32_t value) noexcept nogil:

@@ -6,8 +6,8 @@
 # instead of octets). No count is ever higher than what was asked.
 #
 # The day is in windows that follow each other; a name has one for each in which it was asked. Clients are counted in each
-# by 64 registers of 4 bits (HyperLogLog), which add up by their maxima: good to some 13 %, almost exact below ten. No address
-# is kept, only where its keyed hash fell.
+# by 64 registers of 4 bits (HyperLogLog), which add up by their maxima: good to some 13 %, almost exact below ten. No
+# address is kept, only where its keyed hash fell.
 #
 # Records come from workers through a ring and counts from a file: neither is trusted.
 

@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
         door = self._door
         self.client = client_octets(peer[0])
         self._wants_header = door.trusted is not None and self.client in door.trusted
-        if not self._server.admit(self, self.client, is_proxy=self._wants_header):
+        if not self._server.admit(self, is_proxy=self._wants_header):
             self._transport.abort()
             return
         self._is_entering = self._wants_header or door.context is not None
@@ -130,7 +130,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._tls = None
         self._buffer = b""
-        self._server.leave(self, self.client)
+        self._server.leave(self)
 
     def data_received(self, data: bytes) -> None:
         """Octets from the client."""
@@ -178,9 +178,9 @@ class Connection(asyncio.Protocol):
             length, client = header
             self._buffer = self._buffer[length:]
             if client:
-                self._server.leave(self, self.client)
+                self._server.leave(self)
                 self.client = client
-                if not self._server.admit(self, client):
+                if not self._server.admit(self):
                     self.cut(at_once=True)
                     return
                 self._server.half(self, True)
@@ -254,7 +254,6 @@ class Connection(asyncio.Protocol):
     # -- keeping place ----------------------------------------------------------------------------------------------
 
     def _stay_active(self) -> None:
-        self.active_at = self._server.loop.time()
         self._server.active(self)
 
     def _mind_half(self, *, is_half: bool, new: bool) -> None:
@@ -271,8 +270,8 @@ class Connection(asyncio.Protocol):
         """Read if queries could be answered, else let TCP slow the client down."""
         if self._transport is None or self._transport.is_closing():
             return
-        wanted = self._can_take() and not self._is_ending
-        if wanted != self._is_reading:
+        wanted = self._can_take()
+        if wanted != self._is_reading and not (wanted and self._is_ending):
             self._is_reading = wanted
             if wanted:
                 self._transport.resume_reading()

@@ -67,9 +67,12 @@ def query(body: bytes) -> bytes:
     return body
 
 
-def headers(answer: bytes) -> Headers:
-    """What stands above an answer."""
-    return [(b"content-type", MEDIA_TYPE), (b"cache-control", b"max-age=%d" % freshness(answer)), (b"date", date())]
+def headers(answer: bytes, alt_svc: bytes = b"") -> Headers:
+    """What stands above an answer; `alt_svc`: what is said of another version of HTTP (RFC 7838), if anything."""
+    said = [(b"content-type", MEDIA_TYPE), (b"cache-control", b"max-age=%d" % freshness(answer)), (b"date", date())]
+    if alt_svc:
+        said.append((b"alt-svc", alt_svc))
+    return said
 
 
 def date() -> bytes:

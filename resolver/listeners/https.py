@@ -1,12 +1,13 @@
 """DNS over HTTPS on TCP: HTTP/2 or HTTP/1.1, as ALPN has agreed (RFC 8484).
 
-The libraries h2 and h11 speak HTTP without I/O; what a request means is in doh.py, places and TLS are in connection.py.
+http2.py and the library h11 speak HTTP without I/O; what a request means is in doh.py, places and TLS are in connection.py.
 Octets go in, whole requests come out and go to `Engine.answer()`; what all requests of a read get at once goes out with one
 write. HTTP/1.1 is answered one request after the other, as it must be; HTTP/2 in any order.
 
 Limits: header sections of doh.MAX_HEADERS octets, as many streams at once as a TCP connection may have queries waiting, and
-BODIES octets of unfinished bodies. A client that opens and resets streams faster than they are answered is not read from
-meanwhile, since what waits is counted here and not by its streams. Only whole requests keep a connection from being idle.
+http2.BODIES octets of unfinished bodies. A client that opens and resets streams faster than they are answered is not read
+from meanwhile, since what waits is counted here and not by its streams. Only whole requests keep a connection from being
+idle.
 
 A connection that ends says so: GOAWAY with the last stream that is answered (RFC 9113 section 6.8), Connection: close.
 """
@@ -16,32 +17,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Protocol
 
-import h2.config
-import h2.connection
-import h2.errors
-import h2.events
-import h2.exceptions
-import h2.settings
 import h11
-from hpack.struct import NeverIndexedHeaderTuple
-from hyperframe.frame import GoAwayFrame
 
 from resolver.engine.engine import PUNT, REPLY, WAIT
 from resolver.listeners import doh
 from resolver.listeners.connection import FLUSH, Connection, Door
 from resolver.listeners.doh import HttpError
+from resolver.listeners.http2 import Http2
 from resolver.listeners.server import StreamServer
-
-BODIES = 1 << 17  # octets
-UNFRAMED = (
-    1 << 17
-)  # octets that may come without a whole frame among them: h2 would collect 16 MiB of one before it looks
-_CONFIG = h2.config.H2Configuration(
-    client_side=False,
-    header_encoding=None,
-    validate_outbound_headers=False,  # our own, and well-formed
-    normalize_outbound_headers=False,
-)
 
 
 class Version(Protocol):
@@ -80,7 +63,9 @@ class Http(Connection):
         self._size = 0  # octets in the outbox
 
     def _opened(self, alpn: str) -> None:
-        self._http = _Http2(self) if alpn == "h2" else _Http1(self)
+        self._http = (
+            Http2(self, self._server.limits.pipeline, self._path, self._alt_svc) if alpn == "h2" else _Http1(self)
+        )
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -164,215 +149,6 @@ class Http(Connection):
         """A whole request came, and was no query."""
         self._stay_active()
 
-    def headers_of(self, reply: bytes) -> doh.Headers:
-        """What stands above an answer."""
-        headers = doh.headers(reply)
-        if self._alt_svc:
-            headers.append((b"alt-svc", self._alt_svc))
-        return headers
-
-
-class _Http2:
-    """HTTP/2 (RFC 9113)."""
-
-    __slots__ = ("_bodies", "_conn", "_held", "_is_over", "_last", "_owner", "_unframed", "_waiting", "depth")
-
-    def __init__(self, owner: Http) -> None:
-        self._owner = owner
-        self.depth = owner._server.limits.pipeline
-        self._conn = conn = h2.connection.H2Connection(_CONFIG)
-        codes = h2.settings.SettingCodes
-        conn.local_settings = h2.settings.Settings(
-            client=False,
-            initial_values={
-                codes.MAX_CONCURRENT_STREAMS: self.depth,
-                codes.MAX_HEADER_LIST_SIZE: doh.MAX_HEADERS,
-                codes.INITIAL_WINDOW_SIZE: 65535,
-            },
-        )
-        conn.decoder.max_header_list_size = doh.MAX_HEADERS
-        conn.initiate_connection()
-        self._bodies: dict[int, bytearray] = {}  # of POST requests that are not whole yet
-        self._held = 0  # octets of them
-        self._waiting: dict[int, bytes] = {}  # what of answers the client's windows have no room for
-        self._last = 0  # the newest request that was taken
-        self._unframed = 0  # octets that have come to nothing yet
-        self._is_over = False
-        owner.say(conn.data_to_send())
-
-    def receive(self, octets: bytes) -> None:
-        conn = self._conn
-        try:
-            events = conn.receive_data(octets)
-        except h2.exceptions.ProtocolError:
-            self._end()
-            return
-        self._unframed = 0 if events else self._unframed + len(octets)
-        if self._unframed > UNFRAMED:
-            conn.close_connection(h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
-            self._end()
-            return
-        for event in events:
-            match event:
-                case h2.events.RequestReceived():
-                    self._request(event)
-                case h2.events.DataReceived():
-                    self._data(event)
-                case h2.events.StreamEnded():
-                    self._whole(event.stream_id)
-                case h2.events.StreamReset():
-                    self._forget(event.stream_id)
-                case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
-                    self._send_waiting()
-                case h2.events.ConnectionTerminated():
-                    self._is_over = True
-                    self._owner.stop()
-                    return
-        self._owner.say(conn.data_to_send())
-
-    @property
-    def has_unsent(self) -> bool:
-        return bool(self._waiting)
-
-    def resume(self) -> None:
-        """There is nothing that waits for an answer to go out."""
-
-    def answer(self, request: int, reply: bytes | None) -> None:
-        if reply is None:
-            self._reset(request)
-        else:
-            self._respond(request, 200, self._owner.headers_of(reply), reply)
-        self._owner.say(self._conn.data_to_send())
-
-    def goodbye(self) -> None:
-        if not self._is_over:
-            # h2 takes a connection for closed once it has sent this; here those before it are still answered.
-            self._is_over = True
-            self._owner.say(GoAwayFrame(0, last_stream_id=self._last).serialize())
-
-    def _end(self) -> None:
-        """The client broke the rules: h2 has written why, and nothing else may follow."""
-        self._is_over = True
-        self._owner.say(self._conn.data_to_send())
-        self._owner.stop()
-        self._waiting.clear()
-        self._bodies.clear()
-
-    # -- requests ---------------------------------------------------------------------------------------------------
-
-    def _request(self, event: h2.events.RequestReceived) -> None:
-        stream = event.stream_id
-        if self._is_over:  # opened after our GOAWAY
-            self._reset(stream, h2.errors.ErrorCodes.REFUSED_STREAM)
-            return
-        self._last = max(self._last, stream)
-        method = target = content_type = b""
-        for name, value in event.headers:
-            if name == b":path":
-                target = value
-            elif name == b":method":
-                method = value
-            elif name == b"content-type":
-                content_type = value
-        try:
-            packet = doh.begin(method, target, content_type, self._owner._path)
-            if packet is None:
-                self._bodies[stream] = bytearray()
-                return
-        except HttpError as error:
-            self._refuse(stream, error)
-            return
-        self._ask(stream, packet)
-
-    def _data(self, event: h2.events.DataReceived) -> None:
-        stream, octets = event.stream_id, event.flow_controlled_length
-        body = self._bodies.get(stream)
-        if octets:
-            try:
-                self._conn.acknowledge_received_data(octets, stream)
-            except h2.exceptions.ProtocolError:
-                pass  # the stream is gone
-        if body is None:
-            return
-        body += event.data
-        self._held += len(event.data)
-        if len(body) > doh.MAX_MESSAGE or self._held > BODIES:
-            self._forget(stream)
-            self._refuse(stream, HttpError(413, "a message has at most 65535 octets"))
-
-    def _whole(self, stream: int) -> None:
-        body = self._bodies.get(stream)
-        if body is None:
-            return
-        self._forget(stream)
-        try:
-            packet = doh.query(bytes(body))
-        except HttpError as error:
-            self._refuse(stream, error)
-            return
-        self._ask(stream, packet)
-
-    def _ask(self, stream: int, packet: bytes) -> None:
-        is_decided, reply = self._owner.ask(packet, stream)
-        if is_decided:
-            if reply is None:
-                self._reset(stream)
-            else:
-                self._respond(stream, 200, self._owner.headers_of(reply), reply)
-
-    def _forget(self, stream: int) -> None:
-        """What is kept of a stream."""
-        self._held -= len(self._bodies.pop(stream, b""))
-        self._waiting.pop(stream, None)
-
-    # -- responses --------------------------------------------------------------------------------------------------
-
-    def _refuse(self, stream: int, error: HttpError) -> None:
-        self._owner.refused(error)
-        self._respond(stream, error.status, error.headers, error.body)
-
-    def _respond(self, stream: int, status: int, headers: doh.Headers, body: bytes) -> None:
-        conn = self._conn
-        said: list[Any] = [(b":status", b"%d" % status)]
-        sized = (*headers, (b"content-length", b"%d" % len(body)))  # dig wants to know it before
-        for name, value in sized:
-            # What differs from answer to answer is not worth a place in the client's table (RFC 7541 section 7.1.3).
-            is_own = name in (b"cache-control", b"content-length")
-            said.append(NeverIndexedHeaderTuple(name, value) if is_own else (name, value))
-        try:
-            conn.send_headers(stream, said)
-        except h2.exceptions.ProtocolError:
-            return  # the client has given it up
-        self._waiting[stream] = body
-        self._send(stream)
-
-    def _send(self, stream: int) -> None:
-        """Send of a body what the client's windows and frames have room for."""
-        conn, body = self._conn, self._waiting[stream]
-        try:
-            while body:
-                room = min(conn.local_flow_control_window(stream), conn.max_outbound_frame_size)
-                if room <= 0:
-                    break
-                conn.send_data(stream, body[:room], end_stream=len(body) <= room)
-                body = body[room:]
-        except h2.exceptions.ProtocolError:
-            body = b""
-        if body:
-            self._waiting[stream] = body
-        else:
-            del self._waiting[stream]
-
-    def _send_waiting(self) -> None:
-        for stream in list(self._waiting):
-            self._send(stream)
-
-    def _reset(self, stream: int, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
-        try:
-            self._conn.reset_stream(stream, code)
-        except h2.exceptions.ProtocolError:
-            pass  # it is over already
-
 
 class _Http1:
     """HTTP/1.1 (RFC 9112)."""
@@ -428,7 +204,7 @@ class _Http1:
             self._is_over = True
             self._owner.stop()
         else:
-            self._respond(200, self._owner.headers_of(reply), reply)
+            self._respond(200, doh.headers(reply, self._owner._alt_svc), reply)
 
     def goodbye(self) -> None:
         self._is_over = True

@@ -53,10 +53,13 @@ class Places(Generic[H]):
         """Every connection, the idlest first."""
         return list(self._order)
 
-    def take(self, holder: H) -> bool:
-        """Give a new connection a place, by taking an idle one's if need be; False: there is none."""
+    def take(self, holder: H, *, is_proxy: bool = False) -> bool:
+        """Give a new connection a place, by taking an idle one's if need be; False: there is none.
+
+        `is_proxy`: it speaks for many clients, so the limit of one is not its own.
+        """
         mates = self._clients.get(holder.client, OrderedDict())
-        if len(mates) >= self.per_client:
+        if len(mates) >= self.per_client and not is_proxy:
             crowd = mates
         elif len(self._order) >= self.connections:
             crowd = self._order
@@ -88,10 +91,14 @@ class Places(Generic[H]):
             self._order.move_to_end(holder)
             self._clients[holder.client].move_to_end(holder)
 
+    def idle_time(self) -> float:
+        """Seconds that a connection may be idle now."""
+        pressure = max(0.0, 2 * len(self._order) / self.connections - 1)
+        return self.idle * (1 - 0.9 * min(pressure, 1.0))
+
     def overdue(self, now: float) -> list[H]:
         """Those that have been idle for too long."""
-        pressure = max(0.0, 2 * len(self._order) / self.connections - 1)
-        idle = self.idle * (1 - 0.9 * min(pressure, 1.0))
+        idle = self.idle_time()
         found = []
         for holder in self._order:
             if now - holder.active_at < idle:

@@ -1,16 +1,13 @@
 """The stream connections of one worker, whatever is spoken on them: places, time-outs, and whose handshake is next.
 
-Limits: connections in all and per client, TCP, TLS and HTTP together. A new one beyond a limit takes the place of the
-idlest that waits for nothing (of the same client, if it is the client's limit); if none is idle the new one is closed. A
-place is taken before the handshake, so that half-open ones count. Only whole queries and answers count as activity, so
-that trickling octets does not keep a connection alive; what is begun and not finished (a frame, a handshake, a PROXY header)
-has a time of its own. The idle time shrinks from `idle` to `idle / 10` as the second half of the places fills (RFC 7766
-section 6.2.3).
+Limits: connections in all and per client, TCP, TLS and HTTP together (places.py). A place is taken before the handshake, so
+that half-open ones count. Only whole queries and answers count as activity, so that trickling octets does not keep a
+connection alive; what is begun and not finished (a frame, a handshake, a PROXY header) has a time of its own.
 
 A handshake costs what a hundred queries cost. So they queue, and one turn of the loop does `BURST` seconds' worth of them
 at most, at least one: between turns UDP is answered, however many connections knock.
 
-Invariants: `_order` holds every open connection, the idlest first; `_shaking` holds no connection twice.
+Invariants: `places` holds every open connection; `_shaking` holds no connection twice.
 """
 
 from __future__ import annotations
@@ -19,14 +16,15 @@ import asyncio
 import ipaddress
 import socket
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from resolver.listeners.places import Places
+
 SWEEP = 0.5  # seconds between looks for connections to close
 LINGER = 0.05  # seconds in which a draining server still reads what clients had sent
-SCAN = 32  # how many of the idlest are looked at for one that waits for nothing
 BURST = 0.0005  # seconds of handshakes in one turn of the loop
 
 
@@ -75,11 +73,10 @@ class StreamServer:
     def __init__(self, engine: Answerer, on_punts: Callable[[], None], *, limits: Limits | None = None) -> None:
         self.engine = engine
         self.on_punts = on_punts
-        self.limits = limits or Limits()
         self.is_draining = False
         self.loop = asyncio.get_running_loop()
-        self._order: OrderedDict[Held, None] = OrderedDict()
-        self._clients: dict[bytes, OrderedDict[Held, None]] = {}  # in the same order
+        self.places: Places[Held] = Places(0, 0, 0)
+        self.limits = limits or Limits()
         self._halves: set[Held] = set()  # with something unfinished
         self._shaking: deque[Held] = deque()
         self._will_shake = False
@@ -89,9 +86,20 @@ class StreamServer:
         self._sweeper = self.loop.call_later(SWEEP, self._sweep)
 
     @property
+    def limits(self) -> Limits:
+        """What holds from now on, for open connections too."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        places = self.places
+        places.connections, places.per_client, places.idle = limits.connections, limits.per_client, limits.idle
+
+    @property
     def connections(self) -> int:
         """How many are open."""
-        return len(self._order)
+        return len(self.places)
 
     async def listen(self, sock: socket.socket, make: Callable[[], asyncio.Protocol]) -> None:
         """Accept on a bound socket, which from now on belongs to this server; `make` makes a connection's protocol."""
@@ -103,58 +111,36 @@ class StreamServer:
         for server in self._servers:
             server.close()
         await asyncio.sleep(min(LINGER, grace))
-        for held in list(self._order):
+        for held in self.places.holders:
             held.finish()
         try:
             async with asyncio.timeout(grace):
                 await self._is_empty.wait()
         except TimeoutError:
-            for held in list(self._order):
+            for held in self.places.holders:
                 held.cut(at_once=True)
             await self._is_empty.wait()
         self._sweeper.cancel()
 
     # -- called by connections --------------------------------------------------------------------------------------
 
-    def admit(self, held: Held, client: bytes, *, is_proxy: bool = False) -> bool:
+    def admit(self, held: Held, *, is_proxy: bool = False) -> bool:
         """Give a new connection a place, by taking an idle one's if need be. `is_proxy`: it speaks for many clients."""
-        if self.is_draining:
+        if self.is_draining or not self.places.take(held, is_proxy=is_proxy):
             return False
-        mates = self._clients.get(client)
-        if mates is not None and len(mates) >= self.limits.per_client and not is_proxy:
-            idlest = next((mate for mate in mates if mate.is_spare), None)
-            if idlest is None:
-                return False
-            self.leave(idlest, client)
-            idlest.cut()
-        elif len(self._order) >= self.limits.connections:
-            idlest = next((s for _, s in zip(range(SCAN), self._order, strict=False) if s.is_spare), None)
-            if idlest is None:
-                return False
-            self.leave(idlest, idlest.client)
-            idlest.cut()
-        self._order[held] = None
         self._is_empty.clear()
-        self._clients.setdefault(client, OrderedDict())[held] = None
         return True
 
-    def leave(self, held: Held, client: bytes) -> None:
+    def leave(self, held: Held) -> None:
         """Take a connection's place away. Harmless if it has none."""
-        self._order.pop(held, None)
+        self.places.leave(held)
         self._halves.discard(held)
-        if not self._order:
+        if not len(self.places):
             self._is_empty.set()
-        mates = self._clients.get(client)
-        if mates is not None:
-            mates.pop(held, None)
-            if not mates:
-                del self._clients[client]
 
     def active(self, held: Held) -> None:
         """A whole query came in, or an answer went out."""
-        if held in self._order:
-            self._order.move_to_end(held)
-            self._clients[held.client].move_to_end(held)
+        self.places.active(held, self.loop.time())
 
     def half(self, held: Held, is_half: bool) -> None:
         """Whether a connection has something unfinished."""
@@ -180,25 +166,13 @@ class StreamServer:
                 self.loop.call_soon(self._shake)
                 break
 
-    def idle_time(self) -> float:
-        """Seconds a connection may be idle now."""
-        pressure = max(0.0, 2 * len(self._order) / self.limits.connections - 1)
-        return self.limits.idle * (1 - 0.9 * min(pressure, 1.0))
-
     def _sweep(self) -> None:
         self._sweeper = self.loop.call_later(SWEEP, self._sweep)
         now = self.loop.time()
-        idle = self.idle_time()
-        frame = min(self.limits.frame, max(idle, self.limits.frame / 5))
+        frame = min(self.limits.frame, max(self.places.idle_time(), self.limits.frame / 5))
         for held in [h for h in self._halves if now - h.frame_since >= frame]:
             held.cut()
-        old = []
-        for held in self._order:
-            if now - held.active_at < idle:
-                break
-            if held.is_spare:
-                old.append(held)
-        for held in old:
+        for held in self.places.overdue(now):
             held.cut()
 
 

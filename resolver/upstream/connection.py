@@ -4,9 +4,9 @@ One connection a server (RFC 7766 section 6.2.2), opened when first needed, with
 order, closed after IDLE seconds without one. What is spoken on it is a Dialogue (framing.py, http2.py), with tls.py below
 it where the transport says so.
 
-A connection that breaks after it had answered something is opened again for the queries it still owed, RESENDS times a
-query; one that breaks before is a fault of the server. One that is silent for STALL seconds while it owes answers is given
-up: behind it may be a server that was started anew, or a path that is no more.
+A connection that breaks is opened again for the queries it still owed, RESENDS times a query; one that breaks before it had
+answered anything is a fault of the server, told to the query that was the first. One that is silent for STALL seconds while
+it owes answers is given up: behind it may be a server that was started anew, or a path that is no more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Final, cast
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 IDLE: Final = 30.0  # seconds until a connection without queries is closed
 STALL: Final = 3.0  # seconds without any answer until a connection with queries is given up; also to open one
 LOOK: Final = 0.5  # seconds between looks at both
-RESENDS: Final = 5  # how often a query moves to a new connection
+RESENDS: Final = 8  # how often a query moves to a new connection
 FORGET: Final = 30.0  # seconds until the id of a query that was never answered is free again
 ADDRESSES: Final = 4  # of one name that are tried in a row
 
@@ -221,15 +221,15 @@ class Way:
             self._link = None
         owed = [query for query in link.owed.values() if not query.is_cancelled]
         link.owed.clear()
-        if link.has_answered:
-            for query in owed:
-                self.again(query, fault)
-        else:
-            _fail(owed, fault)
+        if not link.has_answered:
+            _fail(owed[:1], fault)
+            del owed[:1]
+        for query in owed:
+            self.again(query, fault)
         self.push()
 
 
-def _fail(queries: list[Query] | deque[Query], fault: Fault) -> None:
+def _fail(queries: Iterable[Query], fault: Fault) -> None:
     for query in queries:
         if not query.is_cancelled:
             query.link = None

@@ -36,9 +36,7 @@ MAX_TRIES = 8
 MAX_WRONG = 5
 STRIKES = 4
 ROUNDS_WITH_ERROR = 2  # so often a server is asked while there is an error for an answer
-STREAM_PATIENCE = (
-    0.4  # seconds, at least, for what goes over a connection: it repeats by itself what is lost on the way
-)
+STREAM_PATIENCE = 0.2  # seconds, at least, over a connection, which repeats by itself what is lost on the way
 _WITH_QUESTION = (Verdict.GOOD, Verdict.ERROR, Verdict.MALFORMED)  # verdicts on answers that hold the question
 
 
@@ -276,8 +274,8 @@ class Exchange:
             self._step += 1
             if health in self._useless or self._waits_on_tcp(health):
                 continue
-            if health in self._benched and self._step > count:
-                continue  # a last resort, asked once
+            if health in self._benched and self._step > count and health not in self._strikes:
+                continue  # a last resort, asked once if it is silent
             if self._error is not None and not health.is_available():
                 continue  # and there is an answer of sorts
             self._sent += 1
@@ -369,7 +367,7 @@ class Exchange:
             return [self._error]
         if not self._candidates:
             return [Failed(EDE.NO_REACHABLE_AUTHORITY, "no upstream server is configured for this name")]
-        if any(attempt.is_late for attempt in self._tries):
+        if any(attempt.is_late and attempt.is_open for attempt in self._tries):
             return [Failed(EDE.NO_REACHABLE_AUTHORITY, "no upstream server answered in time")]
         if self._faults:
             return [Failed(EDE.NETWORK_ERROR, self._faults[-1].value)]

@@ -95,13 +95,16 @@ class Health:
         "_edns_until",
         "_probe_at",
         "_rng",
+        "answers",
         "asked_at",
         "bench",
         "failures",
         "last_answer",
         "last_failure",
+        "microseconds",
         "rtt",
         "rttvar",
+        "sends",
         "server",
         "until",
     )
@@ -119,6 +122,7 @@ class Health:
         self.bench = 0.0  # length of the current or last bench
         self.until = float("-inf")  # benched until
         self.asked_at = float("-inf")  # when it was last asked anything
+        self.sends = self.answers = self.microseconds = 0  # counted here, and not by the engine
         self.last_answer = float("-inf")
         self.last_failure = float("-inf")
         self._edns_until = self._case_until = float("-inf")
@@ -163,6 +167,7 @@ class Health:
     def sent(self, now: float, *, tcp: bool) -> None:
         """A query goes out to it."""
         self._counters[QUERIES] += 1
+        self.sends += 1
         self.asked_at = now
         if tcp:
             self._counters[TCP] += 1
@@ -181,6 +186,8 @@ class Health:
         self.last_answer = now
         if measure:
             self._measure(elapsed)
+        self.answers += 1
+        self.microseconds += int(elapsed * 1_000_000)
         self._counters[LATENCY_SUM] += int(elapsed * 1_000_000)
         self._counters[LATENCY_BUCKET + bisect.bisect_left(LATENCY_BOUNDS, elapsed)] += 1
 

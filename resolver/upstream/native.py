@@ -2,9 +2,11 @@
 
 The engine asks each question's first try by itself, over plain UDP (engine/forward.pyx); the pool does the rest. Here is
 what joins them: for each UDP server a set of connected sockets on random ports, renewed when they are worn; for each route
-the server that the strategy would ask first, chosen anew at every tick; and the engine's experience (its counters, and
-the questions it gave up) told to the server's Health. A server that does not speak EDNS or keep case, TCP-only ones,
-benched ones and the parallel strategy are the pool's alone: their routes bypass the engine.
+the server that the strategy would ask first, chosen anew ten times a second; for each server how long the engine waits
+before Python asks another (Health.patience, or Health.hedge_after while there is something to spend on hedges); and the
+engine's experience (its counters, and the questions it gave up) told to the server's Health. A server that does not speak
+EDNS or keep case, one over connections, a benched one and the parallel strategy are the pool's alone: their routes bypass
+the engine.
 """
 
 from __future__ import annotations
@@ -18,15 +20,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from resolver.counters import LATENCY_BUCKETS, SECTIONS, SERVERS, UPSTREAM_STRIDE
-from resolver.engine.engine import AFTER_CLOSED, AFTER_TIMEOUT
-from resolver.upstream.health import LATENCY_BUCKET, LATENCY_SUM, Health, Strategy, order
+from resolver.engine.engine import AFTER_CLOSED, AFTER_SLOW, AFTER_TIMEOUT
+from resolver.upstream.health import LATENCY_BUCKET, LATENCY_SUM, QUERIES, Health, Strategy, order
 from resolver.upstream.server import Server
 
 if TYPE_CHECKING:
     from resolver.engine.engine import Engine, Punt
     from resolver.upstream.pool import Pool
 
-TICK = 0.1  # seconds between looks at time-outs and at which server is best
+TICK = 0.1  # seconds between looks at which server is best
+SHORT_TICK = 0.02  # seconds between looks at time-outs, while questions are under way
 SOCKETS = 32  # a server; with random ports, ids and case, some 16 + 5 + (letters of the name) bits to guess
 RECEIVE_ROOM = 1 << 20  # octets a socket's answers may take until the loop comes round
 PORTS_FROM, PORTS = 16384, 49152
@@ -53,9 +56,10 @@ class Native:
         self._numbers: dict[Server, int] = {}
         self._sockets: dict[int, list[socket.socket]] = {}
         self._slots: dict[Server, int] = {}
-        self._seen: dict[Server, tuple[int, int]] = {}  # answers and microseconds already told to Health
+        self._seen: dict[Server, tuple[int, int, int]] = {}  # the engine's totals at the last look
         self._loop = asyncio.get_running_loop()
         self.reconfigure()
+        self._looked = self._loop.time()
         self._timer = self._loop.call_later(TICK, self._tick)
 
     def reconfigure(self, *, asks: bool = True) -> None:
@@ -79,6 +83,8 @@ class Native:
         if server is not None and punt.after in (AFTER_TIMEOUT, AFTER_CLOSED):
             now = self._loop.time()
             self._pool.health(server).missed(now - TICK, now)
+        elif server is not None and punt.after == AFTER_SLOW:
+            self._pool.hedges.spend()
         return server
 
     def close(self) -> None:
@@ -88,9 +94,12 @@ class Native:
             self._drop(server)
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(TICK, self._tick)
-        self._engine.tick()
+        under_way = self._engine.tick()
         self._on_punts()
+        self._timer = self._loop.call_later(SHORT_TICK if under_way else TICK, self._tick)
+        if (now := self._loop.time()) - self._looked < TICK:
+            return
+        self._looked = now
         for server, number in self._numbers.items():
             self._observe(server)
             for place in self._engine.worn_sockets(number):
@@ -103,26 +112,33 @@ class Native:
 
     def _choose(self) -> None:
         config, now = self._pool.config, self._loop.time()
-        patience = config.timeout
+        may_hedge = self._pool.hedges.has_some
+        hedged = set()
         for route in config.routes:
-            best = order(self._pool.route(route), config.strategy, now, self._rng)[:1]
+            best = order(self._pool.route(route), config.strategy, now, self._rng)[:2]
             number = -1
             if best and config.strategy is not Strategy.PARALLEL and _is_plain(best[0], now):
                 number = self._numbers.get(best[0].server, -1)
-                patience = min(patience, best[0].patience(config.timeout))
+                if may_hedge and len(best) == 2 and best[1].is_available() and best[0].rtt is not None:
+                    hedged.add(best[0].server)
             self._engine.set_route(route, number)
-        self._engine.set_timeout(patience)
+        for server, number in self._numbers.items():
+            health, slow = self._pool.health(server), server in hedged
+            patience = health.hedge_after(config.timeout) if slow else health.patience(config.timeout)
+            self._engine.set_timeout(number, patience, slow)
 
     def _observe(self, server: Server) -> None:
-        """Tell Health the mean round trip of the answers that came since the last look."""
-        start = SECTIONS["upstream"].start + self._slots[server] * UPSTREAM_STRIDE
-        buckets = self._counters[start + LATENCY_BUCKET : start + LATENCY_BUCKET + LATENCY_BUCKETS]
-        answers, microseconds = sum(buckets), self._counters[start + LATENCY_SUM]
-        answers_before, microseconds_before = self._seen.get(server, (0, 0))
+        """Tell Health the mean round trip of the answers that came to the engine since the last look, and the pool what the
+        engine has asked."""
+        health = self._pool.health(server)
+        asked_before, answers_before, microseconds_before = self._seen[server]
+        asked, answers, microseconds = self._seen[server] = self._totals(server)
+        if asked > asked_before:
+            self._pool.used(asked - asked_before)
+            health.asked_at = self._loop.time()
         if answers > answers_before:
-            mean = (microseconds - microseconds_before) / (answers - answers_before) / 1e6
-            self._pool.health(server).observed(mean, self._loop.time())
-            self._seen[server] = (answers, microseconds)
+            mean = max(0, microseconds - microseconds_before) / (answers - answers_before) / 1e6
+            health.observed(mean, self._loop.time())
 
     def _add(self, server: Server, slot: int) -> None:
         number = next(n for n in range(SERVERS + 1) if n not in self._sockets)
@@ -139,6 +155,19 @@ class Native:
         self._sockets[number] = sockets
         self._numbers[server] = number
         self._slots[server] = slot
+        self._seen[server] = self._totals(server)
+
+    def _totals(self, server: Server) -> tuple[int, int, int]:
+        """What the engine has sent, how many answers it had and how many microseconds they took: what is counted but for
+        what Health has counted itself."""
+        start = SECTIONS["upstream"].start + self._slots[server] * UPSTREAM_STRIDE
+        buckets = self._counters[start + LATENCY_BUCKET : start + LATENCY_BUCKET + LATENCY_BUCKETS]
+        sent, took, health = (
+            self._counters[start + QUERIES],
+            self._counters[start + LATENCY_SUM],
+            self._pool.health(server),
+        )
+        return sent - health.sends, sum(buckets) - health.answers, took - health.microseconds
 
     def _drop(self, server: Server) -> None:
         number = self._numbers.pop(server)

@@ -139,6 +139,11 @@ class Pool:
         return self._counters[start : start + UPSTREAM_STRIDE]
 
     @property
+    def room(self) -> int:
+        """How many more questions may be under way."""
+        return self._limit - len(self._running)
+
+    @property
     def in_flight(self) -> int:
         """Questions under way."""
         return len(self._running)
@@ -239,9 +244,10 @@ class Pool:
 
     # -- probes -----------------------------------------------------------------------------------------------------
 
-    def used(self) -> None:
-        """The engine has asked servers of this pool."""
+    def used(self, questions: int) -> None:
+        """The engine has asked servers of this pool so many questions."""
         self._active = monotonic()
+        self.hedges.earn(questions)
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(LOOK, self._look)

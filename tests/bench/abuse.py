@@ -29,6 +29,7 @@ from tests.bench import measure, names, peers
 from tests.bench.encrypted import Encrypted
 from tests.bench.measure import Latency, LatencyClient
 from tests.bench.peers import Upstream
+from tests.bench.processes import cpu_seconds
 from tests.ports import free_port
 
 RATE = 5_000  # of UDP queries a second
@@ -91,9 +92,10 @@ def slow(secured: bool) -> Abuse:
         while not over.is_set():
             began = time.monotonic()
             for place, each in enumerate(kept):
+                if each is None:
+                    continue
                 try:
-                    if each is not None:
-                        each.send(b"\x01\x2c" if at == 0 else b"x")
+                    each.send(b"\x01\x2c" if at == 0 else b"x")
                 except OSError:
                     each.close()
                     kept[place] = None
@@ -153,7 +155,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     ]
     print("| who | p50 ms | p99 ms | p99.9 ms | lost | server's core |\n|---|---:|---:|---:|---:|---:|")
     with Upstream(folder / "upstream", free_port(), measure.CLIENT_CORE) as upstream:
-        server = Encrypted(folder / "tampah", free_port(), upstream.port)
+        server = Encrypted(folder, free_port(), upstream.port)
         server.write(listed)
         process, _ = measure.start(server, last, measure.Limits())
         try:
@@ -166,9 +168,9 @@ def run(options: argparse.Namespace, folder: Path) -> None:
                     abusing = multiprocessing.Process(target=abuse, args=(server.ports[transport], count, there, over))
                     abusing.start()
                     there.wait(300)
-                before = measure.cpu_seconds(process.tree)
-                said = watch(server, client, queries, options.seconds, folder)
-                cpu = (measure.cpu_seconds(process.tree) - before) / options.seconds
+                before = cpu_seconds(process.tree)
+                said = watch(server, client, queries, options.seconds, server.folder)
+                cpu = (cpu_seconds(process.tree) - before) / options.seconds
                 over.set()
                 if abusing is not None:
                     abusing.join(30)

@@ -86,6 +86,14 @@ WAYS = [
         lambda server: _trusting(server, server.https_port, "+https", "+nopadding"),
         lambda server, query: server.over_https(query, PATIENCE),
     ),
+    Way("http3", None, None, lambda server, query: server.over_http3(query)),
+    Way(
+        "quic",
+        None,
+        # A second try: on a busy machine kdig was seen to wait in vain for the rest of an answer in two datagrams.
+        lambda server: _trusting(server, server.quic_port, "+quic", "+nopadding", "+retry=1"),
+        lambda server, query: server.over_quic(query),
+    ),
 ]
 
 

@@ -21,6 +21,7 @@ import httpx
 from tests.blackbox.harness import Server
 from tests.certificates import Authority
 from tests.ports import free_port
+from tests.quic import QuicClient
 
 
 class Encrypted(Server):
@@ -37,7 +38,7 @@ class Encrypted(Server):
     ) -> None:
         super().__init__(folder, config, upstream=upstream)
         self.authority = authority or Authority()
-        self.tls_port, self.https_port = free_port(), free_port()
+        self.tls_port, self.https_port, self.quic_port = free_port(), free_port(), free_port()
         self.ca = folder / "ca.pem"
         self.ca.write_text(self.authority.pem)
         self.configure(
@@ -45,6 +46,7 @@ class Encrypted(Server):
                 "dns": [f"{self.host}:{self.port}"],
                 "tls": [f"{self.host}:{self.tls_port}"],
                 "https": [f"{self.host}:{self.https_port}"],
+                "quic": [f"{self.host}:{self.quic_port}"],
                 "certificate": self.authority.issue(folder),
                 **(listen or {}),
             }
@@ -77,6 +79,22 @@ class Encrypted(Server):
         assert (reply.status_code, reply.http_version) == (200, "HTTP/2")
         assert reply.headers["content-type"] == "application/dns-message"
         return dns.message.from_wire(reply.content)
+
+    def over_quic(self, query: dns.message.Message) -> dns.message.Message:
+        """The answer over QUIC; the message id is 0 there (RFC 9250 section 4.2.1)."""
+        query.id = 0
+        with QuicClient(self.quic_port, str(self.ca)) as client:
+            client.connect()
+            return dns.message.from_wire(client.ask(query.to_wire()))
+
+    def over_http3(self, query: dns.message.Message) -> dns.message.Message:
+        """The answer over HTTP/3."""
+        with QuicClient(self.https_port, str(self.ca), alpn="h3") as client:
+            client.connect()
+            content = {"content-type": "application/dns-message"}
+            status, _, body = client.request("POST", "/dns-query", content, query.to_wire())
+            assert status == 200
+            return dns.message.from_wire(body)
 
     def kdig(self, *arguments: str) -> str:
         """What kdig prints, over `+tls` or `+https` as the first argument says."""

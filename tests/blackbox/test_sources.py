@@ -114,7 +114,7 @@ def test_no_fault_of_a_source_changes_what_is_enforced(
     tmp_path: Path, maintainer: ListServer, upstream: FakeUpstream
 ) -> None:
     """And the other list is renewed each time."""
-    given = config(maintainer, max_size="200kB", checksum=maintainer.url("/sum"))
+    given = config(maintainer, max_size="200kB", max_grow=False, checksum=maintainer.url("/sum"))
     maintainer.serve("/sum", sum_of(ADS))
     with Server(tmp_path, given, upstream=upstream.port) as server:
         wait_blocked(server, "ads.example")

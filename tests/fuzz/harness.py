@@ -176,7 +176,6 @@ class Harness:
             sock.setblocking(False)
             sock.connect(self._hole.getsockname())
         self._connect()
-        self.engine.set_timeout(60)
         self._keep_all()
 
     def _keep_all(self) -> None:
@@ -188,6 +187,7 @@ class Harness:
     def _connect(self) -> None:
         self.engine.set_upstream(0, [sock.fileno() for sock in self._outside], 0)
         self.engine.set_route(0, 0)
+        self.engine.set_timeout(0, 60)
 
     def keep(self, name: str, qtype: int = 1) -> None:
         """Answers for a name in the cache: one record, more than a datagram, none."""

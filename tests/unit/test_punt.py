@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -74,6 +75,9 @@ def pool_of(*upstreams: FakeUpstream, timeout: float = 2.0) -> Pool:
     return Pool(PoolConfig({0: [server_of(upstream) for upstream in upstreams]}, Strategy.ORDERED, timeout))
 
 
+MAPPED = bytes(10) + b"\xff\xff"
+
+
 # -- a fake engine ----------------------------------------------------------------------------------------------------
 
 
@@ -92,7 +96,7 @@ class FakePunt:
     edns: int = -1
     ecs: bytes = b""
     structured: bool = False
-    client: bytes = bytes(16)
+    client: bytes = MAPPED + bytes([192, 0, 2, 1])
 
     def __post_init__(self) -> None:
         query = dns.message.make_query(self.name, dns.rdatatype.RdataType(self.qtype), use_edns=self.edns, payload=4096)
@@ -114,6 +118,7 @@ class FakeEngine:
     failed: list[tuple[FakePunt, int]] = field(default_factory=list)
     again: int = 0
     broken: bool = False
+    late: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     def take_punts(self) -> list[FakePunt]:
         up, self.up = self.up, []
@@ -122,6 +127,10 @@ class FakeEngine:
     def take_answers(self) -> list[tuple[Any, bytes | None]]:
         answers, self.answers = self.answers, []
         return answers
+
+    def take_late(self) -> list[tuple[bytes, bytes]]:
+        late, self.late = self.late, []
+        return late
 
     def learn(self, punt: FakePunt, answer: bytes) -> bool:
         if self.unsound:
@@ -281,9 +290,59 @@ def test_waiters_are_bounded(run: Runner, monkeypatch: pytest.MonkeyPatch) -> No
             assert [(f[0].name, f[2], f[3]) for f in engine.finished] == [
                 ("a.example", 23, "too many queries in flight"),
                 ("b.example", 23, "too many queries in flight"),
+                ("b.example", 23, "too many queries in flight"),
             ]
             await punts.drain(5.0)
             assert len(engine.finished) == 7
+            pool.close()
+
+        run(body())
+
+
+def test_who_has_most_waiting_is_shed_first(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(punt, "MAX_ALL_WAITERS", 100)
+    with FakeUpstream() as upstream:
+        upstream.on("*", Act(delay=0.3))
+
+        async def body() -> None:
+            engine, pool = FakeEngine(), pool_of(upstream)
+            punts = make(engine, pool)
+            engine.up = [FakePunt(f"a{number}.example") for number in range(100)]
+            punts.run()
+            assert len(engine.finished) == 20, "one client can have four fifths"
+            other = ipaddress.ip_address("192.0.2.99").packed
+            engine.up = [FakePunt(f"b{number}.example", client=MAPPED + other) for number in range(10)]
+            engine.up += [FakePunt("c.example")]
+            punts.run()
+            assert [f[0].name for f in engine.finished[20:]] == ["c.example"], "the other has all of its own"
+            assert engine.finished[-1][2:] == (23, "too many queries in flight")
+            await punts.drain(5.0)
+            assert punts.in_flight == 0
+            engine.up = [FakePunt(f"d{number}.example") for number in range(50)]
+            punts.run()
+            await punts.drain(5.0)
+            assert len(engine.finished) == 161 and punts.in_flight == 0
+            pool.close()
+
+        run(body())
+
+
+def test_an_answer_that_comes_after_all_to_the_engine_is_everybodys(run: Runner) -> None:
+    with FakeUpstream() as upstream:
+        upstream.on("*", Act(delay=0.3))
+
+        async def body() -> None:
+            engine, pool = FakeEngine(), pool_of(upstream)
+            punts = make(engine, pool)
+            engine.up = [FakePunt("a.example"), FakePunt("a.example"), FakePunt("b.example")]
+            question = engine.up[0].question
+            punts.run()
+            engine.late = [(question, b"late"), (b"unknown", b"late")]
+            punts.run()
+            assert [(f[0].name, f[1]) for f in engine.finished] == [("a.example", b"late")] * 2
+            await punts.drain(5.0)
+            await asyncio.sleep(0.5)  # the exchange for a.example ends too, and finds nobody
+            assert [f[0].name for f in engine.finished] == ["a.example", "a.example", "b.example"]
             pool.close()
 
         run(body())

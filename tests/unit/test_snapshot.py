@@ -22,8 +22,10 @@ from resolver.snapshot import (
     last_good,
     number_routes,
     put_in_force,
+    read_clients,
     read_generation,
     read_policy,
+    write_clients,
     write_generation,
     write_policy,
     write_whole,
@@ -186,3 +188,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_client_map_is_mapped_and_outlives_its_file(tmp_path: Path) -> None:
+    """Workers share the file's pages, and go on by them once a newer map has taken its place."""
+    path = tmp_path / "1.map"
+    made = Clients(bytes(4) + (10 << 24).to_bytes(4, "little"), b"\1\0\2\0", bytes(16), b"\1\0")
+    write_clients(path, made)
+    mapped = read_clients(path)
+    assert mapped == made and isinstance(mapped.starts4, memoryview)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    write_clients(path, Clients(bytes(4), b"\1\0", bytes(16), b"\1\0"))
+    path.unlink()
+    assert mapped == made
+    with pytest.raises(TypeError):
+        memoryview(mapped.starts4)[0] = 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from resolver import counters, decide, ring, snapshot
+from resolver.config import model
 from resolver.engine import engine
 from resolver.lists import matrix
 from resolver.vocabulary import EDE, Action, Rank, Rcode, RRClass, RRType, Transport
@@ -116,6 +117,7 @@ def test_cells_say_the_same_on_both_sides() -> None:
 def test_upstreams_are_as_many_as_there_are_counters_for() -> None:
     forward = constants("forward.pyx")
     assert forward["UPSTREAMS"] == counters.SERVERS
+    assert forward["ROUTES"] == model.ROUTES
     border = (ENGINE / "border.pyx").read_text()
     assert f"COUNT_UPSTREAM + slot * {counters.UPSTREAM_STRIDE}" in border
 
@@ -126,7 +128,7 @@ def test_verdicts_and_reasons_are_what_the_border_says() -> None:
     for name in ("FORWARD", "CONDITIONAL", "LOCAL", "REFRESH", "DNS64"):
         assert getattr(engine, f"PUNT_{name}") == QUERY[f"REASON_{name}"]
     forward = constants("forward.pyx")
-    for name in ("NOTHING", "TIMEOUT", "TRUNCATED", "RCODE", "BAD", "CLOSED"):
+    for name in ("NOTHING", "TIMEOUT", "TRUNCATED", "RCODE", "BAD", "CLOSED", "SLOW"):
         assert getattr(engine, f"AFTER_{name}") == forward[f"WHY_{name}"]
 
 

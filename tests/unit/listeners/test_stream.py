@@ -248,12 +248,12 @@ def test_a_frame_that_waits_for_its_turn_is_not_half(run: Runner, quick: None) -
 def test_the_idle_time_shrinks_as_places_fill(run: Runner) -> None:
     async def body() -> None:
         async with serving(connections=10, idle=10.0) as place:
-            times = [place.server.idle_time()]
+            times = [place.server.places.idle_time()]
             for _ in range(10):
                 client = await place.connect()
                 await client.send("now")
                 await client.word()
-                times.append(place.server.idle_time())
+                times.append(place.server.places.idle_time())
             assert times[:6] == [10.0] * 6
             assert times[6:] == sorted(times[6:], reverse=True)
             assert times[10] == pytest.approx(1.0)

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
+from time import monotonic
 from typing import Any
 
 import dns.message
@@ -11,12 +12,13 @@ import pytest
 import uvloop
 
 from resolver import counters
-from resolver.upstream import udp
-from resolver.upstream.health import Strategy
+from resolver.upstream import bootstrap, health, udp
+from resolver.upstream import pool as pool_module
+from resolver.upstream.health import HEDGE_BURST, HEDGE_SHARE, Strategy
 from resolver.upstream.message import Question, wire_name
 from resolver.upstream.pool import Pool, PoolConfig, Result
 from resolver.upstream.server import Server
-from resolver.vocabulary import EDE
+from resolver.vocabulary import EDE, Transport
 from tests.fakes import Act, FakeUpstream, address_of
 from tests.ports import free_port
 
@@ -54,6 +56,10 @@ def with_pool(setup: PoolConfig, body: Callable[[Pool], Awaitable[None]], **opti
     return main()
 
 
+def probes(upstream: FakeUpstream) -> int:
+    return sum(seen.name == "." for seen in upstream.seen)
+
+
 def ask(name: str, qtype: int = 1, *, do: bool = False, cd: bool = False) -> Question:
     return Question(wire_name(name), qtype, do=do, cd=cd)
 
@@ -76,7 +82,8 @@ def test_a_question_is_answered(run: Runner, host: str) -> None:
         run(with_pool(config(server_of(upstream)), body))
 
 
-def test_what_the_upstream_sees(run: Runner) -> None:
+def test_what_the_upstream_sees(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "SHORTEST_RTO", 2.0)  # nothing is asked twice, however busy the machine
     with FakeUpstream() as upstream:
 
         async def body(pool: Pool) -> None:
@@ -157,7 +164,7 @@ def test_a_dead_server_costs_nothing_once_it_is_benched(run: Runner) -> None:
             before = len(dead.seen)
             for number in range(20):
                 await pool.ask(ask(f"m{number}.example"))
-            assert sum(seen.name != "." for seen in dead.seen) == before, "but for probes"
+            assert len(dead.seen) - probes(dead) == before
             assert not pool.servers[0].is_available()
 
         run(with_pool(config(server_of(dead), server_of(good)), body))
@@ -246,7 +253,8 @@ def test_fastest_finds_the_faster_server(run: Runner) -> None:
         run(with_pool(setup, body, rng=random.Random(7)))
 
 
-def test_a_thousand_questions_at_a_time(run: Runner) -> None:
+def test_a_thousand_questions_at_a_time(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "SHORTEST_RTO", 2.0)
     with ExitStack() as stack:
         servers = [stack.enter_context(FakeUpstream()) for _ in range(2)]
 
@@ -329,6 +337,114 @@ def test_counters_stand_in_the_servers_slots(run: Runner) -> None:
         assert mine[0] == 4 and mine[1] == failures
         assert sum(mine[8:22]) == 4 and mine[7] > 0
     assert sum(memory) == sum(section[5 * stride : 6 * stride]) + sum(section[63 * stride :])
+
+
+# -- what goes on in the background ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("strategy", [Strategy.ORDERED, Strategy.FASTEST, Strategy.RANDOM])
+def test_a_dead_server_that_comes_back_is_found_without_a_client(run: Runner, strategy: Strategy) -> None:
+    with FakeUpstream() as comes_back, FakeUpstream() as fine:
+        comes_back.on("*", Act(drop=True))
+
+        async def body(pool: Pool) -> None:
+            while pool.servers[0].is_available():
+                await pool.ask(ask("www.example.com"))
+            comes_back.script.clear()
+            asked = comes_back.count("www.example.com")
+            while not pool.servers[0].is_available():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            assert comes_back.count("www.example.com") == asked and probes(comes_back) > 0
+
+        run(with_pool(config(server_of(comes_back), server_of(fine), strategy=strategy, timeout=0.5), body))
+
+
+def test_fastest_finds_out_in_the_background_that_another_has_become_the_fastest(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "EXPLORE_EVERY", 0.3)
+    with FakeUpstream() as first, FakeUpstream() as second:
+        first.on("*", Act(delay=0.02))
+        second.on("*", Act(delay=0.4))
+
+        async def body(pool: Pool) -> None:
+            while (pool.servers[1].rtt or 0) < 0.3:
+                await pool.ask(ask("www.example.com"))
+            second.script.clear()
+            before = second.count("www.example.com")
+            while (pool.servers[1].rtt or 1) >= (pool.servers[0].rtt or 0):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            assert second.count("www.example.com") == before, "no client waited for it"
+            await pool.ask(ask("then.example.com"))
+            assert second.count("then.example.com") == 1
+
+        run(with_pool(config(server_of(first), server_of(second), strategy=Strategy.FASTEST), body))
+
+
+def test_a_slow_answer_is_hedged_and_nothing_is_held_against_the_server(run: Runner) -> None:
+    with FakeUpstream() as usual, FakeUpstream() as other:
+        usual.on("slow.example", Act(delay=1.5))
+
+        async def body(pool: Pool) -> None:
+            for number in range(40):  # what is usual: some milliseconds
+                await pool.ask(ask(f"n{number}.example"))
+            pool.servers[0].rtt, pool.servers[0].rttvar = 0.05, 0.2  # patience 0.85 s, hedged after 0.45 s
+            began = monotonic()
+            assert (await pool.ask(ask("slow.example"))).server == server_of(other).name
+            assert 0.4 < monotonic() - began < 0.85
+            assert pool.servers[0].failures == 0 and pool.servers[0].is_available()
+
+        run(with_pool(config(server_of(usual), server_of(other)), body))
+
+
+def test_hedges_are_few_when_everything_is_slow(run: Runner) -> None:
+    with FakeUpstream() as one, FakeUpstream() as two:
+
+        async def body(pool: Pool) -> None:
+            for health_ in pool.servers:
+                health_.rtt, health_.rttvar = 0.01, 0.5  # patience 2 s, hedged after 1 s
+            one.on("*", Act(delay=1.2))
+            two.on("*", Act(delay=1.2))
+            await asyncio.gather(*(pool.ask(ask(f"n{number}.example")) for number in range(60)))
+            asked = len(one.seen) + len(two.seen) - probes(one) - probes(two)
+            assert 60 <= asked <= 60 + HEDGE_BURST + 60 * HEDGE_SHARE + 1
+
+        run(with_pool(config(server_of(one), server_of(two)), body))
+
+
+def test_servers_by_name_are_found_by_the_bootstrap_and_stay_known_when_it_fails(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "SHORTEST", 0.3)
+    monkeypatch.setattr(bootstrap, "FIRST_RETRY", 0.1)
+    with FakeUpstream() as knows, FakeUpstream() as named:
+        knows.on("dns.example", Act(records=("dns.example. 1 IN A 127.0.0.1",)), Act(records=()))
+        server = Server("tcp://dns.example", "", named.port, Transport.TCP, "dns.example")
+        setup = PoolConfig({0: [server]}, Strategy.ORDERED, 2.0, bootstrap=[server_of(knows)])
+
+        async def body(pool: Pool) -> None:
+            assert address(await pool.ask(ask("www.example.com"))) == address_of("www.example.com")
+            asked = knows.count("dns.example")
+            knows.on("*", Act(drop=True))
+            knows.script.pop("dns.example")
+            while knows.count("dns.example") < asked + 2:  # noqa: ASYNC110  # in the background, in vain
+                await asyncio.sleep(0.05)
+            assert (await pool._where(server)) == ["127.0.0.1"]
+            assert (await pool.ask(ask("then.example.com"))).answer is not None
+
+        run(with_pool(setup, body))
+
+
+def test_a_name_that_the_bootstrap_does_not_know_is_a_fault(run: Runner) -> None:
+    with FakeUpstream() as knows:
+        knows.on("*", Act(rcode=3))
+        server = Server("tls://dns.example", "", 853, Transport.TLS, "dns.example", "dns.example")
+        setup = PoolConfig({0: [server]}, Strategy.ORDERED, 0.5, bootstrap=[server_of(knows)])
+
+        async def body(pool: Pool) -> None:
+            result = await pool.ask(ask("www.example.com"))
+            assert (result.answer, result.ede) == (None, EDE.NETWORK_ERROR)
+            assert result.text == "the upstream server's name has no address"
+
+        run(with_pool(setup, body))
 
 
 def test_an_error_of_our_own_ends_the_exchange(
