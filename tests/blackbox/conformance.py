@@ -90,8 +90,7 @@ WAYS = [
     Way(
         "quic",
         None,
-        # A second try: on a busy machine kdig was seen to wait in vain for the rest of an answer in two datagrams.
-        lambda server: _trusting(server, server.quic_port, "+quic", "+nopadding", "+retry=1"),
+        lambda server: _trusting(server, server.quic_port, "+quic", "+nopadding"),
         lambda server, query: server.over_quic(query),
     ),
 ]

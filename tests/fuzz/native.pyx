@@ -95,10 +95,13 @@ cdef void fuzz_end(Query* q, int verdict) noexcept nogil:
 cdef void forget_pending() noexcept nogil:
     # What was to be sent is not, and who waits is let go.
     cdef Forward* f = fuzz.core.forward
+    cdef Upstream* u = &f.upstreams[0]
     cdef uint32_t at
     f.out_count = 0
-    while f.oldest != NONE:
-        forward_hand_over(f, &f.pending[f.oldest], WHY_TIMEOUT)
+    while u.oldest[0] != NONE:
+        forward_hand_over(f, &f.pending[u.oldest[0]], WHY_TIMEOUT)
+    while u.oldest[1] != NONE:
+        forward_end(f, &f.pending[u.oldest[1]])
     while f.handed != NONE:
         at = f.handed
         f.handed = f.waiters[at].next
@@ -184,7 +187,7 @@ cdef void give_forward(uint32_t place, uint32_t how, uint8_t* packet, uint32_t s
     cdef Pending* p
     fuzz_start(&q, fuzz.questions[place], fuzz.sizes[place], (how & 1) | 4)
     if answer_query(fuzz.core, &q) == VERDICT_WAIT:
-        p = &f.pending[f.oldest]
+        p = &f.pending[f.upstreams[0].oldest[0]]
         put_u16(packet, p.id)
         memcpy(packet + HEADER, p.query + HEADER, p.question_end - HEADER)
         forward_answer(fuzz.core, &q, p, packet, size)
