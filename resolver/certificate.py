@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class Reader:
     def __init__(self, chain: Path, key: Path, *, stays: bool = False) -> None:
         self.paths = (chain, key)
         self._ours: socket.socket | None = None
+        self._asking = threading.Lock()  # a look and a reload ask from different threads
         if stays:
             self._ours, theirs = socket.socketpair()
             self._ours.settimeout(PATIENCE)
@@ -106,8 +108,10 @@ class Reader:
         if self._ours is None:
             return _answer(what, self.paths)
         try:
-            self._ours.sendall(what)
-            body = json.loads(_exactly(self._ours, _LENGTH.unpack(_exactly(self._ours, _LENGTH.size))[0]))
+            with self._asking:
+                self._ours.sendall(what)
+                octets = _exactly(self._ours, _LENGTH.unpack(_exactly(self._ours, _LENGTH.size))[0])
+            body = json.loads(octets)
         except (OSError, EOFError, ValueError) as error:
             raise CertificateError(f"listen.certificate: the process that reads it is gone ({error})") from None
         assert isinstance(body, dict)

@@ -135,8 +135,11 @@ class Punts:
     def run(self) -> None:
         """Start whatever the engine has handed up."""
         for token, reply in self._engine.take_answers():
-            if token is not None:
-                token(reply)  # type: ignore[operator]  # the border says object: see above
+            try:
+                if token is not None:
+                    token(reply)  # type: ignore[operator]  # the border says object: see above
+            except Exception:  # the others wait as well
+                _log.exception("an answer could not be delivered")
         for question, answer in self._engine.take_late():
             if self._waiting.get(question):  # the exchange goes on, for nobody
                 self._answered(question, Result(answer))

@@ -246,6 +246,8 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         if self._outbox and self._transport is not None:
             outbox, self._outbox = self._outbox, []
+            if self._transport.is_closing():  # TLS has said goodbye, or broken: it takes nothing
+                return
             text = b"".join(outbox)
             self._transport.write(text if self._tls is None else self._tls.write(text))
 
@@ -266,10 +268,10 @@ class Connection(asyncio.Protocol):
 
     def _steer(self) -> None:
         """Read if queries could be answered, else let TCP slow the client down."""
-        if self._transport is None or self._transport.is_closing() or self._is_ending:
+        if self._transport is None or self._transport.is_closing():
             return
         wanted = self._can_take()
-        if wanted != self._is_reading:
+        if wanted != self._is_reading and not (wanted and self._is_ending):
             self._is_reading = wanted
             if wanted:
                 self._transport.resume_reading()

@@ -160,7 +160,7 @@ class _Http1:
         self.depth = 1
         self._conn = h11.Connection(h11.SERVER, max_incomplete_event_size=doh.MAX_HEADERS)
         self._packet: bytes | None = None  # the query of a GET
-        self._body: list[bytes] | None = None  # of a POST that is not whole yet
+        self._body: bytearray | None = None  # of a POST that is not whole yet
         self._is_waiting = False  # a request waits for its answer
         self._is_over = False
 
@@ -214,21 +214,21 @@ class _Http1:
             raise HttpError(431, "too much before the query")  # all of it came at once: h11 looks at what is incomplete
         content_type = next((value for name, value in event.headers if name == b"content-type"), b"")
         self._packet = doh.begin(event.method, event.target, content_type, self._owner._path)
-        self._body = []
+        self._body = bytearray()
         if self._conn.they_are_waiting_for_100_continue:
             self._say(h11.InformationalResponse(status_code=100, headers=[]))
 
     def _data(self, event: h11.Data) -> None:
         if self._body is not None:
-            self._body.append(bytes(event.data))
-            if sum(map(len, self._body)) > doh.MAX_MESSAGE:
+            self._body += event.data
+            if len(self._body) > doh.MAX_MESSAGE:
                 raise HttpError(413, "a message has at most 65535 octets")
 
     def _whole(self) -> None:
-        packet, body = self._packet, self._body or []
+        packet, body = self._packet, self._body or b""
         self._packet = self._body = None
         if packet is None:
-            packet = doh.query(b"".join(body))
+            packet = doh.query(bytes(body))
         self._is_waiting = True
         is_decided, reply = self._owner.ask(packet, 0)
         if is_decided:

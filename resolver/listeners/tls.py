@@ -100,6 +100,8 @@ class Tls:
     def read(self, octets: bytes) -> bytes:
         """The text of what has come in. ssl.SSLError if it is none."""
         incoming, source = self._in, self._object
+        if self.is_closed:  # what follows would pile up unread
+            return b""
         incoming.write(octets)
         text = b""
         while incoming.pending or source.pending():  # so that an exception for nothing to read is rare

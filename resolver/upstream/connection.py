@@ -170,9 +170,15 @@ class Way:
                 except TransportError as error:
                     fault = error.fault
                 else:
-                    break
+                    if not link.is_over:
+                        break
+                    fault = Fault.CLOSED  # it said goodbye with its hello; to try again at once would go on for ever
                 link.abort()
                 link = None
+        except asyncio.CancelledError:
+            if link is not None:
+                link.abort()
+            raise
         except TransportError as error:
             fault = error.fault
         finally:
@@ -351,7 +357,7 @@ class _StreamLink(Link, asyncio.Protocol):
 
     @property
     def is_over(self) -> bool:
-        return self._dialogue.is_over
+        return self._dialogue.is_over or self._transport is None or self._transport.is_closing()
 
     @property
     def has_room(self) -> bool:
@@ -365,10 +371,14 @@ class _StreamLink(Link, asyncio.Protocol):
         self._owe(query, self._dialogue.ask(query.payload))
 
     def flush(self) -> None:
+        if self._transport is None or self._transport.is_closing():  # TLS that has broken takes nothing
+            return
+        if self._tls is not None and not self._tls.is_open:  # nor does one whose handshake came in part
+            return
         octets = self._dialogue.take()
         if self._tls is not None:
             octets = self._tls.send(octets)
-        if octets and self._transport is not None:
+        if octets:
             self._transport.write(octets)
 
     def cancelled(self, query: Query) -> None:
@@ -417,8 +427,7 @@ class _StreamLink(Link, asyncio.Protocol):
             if isinstance(what, bytes) and not self.has_answered and self._tls is not None and self._trust is not None:
                 self._trust.remember(self._way.server, self._tls.session)
             self._answered(key, what)
-        if self._transport is not None and not self._transport.is_closing():
-            self.flush()
+        self.flush()
         self._way.push()
         if self._dialogue.is_over and not self.owed and self._transport is not None:
             self._transport.close()

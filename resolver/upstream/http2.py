@@ -36,7 +36,7 @@ class _Answer:
     __slots__ = ("body", "size", "status")
 
     def __init__(self) -> None:
-        self.status = ""
+        self.status = b""
         self.body: list[bytes] = []
         self.size = 0
 
@@ -47,7 +47,7 @@ class Http2:
     def __init__(self, server: Server) -> None:
         config = h2.config.H2Configuration(
             client_side=True,
-            header_encoding="utf-8",
+            header_encoding=None,  # or h2 would raise on octets that are no UTF-8
             validate_outbound_headers=False,
             normalize_outbound_headers=False,
         )
@@ -80,7 +80,8 @@ class Http2:
     @property
     def has_room(self) -> bool:
         """See Dialogue."""
-        is_open = self._connection.outbound_flow_control_window >= _QUERY
+        of_stream = self._connection.remote_settings.initial_window_size
+        is_open = min(self._connection.outbound_flow_control_window, of_stream) >= _QUERY
         return is_open and not self.is_over and len(self._answers) < self._streams
 
     def ask(self, payload: bytes) -> int:
@@ -133,7 +134,7 @@ class Http2:
         if answer is None or stream is None:
             return
         if isinstance(event, h2.events.ResponseReceived):
-            answer.status = dict(event.headers).get(":status", "")  # type: ignore[call-overload]  # text: header_encoding
+            answer.status = dict(event.headers).get(b":status", b"")
         elif isinstance(event, h2.events.DataReceived):
             answer.size += len(event.data)
             if answer.size > MAX_ANSWER:
@@ -146,5 +147,5 @@ class Http2:
             found.append((stream, Fault.CLOSED))
         elif isinstance(event, h2.events.StreamEnded):
             del self._answers[stream]
-            good = answer.status.startswith("2")
+            good = answer.status.startswith(b"2")
             found.append((stream, b"".join(answer.body) if good else Fault.HTTP_STATUS))

@@ -19,6 +19,7 @@ Counters: each server counts into the slot of the "upstream" section that the ca
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,8 @@ PROBE_EVERY = 0.75  # seconds, where no server of a route answers
 PROBE_TIMEOUT = 1.0  # seconds; an answer may take twice as long
 EXPLORE_EVERY = 5.0  # seconds
 ACTIVE_FOR = 60.0  # seconds after the last question in which more is probed than the benched servers that are due
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +321,9 @@ class _Run:
                         )
                     except TransportError as error:
                         further += self._exchange.fail(event.number, error.fault, monotonic())
+                    except Exception:  # whatever it is, those who wait for this exchange must hear of its end
+                        _log.exception("a query could not be sent to %s", event.health.server.name)
+                        further += self._exchange.fail(event.number, Fault.PROTOCOL, monotonic())
                 elif isinstance(event, Answer):
                     self.end(Result(event.message, server=event.health.server.name))
                     return

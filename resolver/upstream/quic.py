@@ -220,13 +220,14 @@ class QuicLink(Link, asyncio.DatagramProtocol):
             self._end(Doq.PROTOCOL_ERROR, Fault.PROTOCOL)
 
     def _received(self, stream: int, data: bytes, is_end: bool) -> None:
+        if stream not in self.owed:  # the end of one that was answered, or the rest of one that was taken back
+            return
         octets = self._parts.pop(stream, b"") + data
         whole = 2 + int.from_bytes(octets[:2], "big") if len(octets) >= 2 else LARGEST_MESSAGE
         if len(octets) > whole or (is_end and len(octets) < whole) or (len(octets) >= 4 and octets[2:4] != b"\0\0"):
             self._end(Doq.PROTOCOL_ERROR, Fault.PROTOCOL)
         elif len(octets) < whole:
-            if stream in self.owed:
-                self._parts[stream] = octets
+            self._parts[stream] = octets
         else:  # whether the stream has ended or not: what can follow is nothing, or an error
             self._answered(stream, octets[2:])
 

@@ -7,6 +7,7 @@ import datetime
 import os
 import ssl
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,14 @@ def test_files_are_followed_and_read_once_both_stand_still(
         assert isinstance(context, ssl.SSLContext)
 
     asyncio.run(body())
+
+
+def test_a_reader_that_stays_may_be_asked_from_several_threads(paths: tuple[Path, Path]) -> None:
+    reader = Reader(*paths, stays=True)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(reader.read if number % 2 else reader.state) for number in range(200)]
+            found = [each.result() for each in asked]
+        assert all(isinstance(each, Pair) == bool(number % 2) for number, each in enumerate(found))
+    finally:
+        reader.close()

@@ -230,6 +230,24 @@ def test_streams_get_their_reply_through_the_token(run: Runner) -> None:
         run(body())
 
 
+def test_an_answer_that_cannot_be_delivered_keeps_no_other_back(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    def gone(reply: bytes | None) -> None:
+        raise OSError("gone")
+
+    async def body() -> None:
+        engine, pool = FakeEngine(), Pool(PoolConfig({0: []}))
+        got: list[bytes | None] = []
+        punts = make(engine, pool)
+        engine.up = [FakePunt("www.example.com")]
+        engine.answers = [(gone, b"lost"), (got.append, b"early")]
+        punts.run()
+        assert got == [b"early"] and len(engine.finished) == 1
+        pool.close()
+
+    run(body())
+    assert "could not be delivered" in caplog.text
+
+
 def test_when_upstreams_fail_every_waiter_is_told_why(run: Runner) -> None:
     async def body() -> None:
         engine, pool = FakeEngine(), Pool(PoolConfig({0: []}))

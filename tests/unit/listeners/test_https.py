@@ -17,6 +17,8 @@ import pytest
 from hyperframe.frame import ContinuationFrame, HeadersFrame, RstStreamFrame
 
 from resolver.listeners import server as serving_module
+from resolver.listeners.http2 import Http2
+from resolver.listeners.https import Http
 from resolver.vocabulary import Transport
 from tests.unit.listeners.serving import Client, Place, Runner, message, runner, serving
 
@@ -450,5 +452,50 @@ def test_a_drain_says_which_streams_are_answered() -> None:
             [goodbye] = [event for event in events if isinstance(event, h2.events.ConnectionTerminated)]
             assert (goodbye.last_stream_id, goodbye.error_code) == (1, 0)
             await draining
+
+    runner("uvloop")(body())
+
+
+def test_a_client_that_said_goodbye_is_not_read_from_while_it_waits() -> None:
+    async def body() -> None:
+        async with serving("https", pipeline=4) as place:
+            two = await Two.connect(place)
+            for stream in (1, 3, 5, 7):
+                two.conn.send_headers(stream, two.headers("later"), end_stream=True)
+            two.conn.close_connection()
+            two.send()
+            await place.until(lambda: len(place.engine.waiting) == 4)
+            [held] = place.server.places.holders
+            assert isinstance(held, Http)
+            for _ in range(32):
+                two.send(bytes(1 << 20))
+            before = -1
+            while before != (before := two.client.writer.transport.get_write_buffer_size()):  # noqa: ASYNC110
+                await asyncio.sleep(0.3)
+            assert len(held._buffer) <= 1 << 20
+            two.client.writer.transport.abort()  # what it has not sent is not waited for
+
+    runner("uvloop")(body())
+
+
+def test_empty_frames_of_a_body_pile_up_nowhere() -> None:
+    async def body() -> None:
+        async with serving("https") as place:
+            two = await Two.connect(place)
+            head = [*two.headers("now")[1:3], (":method", "POST"), (":path", "/dns-query"), ("content-type", TYPE)]
+            two.conn.send_headers(1, head)
+            for _ in range(500):
+                two.conn.send_data(1, b"")
+            for octet in message("now"):
+                two.conn.send_data(1, bytes((octet,)))
+            two.conn.ping(bytes(8))
+            two.send()
+            await two.until(h2.events.PingAckReceived)
+            [held] = place.server.places.holders
+            assert isinstance(held, Http) and isinstance(held._http, Http2)
+            assert len(held._http._bodies[1]) == len(message("now"))
+            two.conn.end_stream(1)
+            two.send()
+            await two.until(h2.events.StreamEnded)
 
     runner("uvloop")(body())

@@ -293,3 +293,17 @@ def test_large_answers_and_many_frames(run: Runner) -> None:
             assert len(await client.word()) == 60_003
 
     run(body())
+
+
+def test_an_answer_between_goodbye_and_end_is_dropped_in_silence(run: Runner) -> None:
+    async def body() -> None:
+        async with serving("tls") as place:
+            client = await place.connect(place.trusting("dot"))
+            await client.send("later")
+            await place.until(lambda: place.engine.waiting)
+            [held] = place.server.places.holders
+            held.cut()  # as for half a frame that was left behind the query
+            place.engine.release()
+            assert await client.is_closed()
+
+    run(body())

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dns.message
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+import h2.settings
 import pytest
 import uvloop
 
 from resolver.upstream import connection
 from resolver.upstream.carrier import Carriers, Fault, Surroundings
+from resolver.upstream.http2 import Http2
 from resolver.upstream.message import Question, build, wire_name
 from resolver.upstream.server import Server
 from resolver.upstream.udp import LIMIT
@@ -288,3 +296,178 @@ def test_cancelled_streams_make_room(run: Runner, trusted: Trusted) -> None:
             assert {(await inbox.message())[0] for _ in range(2)} == {2, 3}
 
         run(with_carriers(trusted.file, body))
+
+
+GARBAGE = b"\x17\x03\x03\x00\x20" + bytes(32)  # a record that nobody has sealed
+
+
+@BOTH
+def test_a_connection_that_breaks_is_no_connection_from_then_on(
+    run: Runner, trusted: Trusted, transport: Transport
+) -> None:
+    with FakeUpstream(certificate=trusted.good) as upstream:
+        upstream.on("never.example", Act(drop=True))
+
+        async def body(io: Carriers, inbox: Inbox) -> None:
+            server = server_of(upstream, transport)
+            io.send(server, transport, query(), inbox, 0)
+            await inbox.message()
+            ticket: Any = io.send(server, transport, query("never.example"), inbox, 1)
+            ticket.link.data_received(GARBAGE)
+            ticket.cancel()  # in the same turn of the loop, which does not know of the end yet
+            io.send(server, transport, query(), inbox, 2)
+            assert (await inbox.message())[0] == 2
+
+        run(with_carriers(trusted.file, body))
+        assert upstream.connections == 2
+
+
+class Odd:
+    """An HTTPS server that says `first` in one segment with the end of its handshake, and nothing by itself then."""
+
+    def __init__(self, trusted: Trusted, conn: h2.connection.H2Connection) -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.maximum_version = ssl.TLSVersion.TLSv1_2  # its server has the last word of a handshake
+        self.context.set_alpn_protocols(["h2"])
+        self.context.load_cert_chain(trusted.good["chain"], trusted.good["key"])
+        self.conn = conn
+        self.first = conn.data_to_send()
+        self.connections = 0
+        self.requests = 0
+        self.say: Callable[[], None] = lambda: None
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = self.context.wrap_bio(incoming, outgoing, server_side=True)
+
+        def say() -> None:
+            tls.write(self.conn.data_to_send())
+            writer.write(outgoing.read())
+
+        self.say = say
+        is_open = False
+        while True:
+            try:
+                if not is_open:
+                    tls.do_handshake()
+                    is_open = True
+                    tls.write(self.first)
+                    writer.write(outgoing.read())
+                events = self.conn.receive_data(tls.read(65536))
+                self.requests += sum(isinstance(event, h2.events.RequestReceived) for event in events)
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                octets = await reader.read(65536)
+                if not octets:
+                    break
+                incoming.write(octets)
+            except (ssl.SSLError, h2.exceptions.ProtocolError):
+                break
+        writer.close()
+
+
+def with_odd(
+    trusted: Trusted, odd: Odd, body: Callable[[Carriers, Inbox, Server], Awaitable[None]]
+) -> Coroutine[Any, Any, None]:
+    async def served(io: Carriers, inbox: Inbox) -> None:
+        listener = await asyncio.start_server(odd.serve, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        try:
+            await body(
+                io, inbox, Server("s", "127.0.0.1", port, Transport.HTTPS, "127.0.0.1", "127.0.0.1", "/dns-query")
+            )
+        finally:
+            io.close()
+            listener.close()
+
+    return with_carriers(trusted.file, served)
+
+
+def test_a_server_that_says_goodbye_with_its_hello_is_not_connected_to_without_end(
+    run: Runner, trusted: Trusted
+) -> None:
+    conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    conn.initiate_connection()
+    conn.close_connection()
+    odd = Odd(trusted, conn)
+
+    async def body(io: Carriers, inbox: Inbox, server: Server) -> None:
+        io.send(server, Transport.HTTPS, query(), inbox, 0)
+        assert await inbox.fault() is Fault.CLOSED
+
+    run(with_odd(trusted, odd, body))
+    assert odd.connections == 1
+
+
+def test_a_server_whose_streams_have_no_room_is_waited_for(run: Runner, trusted: Trusted) -> None:
+    conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    conn.local_settings = h2.settings.Settings(
+        client=False, initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0}
+    )
+    conn.initiate_connection()
+    odd = Odd(trusted, conn)
+
+    async def body(io: Carriers, inbox: Inbox, server: Server) -> None:
+        ticket: Any = io.send(server, Transport.HTTPS, query(), inbox, 0)
+        way: Any = io._carriers[Transport.HTTPS]._ways[server]  # type: ignore[attr-defined]
+        while way._link is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        io.send(server, Transport.HTTPS, query(), inbox, 1)
+        assert not ticket.is_cancelled and not odd.requests
+        conn.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 65535})
+        odd.say()
+        while odd.requests < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+    run(with_odd(trusted, odd, body))
+
+
+def test_headers_may_have_any_octets() -> None:
+    dialogue = Http2(Server("s", "127.0.0.1", 443, Transport.HTTPS, "127.0.0.1", "127.0.0.1", "/dns-query"))
+    conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
+    conn.initiate_connection()
+    key = dialogue.ask(query())
+    conn.receive_data(dialogue.take())
+    conn.send_headers(key, [(b":status", b"200"), (b"server", b"caf\xe9")])
+    conn.send_data(key, bytes(12), end_stream=True)
+    assert dialogue.receive(conn.data_to_send()) == [(key, bytes(12))]
+
+
+def test_a_handshake_that_nobody_waits_for_leaves_no_socket(run: Runner, trusted: Trusted) -> None:
+    async def body(io: Carriers, inbox: Inbox) -> None:
+        hello, is_over = asyncio.Event(), asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while await reader.read(65536):
+                    hello.set()
+            is_over.set()
+            writer.close()
+
+        listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        ticket = io.send(
+            Server("s", "127.0.0.1", port, Transport.TLS, "127.0.0.1", "127.0.0.1"), Transport.TLS, query(), inbox, 0
+        )
+        await hello.wait()
+        ticket.cancel()
+        io.keep(set())  # the config names it no more
+        await is_over.wait()
+        listener.close()
+
+    run(with_carriers(trusted.file, body))
+
+
+def test_a_handshake_may_take_several_rounds(run: Runner, trusted: Trusted) -> None:
+    conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    conn.initiate_connection()
+    odd = Odd(trusted, conn)
+
+    async def body(io: Carriers, inbox: Inbox, server: Server) -> None:
+        io.send(server, Transport.HTTPS, query(), inbox, 0)
+        while not odd.requests:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+    run(with_odd(trusted, odd, body))
+    assert odd.connections == 1

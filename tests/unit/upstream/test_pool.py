@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from resolver import counters
-from resolver.upstream import bootstrap, health
+from resolver.upstream import bootstrap, health, udp
 from resolver.upstream import pool as pool_module
 from resolver.upstream.health import HEDGE_BURST, HEDGE_SHARE, Strategy
 from resolver.upstream.message import Question, wire_name
@@ -445,3 +445,20 @@ def test_a_name_that_the_bootstrap_does_not_know_is_a_fault(run: Runner) -> None
             assert result.text == "the upstream server's name has no address"
 
         run(with_pool(setup, body))
+
+
+def test_an_error_of_our_own_ends_the_exchange(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(udp.Udp, "send", broken)
+
+    async def body(pool: Pool) -> None:
+        result = await pool.ask(ask("www.example.com"))
+        assert result.answer is None and result.ede == EDE.NETWORK_ERROR
+        assert not pool.in_flight
+
+    run(with_pool(config(Server("s", "127.0.0.1", 53)), body))
+    assert "could not be sent" in caplog.text

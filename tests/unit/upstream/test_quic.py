@@ -379,3 +379,21 @@ def test_a_server_that_falls_silent_is_given_up(loop: Any, upstream: Upstream, m
 
     run(loop, upstream, body)
     assert len(upstream.links) == 2
+
+
+def test_an_end_that_comes_after_its_answer_breaks_nothing(loop: Any, upstream: Upstream) -> None:
+    def split(link: _Served, stream: int, message: bytes) -> bool:
+        wire = dns.message.make_response(dns.message.from_wire(message)).to_wire()
+        link.say(stream, len(wire).to_bytes(2, "big") + wire, end=False)
+        link.say(stream, b"")
+        return True
+
+    upstream.act = split
+
+    async def body(io: Carriers, inbox: Inbox, server: Server) -> None:
+        for number in range(5):
+            io.send(server, Transport.QUIC, query(), inbox, number)
+            assert (await inbox.message())[0] == number
+
+    run(loop, upstream, body)
+    assert len(upstream.links) == 1
