@@ -85,7 +85,7 @@ upstream: {{servers: [{servers}], timeout: {UPSTREAM_TIMEOUT}}}
 cache: {{size: 2MiB}}
 lists:
   - {{name: base, source: {self.folder}/base.txt, format: domains}}
-  - {{name: toggles, source: {self.toggles}, format: domains}}
+  - {{name: toggles, source: {self.toggles}, format: domains, max_shrink: no, max_grow: no}}
 sinkhole: {{action: address, ipv4: {sinkhole}, ttl: 5s}}
 admin: {{listen: "127.0.0.1:{self._admin}"}}
 guard: {{keep_generations: 3}}
