@@ -50,6 +50,13 @@ def share_arena() -> None:
         libc.mallopt(_M_ARENA_MAX, 1)
 
 
+def give_back() -> None:
+    """Give the memory that is free here back to the machine, after work that took much of it for a moment."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc has it
+        libc.malloc_trim(0)
+
+
 def take_short_turns() -> bool:
     """Ask the scheduler for short turns, which it gives soon after the process wakes; whether it grants them.
 

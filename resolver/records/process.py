@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from resolver import control, logs
+from resolver import control, logs, spawn
 from resolver.channel import Channel
 from resolver.records.sketch import Sketch
 from resolver.ring import Reader
@@ -93,6 +93,7 @@ class Recording:
         self.look()
         async with self._writing:
             await asyncio.to_thread(self.sketch.write, self._clock())
+        spawn.give_back()
 
     async def _write_quietly(self) -> None:
         """asked.json and asked.tally; a failure is logged and tried again later."""
@@ -104,6 +105,7 @@ class Recording:
                 await asyncio.to_thread(self.sketch.keep)
             except OSError as error:
                 _log.error("what was counted of queries cannot be kept: %s", error)
+        spawn.give_back()
 
     async def end(self) -> None:
         """Take and keep what there is."""
@@ -144,6 +146,7 @@ async def _main(fd: int, rings: Sequence[int]) -> None:
 def main() -> int:
     """Serve the supervisor at the other end of the socket whose descriptor is the first argument; the others: rings."""
     os.nice(NICENESS)
+    spawn.share_arena()
     logs.set_up("recorder")
     asyncio.run(_main(int(sys.argv[1]), list(map(int, sys.argv[2:]))))
     return 0

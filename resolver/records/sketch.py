@@ -23,7 +23,7 @@ from resolver.snapshot import write_whole
 
 WINDOW = 6 * 3600  # seconds; the current one and the four before it count, so a day at least
 WINDOWS = 5
-LIMIT = 100_000  # names; with the windows of a busy day some 25 MB
+LIMIT = 100_000  # names: some 40 MB, and as much again while they are written down
 VERSION = 1
 CLIENTS = {"none": 0, "full": 1, "hash": 1, "prefix": 2}  # query_log.clients as Tally.add takes it: no address is kept
 _BLOCKED, _ALLOWED = 1, 2

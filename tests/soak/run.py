@@ -33,6 +33,7 @@ BLOCKED, TOGGLED, POPULAR = 50_000, 100, 300  # names
 MINUTE = 60.0
 GROWTH = 0.01  # of memory, from the first sample to the last
 GROWTH_SHORT = 0.05  # of a run of less than LONG seconds, whose first sample comes before everything is warm
+RECORDER_MOST = 100 << 20  # octets: LIMIT names of records/sketch.py, and what writing them down takes for a moment
 LARGER = 1.15  # how much larger than the oldest worker one may be
 FILES = 6  # more in state_dir: whether the generations that are kept share an index and a policy is chance
 LONG = 300.0
@@ -64,11 +65,13 @@ class Verdict:
             yield f"reloads by command: {middle:.2f} s in the middle, {worst:.2f} at worst"
         if journal.back:
             yield f"killed workers were back after {max(journal.back):.2f} s at worst"
-        yield "second  memory KiB (supervisor, workers)            descriptors    in flight  files"
+        yield "second  memory KiB (supervisor, workers) + recorder descriptors    in flight  files"
         for moment, sample in self.samples:
             own = [sample.memory.get(pid, 0) // 1024 for pid in (sample.supervisor, *sample.workers.values())]
             held = [sample.descriptors.get(pid, 0) for pid in (sample.supervisor, *sample.workers.values())]
-            memory = f"{sample.total // 1024:>9,} ({', '.join(f'{kib:,}' for kib in own)})"
+            memory = (
+                f"{sample.total // 1024:>9,} ({', '.join(f'{kib:,}' for kib in own)}) + {sample.recorder // 1024:,}"
+            )
             counts = "+".join(map(str, held))
             yield f"{moment:>6.0f}  {memory:<42}  {counts:<13}  {sample.in_flight:>9}  {sample.files:>5}"
         yield from (f"FAULT {fault}" for fault in self.faults)
@@ -166,6 +169,8 @@ def _faults(verdict: Verdict, is_long: bool) -> Iterator[str]:
     growth = sum(last.memory[pid] - first.memory[pid] for pid in lasting) / first.total
     if growth > most:
         yield f"memory grew by {growth:.1%} from the first sample to the last; allowed: {most:.0%}"
+    if last.recorder > RECORDER_MOST:
+        yield f"the recorder takes {last.recorder >> 20} MiB"
     oldest = last.memory.get(last.workers.get(0, 0), 0)
     for number, pid in last.workers.items():
         if last.memory.get(pid, 0) > oldest * LARGER:
