@@ -12,6 +12,7 @@ stood still for a moment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -107,13 +108,14 @@ class Reader:
     def _ask(self, what: bytes) -> dict[str, Any]:
         if self._ours is None:
             return _answer(what, self.paths)
-        try:
-            with self._asking:
-                self._ours.sendall(what)
-                octets = _exactly(self._ours, _LENGTH.unpack(_exactly(self._ours, _LENGTH.size))[0])
-            body = json.loads(octets)
-        except (OSError, EOFError, ValueError) as error:
-            raise CertificateError(f"listen.certificate: the process that reads it is gone ({error})") from None
+        ours = self._ours
+        with self._asking:
+            try:
+                ours.sendall(what)
+                body = json.loads(_exactly(ours, _LENGTH.unpack(_exactly(ours, _LENGTH.size))[0]))
+            except (OSError, EOFError, ValueError) as error:
+                ours.close()  # for good: a late answer would be taken for the next one's
+                raise CertificateError(f"listen.certificate: the process that reads it is gone ({error})") from None
         assert isinstance(body, dict)
         return body
 
@@ -122,9 +124,10 @@ def _serve(asked: socket.socket, paths: tuple[Path, Path]) -> None:
     """The reader's process: answers until the other end is gone."""
     for number in (signal.SIGINT, signal.SIGHUP):  # the supervisor's: a terminal sends them to both
         signal.signal(number, signal.SIG_IGN)
-    while what := asked.recv(1):
-        body = json.dumps(_answer(what, paths)).encode()
-        asked.sendall(_LENGTH.pack(len(body)) + body)
+    with contextlib.suppress(ConnectionError):  # it did not wait for the answer
+        while what := asked.recv(1):
+            body = json.dumps(_answer(what, paths)).encode()
+            asked.sendall(_LENGTH.pack(len(body)) + body)
 
 
 def _answer(what: bytes, paths: tuple[Path, Path]) -> dict[str, Any]:

@@ -196,24 +196,29 @@ class Punts:
     def _forward(self, punt: Punt) -> None:
         key = punt.question
         waiter = partial(self._finish, punt)
+        has_stale = self._engine.has_stale(punt)
         is_first = self._join(key, punt, waiter)
-        if self._engine.has_stale(punt):
+        if has_stale:
             self._loop.call_later(STALE_AFTER, self._give_up_waiting, key, punt, waiter)
         if is_first:
             self._ask(punt)
 
     def _ask(self, punt: Punt) -> None:
-        asked = self._asked(punt) if punt.after != AFTER_NOTHING else None
-        is_truncated = punt.after == AFTER_TRUNCATED
-        self._pool.start(
-            Question(punt.qname, punt.qtype, _qclass(punt), punt.do, punt.cd, punt.ecs),
-            punt.route,
-            partial(self._learn, punt.question, punt),
-            # ANY is large and of use to reflection attacks: over TCP only (RFC 8482 section 4.4).
-            tcp_only=is_truncated or punt.qtype == RRType.ANY,
-            first=asked if is_truncated else None,
-            last=None if is_truncated else asked,
-        )
+        try:
+            asked = self._asked(punt) if punt.after != AFTER_NOTHING else None
+            is_truncated = punt.after == AFTER_TRUNCATED
+            self._pool.start(
+                Question(punt.qname, punt.qtype, _qclass(punt), punt.do, punt.cd, punt.ecs),
+                punt.route,
+                partial(self._learn, punt.question, punt),
+                # ANY is large and of use to reflection attacks: over TCP only (RFC 8482 section 4.4).
+                tcp_only=is_truncated or punt.qtype == RRType.ANY,
+                first=asked if is_truncated else None,
+                last=None if is_truncated else asked,
+            )
+        except Exception:
+            _log.exception("a question could not be asked")
+            self._answered(punt.question, Result(None))
 
     def _chase(self, punt: Punt, alias: Alias) -> None:
         if punt.qtype in (RRType.CNAME, RRType.ANY):
@@ -278,8 +283,11 @@ class Punts:
             return
         waiting.remove((punt, waiter))
         self._leave([(punt, waiter)])
-        self._engine.fail(punt, EDE.NO_REACHABLE_AUTHORITY)
-        waiter(Result(None))
+        try:
+            self._engine.fail(punt, EDE.NO_REACHABLE_AUTHORITY)
+            waiter(Result(None))
+        except Exception:
+            self._fail(punt)
         if not self._waiters:
             self._is_idle.set()
 
@@ -292,9 +300,16 @@ class Punts:
             except ValueError as error:
                 _log.debug("an answer from %s is not sound: %s", result.server, error)
                 result = Result(None, EDE.NETWORK_ERROR, "no upstream server gave a usable answer")
+            except Exception:  # an error of our own: those who wait shall hear of it
+                _log.exception("an answer from %s could not be learned", result.server)
+                self._answered(key, Result(None))
+                return
         self._answered(key, result)
         if result.answer is None:
-            self._engine.fail(punt, int(result.ede))
+            try:
+                self._engine.fail(punt, int(result.ede))
+            except Exception:
+                _log.exception("a failure could not be kept")
 
     def _answered(self, key: Hashable, result: Result) -> None:
         waiting = self._waiting.pop(key, [])  # none where the engine's own try was answered late
@@ -324,7 +339,10 @@ class Punts:
     def _fail(self, punt: Punt) -> None:
         """SERVFAIL after an error of our own. Not by Engine.finish(), which would hand a local answer up again."""
         _log.exception("a query could not be handled")
-        self._deliver(punt, self._engine.send(punt, error_reply(punt.packet, len(punt.qname), Rcode.SERVFAIL)))
+        try:
+            self._deliver(punt, self._engine.send(punt, error_reply(punt.packet, len(punt.qname), Rcode.SERVFAIL)))
+        except Exception:  # the others wait as well
+            _log.exception("an answer could not be delivered")
 
     def _deliver(self, punt: Punt, reply: bytes | None) -> None:
         if punt.token is not None:

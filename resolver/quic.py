@@ -212,6 +212,12 @@ class ServerConnection(Connection):
         self._stamp(self._host_cids[0])
         self.host_cid = self._local_initial_source_connection_id = self._host_cids[0].cid
 
+    @property
+    def proven_address(self) -> tuple[str, int] | None:
+        """Where the client is, or None while it has not shown that it is there (RFC 9000 section 9.3)."""
+        path = self._network_paths[0]
+        return path.addr if path.is_validated else None
+
     def _stamp(self, connection_id: QuicConnectionId) -> None:
         connection_id.cid = self._ids.make()
         connection_id.stateless_reset_token = self._ids.reset_token(connection_id.cid)

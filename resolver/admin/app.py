@@ -5,18 +5,22 @@ It runs in threads of the supervisor, which answers no DNS; workers know nothing
 
 from __future__ import annotations
 
+import io
 import socket
 import socketserver
 import sys
 import threading
+import time
 import wsgiref.simple_server
 from collections.abc import Callable, Iterable
+from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from resolver.admin.api import PREFIX
 from resolver.config.addresses import Endpoint
 from resolver.facts import Source
 
+THREADS = 32  # requests at a time; who comes beyond is hung up on
 _TEXT = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"))
 
 
@@ -54,8 +58,35 @@ def make_app(source: Source, why_not_ready: Callable[[], str], api: WSGIApplicat
     return app
 
 
+class _Request(io.RawIOBase):
+    """What a client sends, as long as all of it has come by `end` (time.monotonic()). TimeoutError then."""
+
+    def __init__(self, connection: socket.socket, end: float) -> None:
+        self._connection = connection
+        self._end = end
+
+    def readable(self) -> bool:
+        """See io."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """See io."""
+        patience = self._connection.gettimeout()
+        self._connection.settimeout(max(self._end - time.monotonic(), 0.001))
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(patience)
+
+
 class _Handler(wsgiref.simple_server.WSGIRequestHandler):
-    timeout = 10  # seconds that a client may keep a thread waiting
+    timeout = 10  # seconds that a client may take to send its request, and to take each part of the answer
+
+    def setup(self) -> None:
+        """Bound the time of the request as a whole: a socket's time-out starts anew with every octet."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Request(self.connection, time.monotonic() + self.timeout))
 
     def log_message(self, format: str, *args: object) -> None:
         """Requests are not logged."""
@@ -63,6 +94,28 @@ class _Handler(wsgiref.simple_server.WSGIRequestHandler):
 
 class _Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
     daemon_threads = True
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._places = threading.Semaphore(THREADS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin a thread, if there is a place for it."""
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """What the thread does."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """One line, no traceback: a client that went away is no event."""

@@ -424,7 +424,7 @@ class Link:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._peer: Any = None
-        self._asking = client  # its address now
+        self._asking = client  # its address now, as far as it is proven
         self._received = 0
         self._unaudited = 0
         self.active_at = time.monotonic()
@@ -535,8 +535,8 @@ class Link:
         server, service, quic = self._server, self._service, self._quic
         assert service is not None and quic is not None
         server.active(self)
-        peer = quic.get_peer_address()
-        if peer is not None and peer is not self._peer:  # the client has moved
+        peer = quic.proven_address
+        if peer is not None and peer is not self._peer:  # the client has moved; anybody could claim so unproven
             self._peer, self._asking = peer, client_octets(peer[0][0])
         token = partial(self._answered, stream)
         verdict, reply = server.engine.answer(message, self._asking, int(service.transport), token)

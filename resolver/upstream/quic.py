@@ -14,6 +14,7 @@ import contextlib
 import logging
 import ssl
 import time
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final, cast
@@ -39,6 +40,7 @@ from resolver.upstream.udp import fault_of
 STREAMS: Final = 128  # queries at a time on a connection
 GRANULARITY: Final = 0.001  # seconds by which a timer may be early
 _ALERT = QuicErrorCode.CRYPTO_ERROR
+_log = logging.getLogger(__name__)
 
 
 class Quic:
@@ -183,9 +185,7 @@ class QuicLink(Link, asyncio.DatagramProtocol):
         if self._is_over:
             return
         self._heard()
-        now = time.monotonic()
-        self._quic.receive_datagram(data, self._address, now)
-        self._see(now)
+        self._drive(lambda now: self._quic.receive_datagram(data, self._address, now))
 
     def error_received(self, error: Exception) -> None:
         """Nobody is there, or no more."""
@@ -199,12 +199,18 @@ class QuicLink(Link, asyncio.DatagramProtocol):
 
     # -- what follows -----------------------------------------------------------------------------------------------
 
-    def _see(self, now: float) -> None:
-        while not self._is_over and (event := self._quic.next_event()) is not None:
-            self._event(event)
-        if not self._is_over:
-            self._send()
-            self._way.push()
+    def _drive(self, step: Callable[[float], None]) -> None:
+        """Let aioquic do something, and look at what it reports. An error of its or ours ends this connection alone."""
+        try:
+            step(time.monotonic())
+            while not self._is_over and (event := self._quic.next_event()) is not None:
+                self._event(event)
+            if not self._is_over:
+                self._send()
+                self._way.push()
+        except Exception:
+            _log.debug("a QUIC connection to %s ended by an error", self._address, exc_info=True)
+            self._over(Fault.RESET)
 
     def _event(self, event: QuicEvent) -> None:
         if isinstance(event, HandshakeCompleted):
@@ -250,9 +256,7 @@ class QuicLink(Link, asyncio.DatagramProtocol):
     def _on_timer(self) -> None:
         self._timer = None
         if not self._is_over:
-            now = time.monotonic()
-            self._quic.handle_timer(now)
-            self._see(now)
+            self._drive(lambda now: self._quic.handle_timer(now))
 
     def _end(self, code: Doq, fault: Fault) -> None:
         """Close the connection, and say so to the server."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import os
+import signal
 import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -105,6 +106,22 @@ def test_a_reader_that_stays_reads_as_who_it_was(authority: Authority, paths: tu
     assert reader.state() != state
     assert reader.read().chain != first.chain
     reader.close()
+
+
+def test_an_answer_that_comes_late_is_not_taken_for_another(
+    paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "PATIENCE", 0.2)
+    reader = Reader(*paths, stays=True)
+    try:
+        os.kill(reader._process.pid, signal.SIGSTOP)
+        with pytest.raises(CertificateError, match="is gone"):
+            reader.state()
+        os.kill(reader._process.pid, signal.SIGCONT)
+        with pytest.raises(CertificateError, match="is gone"):
+            reader.read()
+    finally:
+        reader.close()
 
 
 class Shown:

@@ -538,6 +538,38 @@ def test_an_error_of_our_own_is_servfail_and_harms_no_other(
     assert "could not be handled" in caplog.text
 
 
+@pytest.mark.parametrize("where", ["start", "learn", "fail", "token"])
+def test_an_error_between_asking_and_learning_leaves_nobody_waiting(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("broken")
+
+    with FakeUpstream() as upstream:
+        upstream.on("*", Act(drop=where == "fail"))
+
+        async def body() -> None:
+            engine, pool = FakeEngine(stale=where == "fail"), pool_of(upstream)
+            got: list[Any] = []
+            punts = make(engine, pool)
+            monkeypatch.setattr(punt, "STALE_AFTER", 0.01)
+            if where != "token":
+                monkeypatch.setattr(pool if where == "start" else engine, where, broken)
+            for times in (1, 2):  # and the question can be asked anew
+                first = broken if where == "token" else got.append
+                engine.up = [FakePunt("a.example", token=token) for token in (first, got.append)]
+                punts.run()
+                await until(lambda times=times: len(got) == times * (1 if where == "token" else 2))  # type: ignore[misc]
+                await until(lambda: not punts.in_flight)
+            if where != "token":
+                assert {dns.message.from_wire(reply).rcode() for reply in got} == {dns.rcode.SERVFAIL}
+            assert await punts.drain(0)
+            pool.close()
+
+        run(body())
+    assert "broken" in caplog.text
+
+
 # -- replies ----------------------------------------------------------------------------------------------------------
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
+import time
 from collections.abc import Iterator
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 
 from resolver import counters
+from resolver.admin import app
 from resolver.admin.app import AdminServer, make_app
 from resolver.admin.listen import AdminError, bind
 from resolver.config.addresses import Endpoint
@@ -72,6 +75,38 @@ def test_a_client_that_says_nothing_holds_nobody_up(admin: Admin) -> None:
     address = admin.server.address
     with socket.create_connection((address.host, address.port)):
         assert admin.ask("/healthz")[0] == 200
+
+
+def test_clients_that_say_nothing_cannot_take_more_than_the_threads_there_are(admin: Admin) -> None:
+    address = admin.server.address
+    with contextlib.ExitStack() as silent:
+        for _ in range(app.THREADS):
+            silent.enter_context(socket.create_connection((address.host, address.port)))
+        with socket.create_connection((address.host, address.port), timeout=5) as beyond:
+            assert beyond.recv(1) == b"", "one beyond is not hung up on"
+    end = time.monotonic() + 20
+    while True:  # their places are free again
+        try:
+            assert admin.ask("/healthz")[0] == 200
+            break
+        except (http.client.HTTPException, ConnectionError):
+            assert time.monotonic() < end
+
+
+def test_a_request_has_to_come_in_time_as_a_whole(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app._Handler, "timeout", 0.5)
+    address = admin.server.address
+    end = time.monotonic() + 20
+    with socket.create_connection((address.host, address.port), timeout=0.1) as slow:
+        while True:
+            try:
+                slow.sendall(b"G")
+                if slow.recv(1) == b"":
+                    break
+            except TimeoutError:
+                assert time.monotonic() < end, "an octet now and then keeps the thread"
+            except ConnectionError:
+                break
 
 
 def test_an_occupied_address_is_named(admin: Admin) -> None:

@@ -584,6 +584,22 @@ def test_a_client_that_moves_keeps_its_connection_whichever_worker_has_it() -> N
         assert sum(bool(engine.asked) for engine in running.engines) > 1, "every client came to one worker"
 
 
+def test_an_address_that_a_client_moves_to_counts_once_it_is_proven(running: Running, client: QuicClient) -> None:
+    assert client.ask(message("now0")) == message("now0")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as elsewhere:
+        elsewhere.setblocking(False)
+        elsewhere.bind(("127.0.0.9", 0))
+        client.sock, before = elsewhere, client.sock
+        with before:
+            client.query(message("now1"))
+            client.flush()
+            until(lambda: len(running.engine.asked) == 2)
+            assert running.engine.asked[1][1][12:] == bytes((127, 0, 0, 1)), "an address that is not proven counts"
+            for _ in range(20):  # now what comes to it is heard
+                assert client.ask(message("now2")) == message("now2")
+            assert running.engine.asked[-1][1][12:] == bytes((127, 0, 0, 9))
+
+
 def test_on_a_wildcard_socket_an_answer_leaves_from_the_address_that_was_asked() -> None:
     with Running(host="0.0.0.0") as running, QuicClient(running.port, host="127.0.0.77") as client:
         client.sock.connect(client.address)  # the kernel drops what comes from elsewhere

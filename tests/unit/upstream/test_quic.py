@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import HandshakeCompleted, QuicEvent, StopSendingReceived, StreamDataReceived
 from aioquic.tls import SessionTicket
 
-from resolver.quic import Doq
+from resolver.quic import ClientConnection, Doq
 from resolver.upstream import connection
 from resolver.upstream.carrier import Carriers, Fault, Surroundings
 from resolver.upstream.message import Question, build, wire_name
@@ -250,6 +252,26 @@ def test_another_protocol_is_a_fault(loop: Any, upstream: Upstream) -> None:
     async def body(io: Carriers, inbox: Inbox, server: Server) -> None:
         io.send(server, Transport.QUIC, query(), inbox, 1)
         assert await inbox.fault() is Fault.HANDSHAKE
+
+    run(loop, upstream, body)
+
+
+@pytest.mark.parametrize("step", ["receive_datagram", "handle_timer"])
+def test_an_error_within_quic_ends_the_connection_at_once(
+    loop: Any, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def broken(*_: Any) -> None:
+        raise IndexError("broken")
+
+    monkeypatch.setattr(ClientConnection, step, broken)
+
+    async def body(io: Carriers, inbox: Inbox, server: Server) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+            silent.bind(("127.0.0.1", 0))
+            if step == "handle_timer":
+                server = dataclasses.replace(server, port=silent.getsockname()[1])
+            io.send(server, Transport.QUIC, query(), inbox, 1)
+            assert await inbox.fault() is Fault.RESET
 
     run(loop, upstream, body)
 
