@@ -70,7 +70,8 @@ class Server:
             **(config or {}),
         }
         # Tests ask for a name until it is blocked: that is not to protect it.
-        self._given["guard"] = {"asked": 0, **self._given.get("guard", {})}
+        limits = {} if "guard" in self._given else {"shrink": False, "grow": False}  # lists of tests are small and change
+        self._given["guard"] = {"asked": 0, **limits, **self._given.get("guard", {})}
         self.configure()
 
     # -- files ------------------------------------------------------------------------------------------------------

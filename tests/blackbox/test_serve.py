@@ -266,11 +266,13 @@ def test_queries_are_answered_and_right_while_lists_change(server: Server) -> No
 
     with ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(ask) for _ in range(4)]
-        for turn in range(5):
-            server.write("lists/ads.txt", "".join(f"t{turn}-{number}.example\n" for number in range(10_000)))
-            server.tampah("reload").check_returncode()
-            assert server.is_blocked(f"t{turn}-9999.example")
-        ended.set()
+        try:
+            for turn in range(5):
+                server.write("lists/ads.txt", "".join(f"t{turn}-{number}.example\n" for number in range(10_000)))
+                server.tampah("reload").check_returncode()
+                assert server.is_blocked(f"t{turn}-9999.example")
+        finally:
+            ended.set()
         for task in asking:
             task.result()  # a lost query is a time-out
     assert not wrong

@@ -394,13 +394,13 @@ def test_one_client_cannot_take_all_handshakes(running: Running) -> None:
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(half_open(running.port)) for _ in range(4)]
         until(lambda: running.server.connections == 4)
-        for _ in range(12):  # these answer the Retry, and then say nothing more
+        for _ in range(20):  # these answer the Retry, and then say nothing more
             client = stack.enter_context(QuicClient(running.port))
             client.start()
             while not client.got:
                 client.step()
             waiting.append(client)
-        until(lambda: running.server.connections == 12)
+        until(lambda: running.server.connections == 4 + 16)
         other = stack.enter_context(QuicClient(running.port, source="127.0.0.9"))
         other.connect()
         assert other.ask(message("now")) == message("now")
