@@ -70,7 +70,9 @@ class Server:
             **(config or {}),
         }
         # Tests ask for a name until it is blocked: that is not to protect it.
-        limits = {} if "guard" in self._given else {"shrink": False, "grow": False}  # lists of tests are small and change
+        limits = (
+            {} if "guard" in self._given else {"shrink": False, "grow": False}
+        )  # lists of tests are small and change
         self._given["guard"] = {"asked": 0, **limits, **self._given.get("guard", {})}
         self.configure()
 

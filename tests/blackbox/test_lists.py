@@ -98,7 +98,9 @@ def test_the_index_keeps_to_its_budget(shared_lists: Path, tmp_path: Path) -> No
         [state] = server.tampah_json("lists")
     names = state["names"]
     [index] = (tmp_path / "state").rglob("*.index")
-    run = max((tmp_path / "state").rglob("*.run"), key=lambda path: path.stat().st_size)  # the others are of our own names
+    run = max(
+        (tmp_path / "state").rglob("*.run"), key=lambda path: path.stat().st_size
+    )  # the others are of our own names
     assert names == 114_377
     assert index.stat().st_size / names <= 18
     assert (index.stat().st_size + run.stat().st_size) / names <= 30
