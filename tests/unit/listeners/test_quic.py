@@ -18,7 +18,6 @@ import uvloop
 from aioquic.buffer import Buffer
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header
 
-from resolver.engine.engine import DROP, PUNT, REPLY
 from resolver.listeners import quic as listener
 from resolver.listeners.quic import QuicServer
 from resolver.listeners.server import Limits
@@ -27,40 +26,12 @@ from resolver.quic import Doq, Ids
 from resolver.vocabulary import Transport
 from tests.certificates import Authority, key_pem, make_key
 from tests.quic import QuicClient, Relay
+from tests.unit.listeners.serving import FakeEngine, message
 
 KEY = b"k" * 16
 AUTHORITY = Authority()
 PRIVATE = make_key()
 CHAIN, PEM = AUTHORITY.sign(PRIVATE), key_pem(PRIVATE)
-
-
-class FakeEngine:
-    """Answers by what stands behind the header: `now…` at once, `later…` when told to, `big…`, all else is dropped."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[bytes, bytes, int]] = []
-        self.waiting: list[tuple[bytes, Callable[[bytes | None], None]]] = []
-        self.rounds = 0
-
-    def answer(self, packet: bytes, client: bytes, transport: int, token: object = None) -> tuple[int, bytes | None]:
-        self.asked.append((packet, client, transport))
-        word = packet[12:]
-        if word.startswith(b"now"):
-            return REPLY, packet
-        if word.startswith(b"big"):
-            return REPLY, packet + bytes(60_000)
-        if word.startswith(b"later"):
-            assert callable(token)
-            self.waiting.append((packet, token))
-            return PUNT, None
-        return DROP, None
-
-    def punts(self) -> None:
-        self.rounds += 1
-
-
-def message(word: str) -> bytes:
-    return bytes(12) + word.encode()
 
 
 class Running:
