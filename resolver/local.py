@@ -28,6 +28,7 @@ class Aliases:
     def __init__(self, index: Index, policy: Policy) -> None:
         self._index = index
         self._profiles = policy.profiles
+        self._zones = policy.zones
         self._prefix = policy.dns64.prefix if policy.dns64 else b""
 
     def describe(self, punt: Punt) -> Alias | bytes:
@@ -42,7 +43,7 @@ class Aliases:
             target = own_target
             ttl = ttl if own is None else min(ttl, own)  # the profile's is the rule's, but for what the list caps
         ede, text = profile.reason(structured=punt.structured)
-        return Alias(target, ttl, ede, text)
+        return Alias(target, ttl, ede, text, self._zones[profile.zone - 1] if profile.zone else None)
 
     def _target_of_rule(self, punt: Punt) -> tuple[bytes | None, int | None]:
         """(target in wire form, the rule's own TTL) from the rule's records; None: the name stands for no address."""

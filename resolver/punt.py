@@ -60,25 +60,34 @@ class Alias:
     """Answer with `qname CNAME target` and what `target` resolves to.
 
     `target`: lower-case wire form. `ttl` in seconds, of the CNAME. `ede` (or -1) and `text` go to clients with EDNS.
+    `zone`: name and data of the SOA of the policy zone that says so (rpz.md, 20), in wire form.
     """
 
     target: bytes
     ttl: int
     ede: int = -1
     text: str = ""
+    zone: tuple[bytes, bytes] | None = None
 
 
 class _Inner:
-    """The token of a question that answering another led to: takes its reply. `depth`: how many led there."""
+    """The token of a question that answering another led to: takes its reply. `depth`: how many led there.
 
-    __slots__ = ("_take", "depth")
+    A client waits behind it, so it never raises: where `take` does, `fail` has that client answered.
+    """
 
-    def __init__(self, depth: int, take: Callable[[bytes | None], None]) -> None:
+    __slots__ = ("_fail", "_take", "depth")
+
+    def __init__(self, depth: int, take: Callable[[bytes | None], None], fail: Callable[[], None]) -> None:
         self.depth = depth
         self._take = take
+        self._fail = fail
 
     def __call__(self, reply: bytes | None) -> None:
-        self._take(reply)
+        try:
+            self._take(reply)
+        except Exception:
+            self._fail()
 
 
 class Decided(NamedTuple):
@@ -226,17 +235,23 @@ class Punts:
             return
         depth = punt.token.depth + 1 if isinstance(punt.token, _Inner) else 1
         if depth > MAX_ALIASES:
-            reply = error_reply(punt.packet, len(punt.qname), Rcode.SERVFAIL)
-            self._deliver(punt, self._engine.send(punt, reply))
+            self._chased(punt, alias, None)
             return
         # Without DO: a made-up answer has no signatures.
         target = inner_query(alias.target, punt.qtype, _qclass(punt), do=False, cd=punt.cd)
-        self._ask_inner(target, punt, _Inner(depth, partial(self._send_alias, punt, alias)))
+        self._ask_inner(target, punt, _Inner(depth, partial(self._chased, punt, alias), partial(self._fail, punt)))
+
+    def _chased(self, punt: Punt, alias: Alias, answer: bytes | None) -> None:
+        if answer is not None:
+            self._send_alias(punt, alias, answer)
+        else:
+            reply = error_reply(punt.packet, len(punt.qname), Rcode.SERVFAIL)
+            self._deliver(punt, self._engine.send(punt, reply))
 
     def _synthesise(self, punt: Punt) -> None:
         """Find the addresses that AAAA records are made from (DNS64)."""
         question = inner_query(punt.qname, RRType.A, _qclass(punt), do=punt.do, cd=punt.cd)
-        self._ask_inner(question, punt, _Inner(0, partial(self._synthesised, punt)))
+        self._ask_inner(question, punt, _Inner(0, partial(self._synthesised, punt), partial(self._fail, punt)))
 
     def _synthesised(self, punt: Punt, reply: bytes | None) -> None:
         self._go_on(punt, *self._engine.synthesise(punt, reply))
@@ -339,8 +354,13 @@ class Punts:
     def _fail(self, punt: Punt) -> None:
         """SERVFAIL after an error of our own. Not by Engine.finish(), which would hand a local answer up again."""
         _log.exception("a query could not be handled")
+        reply = None
         try:
-            self._deliver(punt, self._engine.send(punt, error_reply(punt.packet, len(punt.qname), Rcode.SERVFAIL)))
+            reply = self._engine.send(punt, error_reply(punt.packet, len(punt.qname), Rcode.SERVFAIL))
+        except Exception:  # who waits behind the token is to hear of it all the same
+            _log.exception("an error could not be sent")
+        try:
+            self._deliver(punt, reply)
         except Exception:  # the others wait as well
             _log.exception("an answer could not be delivered")
 
@@ -383,9 +403,10 @@ def error_reply(packet: bytes, name_length: int, rcode: int) -> bytes:
 def alias_reply(packet: bytes, name_length: int, alias: Alias, answer: bytes | None, limit: int | None) -> bytes:
     """The reply to `packet` (whose qname has `name_length` octets) that sends the client to `alias`.
 
-    `answer` is the upstream's to the question for the target, None if there is none: then the CNAME stands alone. The
-    rcode is that of the last name (RFC 6604), AD and AA are 0. `limit`: the most octets over UDP; the client's own size
-    counts as well, and beyond it TC is set and the answer empty.
+    `answer` is the upstream's to the question for the target, None where nobody asked for it: then the CNAME stands alone.
+    The rcode is that of the last name (RFC 6604), SERVFAIL where its answer cannot be read; AD and AA are 0. `limit`: the
+    most octets over UDP; the client's own size counts as well. Where that is too little the policy zone's SOA goes first,
+    then the EDE's text, and then TC is set and the answer is empty.
     """
     import dnslib  # only here: most workers never need it
 
@@ -413,14 +434,21 @@ def alias_reply(packet: bytes, name_length: int, alias: Alias, answer: bytes | N
         try:
             resolved = dnslib.DNSRecord.parse(answer)
         except Exception:  # dnslib raises many kinds on octets that only look like a record's data
-            _log.debug("the answer for an alias's target could not be read")
+            _log.warning("the answer for an alias's target could not be read")
+            header.rcode = Rcode.SERVFAIL
         else:
             reply.add_answer(*(record for record in resolved.rr if record.rtype in (RRType.CNAME, qtype)))
             passed_on = (Rcode.NXDOMAIN, Rcode.SERVFAIL)
             header.rcode = resolved.header.rcode if resolved.header.rcode in passed_on else Rcode.NOERROR
             reply.add_auth(*(record for record in resolved.auth if record.rtype == RRType.SOA))
+    if alias.zone is not None:
+        zone, soa = alias.zone
+        reply.ar.insert(0, dnslib.RR(dnslib.DNSLabel(_labels(zone)), RRType.SOA, qclass, alias.ttl, dnslib.RD(soa)))
     wire = bytes(reply.pack())
     most = 65535 if limit is None else min(limit, max(512, _size(packet, opt)))
+    if len(wire) > most and alias.zone is not None:
+        del reply.ar[0]
+        wire = bytes(reply.pack())
     if len(wire) > most and opt > 0:  # an EDE's text goes before TC is set for its sake
         reply.ar[-1] = message().ar[-1]
         wire = bytes(reply.pack())

@@ -26,6 +26,7 @@ from resolver.engine.engine import (
     AFTER_TRUNCATED,
     PUNT,
     PUNT_CONDITIONAL,
+    PUNT_DNS64,
     PUNT_FORWARD,
     PUNT_LOCAL,
     REPLY,
@@ -484,6 +485,50 @@ def test_an_alias_is_answered_with_its_targets_addresses(run: Runner) -> None:
         run(body())
 
 
+@pytest.mark.parametrize("way", ["alias", "dns64"])
+@pytest.mark.parametrize("where", ["after", "inner send"])
+def test_an_error_on_the_way_back_from_another_question_is_servfail(
+    run: Runner, caplog: pytest.LogCaptureFixture, way: str, where: str
+) -> None:
+    """Whatever fails once the other question is under way: its own client is answered, the error is logged."""
+
+    class Broken(FakeEngine):
+        def synthesise(self, punt: FakePunt, answer: bytes | None) -> tuple[int, bytes | None]:
+            if where == "after":
+                raise RuntimeError("broken")
+            return super().finish(punt, answer)
+
+        def finish(self, punt: FakePunt, answer: bytes | None, ede: int = -1, text: str = "") -> Any:
+            if where == "inner send":
+                raise RuntimeError("broken")
+            return super().finish(punt, answer, ede, text)
+
+        def send(self, punt: FakePunt, reply: bytes) -> bytes | None:
+            is_error = dns.message.from_wire(reply).rcode() == dns.rcode.SERVFAIL
+            if punt.name != "bad.example" if where == "inner send" else not is_error:
+                raise RuntimeError("broken")
+            return super().send(punt, reply)
+
+    with FakeUpstream() as upstream:
+        upstream.on("*", Act(delay=0.05))
+
+        async def body() -> None:
+            engine, pool = Broken(), pool_of(upstream)
+            got: list[bytes | None] = []
+            punts = make(engine, pool, describe=lambda _: CHASE)
+            reason = PUNT_LOCAL if way == "alias" else PUNT_DNS64
+            engine.up = [FakePunt("bad.example", reason=reason, token=got.append)]
+            punts.run()
+            await until(lambda: bool(got))
+            assert got[0] is not None and dns.message.from_wire(got[0]).rcode() == dns.rcode.SERVFAIL
+            await until(lambda: not punts.in_flight)
+            assert len(got) == 1
+            pool.close()
+
+        run(body())
+    assert "could not be handled" in caplog.text and "broken" in caplog.text
+
+
 def test_an_alias_whose_target_fails_fails_too(run: Runner) -> None:
     async def body() -> None:
         engine, pool = FakeEngine(), Pool(PoolConfig({0: []}))
@@ -618,9 +663,21 @@ def test_the_rcode_is_that_of_the_last_name(rcode: int, expected: int) -> None:
     assert len(reply.answer) == 1 and reply.authority[0].rdtype == dns.rdatatype.SOA
 
 
-def test_a_target_that_cannot_be_read_is_left_out() -> None:
-    broken = target_answer(2)[:-3]
-    assert len(dns.message.from_wire(alias_reply(query(), 17, CHASE, broken, 1232)).answer) == 1
+def test_a_target_that_cannot_be_read_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    reply = dns.message.from_wire(alias_reply(query(), 17, CHASE, target_answer(2)[:-3], 1232))
+    assert len(reply.answer) == 1 and reply.rcode() == dns.rcode.SERVFAIL
+    assert "could not be read" in caplog.text
+
+
+def test_a_policy_zones_soa_goes_with_its_alias_where_there_is_room() -> None:
+    names = wire_name("ns.zone0") + wire_name("root.zone0")
+    alias = replace(CHASE, zone=(wire_name("zone0"), names + b"".join(n.to_bytes(4, "big") for n in range(1, 6))))
+    packet = query(use_edns=0, payload=512)
+    [soa] = dns.message.from_wire(alias_reply(packet, 17, alias, target_answer(2), 1232)).additional
+    assert soa.to_text() == "zone0. 30 IN SOA ns.zone0. root.zone0. 1 2 3 4 5"
+    full = dns.message.from_wire(alias_reply(packet, 17, alias, target_answer(24), 1232))
+    assert not full.flags & dns.flags.TC and len(full.answer[1]) == 24
+    assert not full.additional and full.extended_errors()[0].text == "blocked"
 
 
 # -- the real engine --------------------------------------------------------------------------------------------------

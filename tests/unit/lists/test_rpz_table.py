@@ -9,17 +9,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import dns.message
 import pytest
 import yaml
 
 from resolver import counters
 from resolver.config.load import load
-from resolver.engine.engine import Engine, Index, Snapshot
+from resolver.engine.engine import PUNT, Engine, Index, Snapshot
 from resolver.lists.compile import build_generation
 from resolver.lists.report import Report
+from resolver.local import Aliases
+from resolver.punt import Alias
 from resolver.snapshot import read_policy
 from resolver.vocabulary import Transport
 from tests.unit.engine.asked import answered, says
+from tests.unit.engine.world import client
 
 HEAD = "$TTL 3600\n@ SOA ns.{zone}. root.{zone}. 7 3600 600 86400 60\n@ NS localhost.\n"
 X = "x.example. 300 IN A 192.0.2.9"
@@ -319,9 +323,30 @@ def test_ttl_and_soa(tmp_path: Path, options: dict[str, Any], ttl: int) -> None:
         assert (soa.name.to_text(), soa.ttl) == ("zone0.", ttl)
         assert soa[0].to_text() == "ns.zone0. root.zone0. 7 3600 600 86400 60"
         assert not message.authority and not message.flags & 0x20
-    site = Site(tmp_path, zone("y.example CNAME .", add_soa=False))
+    site = Site(tmp_path, zone("y.example CNAME .", "z.example CNAME garden.", add_soa=False))
     message = answered(site, "y.example")
     assert message is not None and not message.additional
+    assert alias_of(site, "z.example").zone is None
+
+
+def alias_of(site: Site, name: str) -> Alias:
+    """What a worker's Python makes of a name that is an alias by a rule."""
+    verdict, _ = site.engine.answer(dns.message.make_query(name, "A").to_wire(), client("127.0.0.1"), Transport.TCP)
+    assert verdict == PUNT
+    [punt] = site.engine.take_punts()
+    alias = Aliases(site.index, site.policy).describe(punt)
+    assert isinstance(alias, Alias)
+    return alias
+
+
+@pytest.mark.parametrize("rule", ["CNAME garden.", "CNAME *.garden.", "A 192.0.2.7"])
+def test_ttl_and_soa_of_an_alias(tmp_path: Path, rule: str) -> None:  # 20, 9, 21
+    override = {"override": "cname:garden"} if rule.startswith("A") else {}
+    alias = alias_of(Site(tmp_path, zone(f"x.example {rule}", max_ttl="1m", **override)), "x.example")
+    assert alias.target.endswith(b"\6garden\0")
+    assert alias.ttl == 60
+    name, rdata = alias.zone or (b"", b"")
+    assert name == b"\5zone0\0" and rdata.startswith(b"\2ns\5zone0\0\4root\5zone0\0\0\0\0\7")
 
 
 def test_duplicates_and_bad_entries_are_counted(tmp_path: Path) -> None:  # 2, 22
