@@ -306,11 +306,19 @@ def _certificate_faults(config: Config) -> list[str]:
     multiple=True,
     help="An alias or address that the upstream is taken to answer; may be repeated.",
 )
-def explain(context: _Context, name: str, client: str, qtype: str, leads_to: tuple[str, ...]) -> None:
+@click.option(
+    "--server",
+    "servers",
+    multiple=True,
+    help="A name server, or the address of one, that NAME is taken to have; may be repeated.",
+)
+def explain(
+    context: _Context, name: str, client: str, qtype: str, leads_to: tuple[str, ...], servers: tuple[str, ...]
+) -> None:
     """Say what happens to NAME and why: every list and line that speaks of it, and the answer. NAME may be an address."""
     from resolver.explain import explain_name
 
-    found = explain_name(context.config(), name, client, qtype, leads_to)
+    found = explain_name(context.config(), name, client, qtype, leads_to, servers)
     context.print(found.to_json(), found.lines())
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from resolver.engine.engine import (
     PUNT_FORWARD,
     PUNT_LOCAL,
     PUNT_PATTERN,
+    PUNT_SERVERS,
     REPLY,
     Engine,
     Index,
@@ -41,7 +42,15 @@ from resolver.engine.engine import (
 )
 from resolver.fetch.store import Place
 from resolver.lists import history, names
-from resolver.lists.explain import Match, TriggerMatch, covers_address, covers_pattern, matches, trigger_matches
+from resolver.lists.explain import (
+    Match,
+    TriggerMatch,
+    covers_address,
+    covers_name,
+    covers_pattern,
+    matches,
+    trigger_matches,
+)
 from resolver.lists.matrix import OVERLAY_PROFILE
 from resolver.lists.own import LOCAL, PREFIX, own_lists
 from resolver.lists.report import ListReport, Report, duration
@@ -56,7 +65,7 @@ from resolver.vocabulary import Action, Rank, Scope, Transport, Verb
 _SCOPES = {Scope.SELF: "itself", Scope.BELOW: "what is below it", Scope.BOTH: "itself and what is below it"}
 _NOBODYS_NAME = "address.tampah.example"  # asked for where an address is to be explained (RFC 6761 section 6.5)
 _FOUND_NAME = 1  # FindingKind in engine/query.pxd
-_FINDINGS = {TriggerKind.CLIENT: 0, TriggerKind.ADDRESS: 2}
+_FINDINGS = {TriggerKind.CLIENT: 0, TriggerKind.ADDRESS: 2, TriggerKind.NSDNAME: 3, TriggerKind.NSIP: 4}
 _EXPLAINED_CACHE = 1 << 20  # octets: the engine wants one, nothing is kept in it
 
 
@@ -137,11 +146,13 @@ def generation_of(state_dir: Path) -> Generation:
     return generation
 
 
-def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: Sequence[str] = ()) -> Explanation:
+def explain_name(
+    config: Config, name: str, client: str, qtype: str, leads_to: Sequence[str] = (), servers: Sequence[str] = ()
+) -> Explanation:
     """Explain a question, or what an address means in an answer. ValueError says what of name, client or type is none.
 
     `leads_to`: what the upstream is taken to say, aliases in their order and then addresses. An address for a name is the
-    answer of a name that no list speaks of.
+    answer of a name that no list speaks of. `servers`: what the name's servers are taken to be, names and addresses.
     """
     shown = ""
     if (wanted := _address(name)) is not None:
@@ -164,9 +175,9 @@ def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: S
     entries = overlay.read(state_dir)
     categories = [(each.name, each.category) for each in config.lists]
     categories += [(each.name, each.category) for each in own_lists(config)]
-    said, last = _answer(decided, index, policy, decisions, entries, asked, rtype, octets, leads_to)
+    said, last = _answer(decided, index, policy, decisions, entries, asked, rtype, octets, leads_to, servers)
     finding = last[1]
-    if leads_to:
+    if leads_to or servers:
         listset, finding, _, cell = last
     elif policy_class != snapshot.REFUSED_CLASS:
         fitting = decisions.fits(dns.name.from_text(f"{asked}.").canonicalize().to_wire() or b"")
@@ -180,7 +191,12 @@ def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: S
     if slot == counters.REBINDING_SLOT and not refused:
         winner = "rebinding"
     words = overlay.covering(entries, asked)
-    if words and not refused and not leads_to and not (rank == Rank.OVERLAY and words[0].word == overlay.ALLOW):
+    if (
+        words
+        and not refused
+        and not (leads_to or servers)
+        and not (rank == Rank.OVERLAY and words[0].word == overlay.ALLOW)
+    ):
         rank, action, winner = Rank.OVERLAY, Action.ALLOW, ""
         if words[0].word == overlay.BLOCK:
             action = Action(policy.profiles[OVERLAY_PROFILE].action)
@@ -198,15 +214,20 @@ def explain_name(config: Config, name: str, client: str, qtype: str, leads_to: S
             )
             for match in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(step))
         )
-    speaking = [
-        (TriggerKind.CLIENT, address),
-        *((TriggerKind.ADDRESS, found) for found, _ in leading if found is not None),
+    speaking: list[tuple[TriggerKind, str, Callable[[str], bool]]] = [
+        (TriggerKind.CLIENT, f"the client {address}", covers_address(address)),
+        *((TriggerKind.ADDRESS, f"answers with {found}", covers_address(found)) for found, _ in leading if found),
     ]
-    for kind, about in speaking:
+    for server in servers:
+        if (at := _address(server)) is not None:
+            speaking.append((TriggerKind.NSIP, f"name servers at {at}", covers_address(at)))
+        else:
+            speaking.append((TriggerKind.NSDNAME, f"name server {_name(server)}", covers_name(_name(server))))
+    for kind, about, covers in speaking:
         found_by = winner if finding == _FINDINGS[kind] else ""
         spoken += tuple(
             _triggered(match, about, dict(paths)[match.list], found_by, action)
-            for match in trigger_matches(paths, frozenset({kind}), covers_address(about))
+            for match in trigger_matches(paths, frozenset({kind}), covers)
         )
     return Explanation(
         name=shown or asked or ".",
@@ -305,17 +326,10 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stan
     )
 
 
-def _triggered(
-    match: TriggerMatch,
-    about: ipaddress.IPv4Address | ipaddress.IPv6Address,
-    run_path: Path,
-    winner: str,
-    action: int,
-) -> Spoken:
-    """A rule about an address: of the client, or in the answer."""
+def _triggered(match: TriggerMatch, covers: str, run_path: Path, winner: str, action: int) -> Spoken:
+    """A rule about an address, of the client or in the answer, or about a name server."""
     _, text, outcome, line = match.trigger
     file, line = _place(run_path, line)
-    covers = f"{'the client' if match.trigger.kind is TriggerKind.CLIENT else 'answers with'} {about}"
     decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
     return Spoken(match.list, file, line, text, covers, _says(outcome), decides)
 
@@ -357,6 +371,7 @@ def _answer(
     rtype: dns.rdatatype.RdataType,
     client: bytes,
     leads_to: Sequence[str],
+    servers: Sequence[str],
 ) -> tuple[tuple[str, ...], tuple[int, int, int, bytes]]:
     """What an engine of its own says to the question, and what it decided by (Engine.decided)."""
     engine = Engine(counters=memoryview(bytearray(counters.SIZE)), cache_bytes=_EXPLAINED_CACHE)
@@ -365,8 +380,8 @@ def _answer(
     query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
     verdict, reply, punts = _decided(engine, decisions, decided.number, verdict, reply)
-    if leads_to and verdict == PUNT and punts[0].reason == PUNT_FORWARD:
-        verdict, reply = engine.finish(punts[0], _upstream(query, leads_to))
+    if (leads_to or servers) and verdict == PUNT and punts[0].reason == PUNT_FORWARD:
+        verdict, reply = engine.finish(punts[0], _upstream(query, leads_to, servers))
         verdict, reply, punts = _decided(engine, decisions, decided.number, verdict, reply)
     last = engine.decided
     return tuple(_shown(verdict, reply, punts, name, Aliases(index, policy))), last
@@ -377,8 +392,12 @@ def _decided(
 ) -> tuple[int, bytes | None, list[Punt]]:
     """What comes of a verdict once Python has decided what the engine left to it."""
     punts = engine.take_punts()
-    while verdict == PUNT and punts[0].reason in (PUNT_CONDITIONAL, PUNT_PATTERN):
-        if punts[0].reason == PUNT_PATTERN:
+    while verdict == PUNT and punts[0].reason in (PUNT_CONDITIONAL, PUNT_PATTERN, PUNT_SERVERS):
+        if punts[0].reason == PUNT_SERVERS:  # the answer carries those that are to be explained
+            for each in punts[0].names:
+                engine.remember_servers(each, (), (), 60, generation)
+            verdict, reply = engine.resume(punts[0])
+        elif punts[0].reason == PUNT_PATTERN:
             for each in punts[0].names:
                 engine.remember(each, decisions.fits(each), generation)
             verdict, reply = engine.resume(punts[0])
@@ -390,8 +409,8 @@ def _decided(
     return verdict, reply, punts
 
 
-def _upstream(query: dns.message.Message, leads_to: Sequence[str]) -> bytes:
-    """An upstream's answer: one alias after the other, and all addresses for the last."""
+def _upstream(query: dns.message.Message, leads_to: Sequence[str], servers: Sequence[str]) -> bytes:
+    """An upstream's answer: one alias after the other, and all addresses for the last; name servers, and their addresses."""
     made = dns.message.make_response(query, recursion_available=True)
     owner = query.question[0].name
     for step in leads_to:
@@ -402,6 +421,17 @@ def _upstream(query: dns.message.Message, leads_to: Sequence[str]) -> bytes:
         made.answer.append(dns.rrset.from_text(owner, 60, "IN", kind, text))
         if kind == "CNAME":
             owner = dns.name.from_text(text)
+    server = f"{_NOBODYS_NAME}."
+    for step in servers:
+        if (address := _address(step)) is None:
+            server = f"{_name(step)}."
+            made.authority.append(dns.rrset.from_text(owner, 60, "IN", "NS", server))
+            continue
+        if not made.authority:
+            made.authority.append(dns.rrset.from_text(owner, 60, "IN", "NS", server))
+        made.additional.append(
+            dns.rrset.from_text(server, 60, "IN", "AAAA" if address.version == 6 else "A", str(address))
+        )
     return made.to_wire()
 
 

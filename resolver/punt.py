@@ -34,6 +34,7 @@ from resolver.engine.engine import (
     PUNT_NOTIFY,
     PUNT_PATTERN,
     PUNT_REFRESH,
+    PUNT_SERVERS,
     REPLY,
 )
 from resolver.upstream.message import HEADER, PAYLOAD_SIZE, Question, walk
@@ -42,6 +43,7 @@ from resolver.upstream.server import Server
 from resolver.vocabulary import EDE, Rcode, RRType, Transport
 
 if TYPE_CHECKING:
+    from resolver.delegations import Servers
     from resolver.dnssec.link import Checked
     from resolver.engine.engine import Engine, Punt
 
@@ -101,8 +103,13 @@ Describe = Callable[["Punt"], Alias | bytes]  # what to answer to a PUNT_LOCAL; 
 Notified = Callable[["Punt"], bytes]  # the reply to a NOTIFY
 Decide = Callable[["Punt"], "Decided | bytes | None"]  # of a PUNT_CONDITIONAL; bytes: a whole reply; None: ask anew
 Fits = Callable[[bytes], Sequence[int]]  # the listsets of the patterns that a name in wire form fits
+Seek = Callable[[Sequence[bytes], int, Callable[[Sequence["Servers"]], None]], None]  # delegations.Delegations.seek
 Asked = Callable[["Punt"], Server | None]  # which server the engine asked before it gave the question up
 _Waiter = Callable[[Result], None]
+
+
+def _seeks_nobody(names: Sequence[bytes], route: int, done: Callable[[Sequence[Servers]], None]) -> None:
+    raise LookupError("no list wants servers looked up")
 
 
 class Punts:
@@ -119,6 +126,7 @@ class Punts:
         describe: Describe,
         decide: Decide,
         fits: Fits = lambda _: (),
+        seek: Seek = _seeks_nobody,
         asked: Asked = lambda _: None,
         notified: Notified | None = None,
     ) -> None:
@@ -127,6 +135,7 @@ class Punts:
         self._describe = describe
         self._decide = decide
         self._fits = fits
+        self._seek = seek
         self._asked = asked
         self._notified = notified
         self._loop = asyncio.get_running_loop()
@@ -193,6 +202,8 @@ class Punts:
             for name in punt.names:
                 self._engine.remember(name, self._fits(name), punt.generation)
             self._go_on(punt, *self._engine.resume(punt))
+        elif punt.reason == PUNT_SERVERS:
+            self._seek_servers(punt)
         elif punt.reason == PUNT_DNS64:
             self._synthesise(punt)
         elif punt.reason == PUNT_REFRESH:
@@ -263,6 +274,33 @@ class Punts:
             self._loop.call_soon(self.run)
         else:
             inner(reply if verdict == REPLY else None)
+
+    def _seek_servers(self, punt: Punt) -> None:
+        """Find out who the servers of a punt's names are; who waits for the same waits together."""
+        key = ("servers", punt.names, punt.route, punt.generation)
+        if self._join(key, punt, partial(self._sought, punt)):
+            try:
+                self._seek(punt.names, punt.route, partial(self._found_servers, key, punt))
+            except Exception:
+                _log.exception("servers could not be looked up")
+                self._answered(key, Result(None, EDE.OTHER))
+
+    def _found_servers(self, key: Hashable, punt: Punt, found: Sequence[Servers]) -> None:
+        result = Result(None)
+        try:
+            for name, servers in zip(punt.names, found, strict=True):
+                self._engine.remember_servers(name, servers.names, servers.addresses, servers.ttl, punt.generation)
+        except Exception:  # an error of our own: those who wait shall hear of it
+            _log.exception("the servers of a name could not be kept")
+            result = Result(None, EDE.OTHER)
+        self._answered(key, result)
+
+    def _sought(self, punt: Punt, result: Result) -> None:
+        if result.ede >= 0:  # Engine.finish() would find the answer in the cache and hand it up again
+            reply = error_reply(punt.packet, len(punt.qname), Rcode.SERVFAIL)
+            self._deliver(punt, self._engine.send(punt, reply))
+        else:
+            self._go_on(punt, *self._engine.resume(punt))
 
     def _join(self, key: Hashable, punt: Punt, waiter: _Waiter) -> bool:
         """Wait for the exchange of `key`; whether it is still to be started."""

@@ -52,7 +52,7 @@ MAX_TEXT = 200  # octets of EXTRA-TEXT
 MAX_STRUCTURED, MAX_STRUCTURED_BRIEF = 640, 320  # and of a structured one
 
 MAGIC = b"TAMPAHPL"
-VERSION = 3
+VERSION = 4
 _PREAMBLE = struct.Struct("<8sIIQ16s")  # magic, version, header's length, file's length, checksum
 assert _PREAMBLE.size == 40
 CELL = struct.Struct("<BBBBHH")  # rank, action, flags, member, list slot, profile; see lists/matrix.py
@@ -132,7 +132,8 @@ class Policy:
     (b"": the class itself). `zones`: owner and rdata of policy zones' SOA, in wire form. `guard`: class 0 for the addresses
     that no name outside should have, REFUSED_CLASS for others; `unguarded`: names that may, with what is below them. `dns64`
     None: off. `withheld`: classes whose clients are to get SERVFAIL, as a list of theirs has never come. `class_routes`: for
-    each class the route of what is in no routed zone; (): the default one for all.
+    each class the route of what is in no routed zone; (): the default one for all. `seeks`: an octet a class, whether the
+    servers of names are looked up for its lists (b"": for none).
 
     `shadows`: where some list only counts, a u16 a cell: where the cell's claims begin in `shadow_claims` (SHADOW_CLAIM
     each, the first is nobody's), 0 for none.
@@ -158,6 +159,7 @@ class Policy:
     shadows: bytes = b""
     shadow_claims: bytes = b""
     class_routes: tuple[int, ...] = ()
+    seeks: bytes = b""
 
     def withhold(self, clients: Clients) -> Clients:
         """A client map in which the classes that are withheld have WITHHELD_CLASS."""
@@ -199,6 +201,7 @@ def write_policy(path: Path, policy: Policy) -> None:
         "patterns": policy.patterns,
         "paused": dict(policy.paused),
         "class_routes": policy.class_routes,
+        "seeks": policy.seeks.hex(),
         "sections": {},
     }
     client_sections = (getattr(policy.clients, name) for name in _CLIENT_SECTIONS)
@@ -267,6 +270,7 @@ def _policy_from(header: dict[str, Any], body: memoryview) -> Policy:
         shadows=section("shadows"),
         shadow_claims=section("shadow_claims"),
         class_routes=tuple(header["class_routes"]),
+        seeks=bytes.fromhex(header["seeks"]),
     )
 
 
@@ -278,6 +282,8 @@ def _check(policy: Policy) -> None:
         raise ValueError("the shadow cells are not as many as classes and shapes say")
     if policy.class_routes and len(policy.class_routes) != policy.classes:
         raise ValueError("the classes' routes are not as many as the classes")
+    if policy.seeks and len(policy.seeks) != policy.classes:
+        raise ValueError("there are not as many words on looking up servers as classes")
     if not all(number < policy.classes for number in (*policy.groups.values(), *policy.paused.values())):
         raise ValueError("a group has a class that is not there")
     if not policy.profiles or any(len(profile.ipv4) != 4 or len(profile.ipv6) != 16 for profile in policy.profiles):

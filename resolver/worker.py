@@ -36,6 +36,7 @@ from resolver import cachefile, control, counters, logs, overlay, ring, spawn
 from resolver.channel import Channel
 from resolver.control import ControlError
 from resolver.decide import Decisions
+from resolver.delegations import Delegations
 from resolver.dnssec.link import Checked
 from resolver.engine.engine import Engine, Index, Punt, Snapshot, SuffixTable
 from resolver.listeners.connection import Door
@@ -84,6 +85,7 @@ class Worker:
         self.pool = Pool(PoolConfig(routes={}), counters=words)
         self.checked = Checked(self.pool, words)
         self.native = Native(self.engine, self.pool, words, on_punts=lambda: self.punts.run())
+        self.delegations = Delegations(self.checked)
         self._buckets = memoryview(mmap.mmap(configure.buckets_fd, 0))
         self._buckets_key = bytes.fromhex(configure.buckets_key)
         self._cookie_key = bytes.fromhex(configure.cookie_key)
@@ -109,6 +111,7 @@ class Worker:
             describe=self._describe,
             decide=self._decide,
             fits=lambda name: self._decisions.fits(name),
+            seek=self.delegations.seek,
             asked=self.native.asked,
             notified=self._notified,
         )
@@ -173,6 +176,7 @@ class Worker:
         self._transferred = tuple(notify.notifiable(zone.list, zone.zone, zone.sources) for zone in order.zones)
         self._aliases, self._decisions = aliases, decisions
         self._index, self._policy = snapshot.index, Path(order.policy)
+        self.delegations.wants_addresses = self._index.speaks_of_server_addresses
         is_first, self.generation = self.generation == 0, order.number
         if is_first:
             await self._open()
@@ -310,6 +314,7 @@ class Worker:
             with contextlib.suppress(OSError):  # the next start is without it, no more
                 cachefile.save(self._cache_file, self.engine, self._asked_whom())
         self.native.close()
+        self.delegations.close()
         await self.checked.close()
         self.pool.close()
         self.engine.close()

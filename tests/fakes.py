@@ -142,6 +142,8 @@ class FakeUpstream:
     """The headers of HTTP requests."""
     streams: int = 100
     """Of one HTTP/2 connection at a time."""
+    zones: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Zones and their name servers: NS of such a name, and the SOA of the zone that any other name asked for NS is in."""
     goaway_after: int = 0
     """Queries after which an HTTP/2 connection takes no more; 0: never."""
 
@@ -394,6 +396,15 @@ class FakeUpstream:
         if act.soa or (not records and act.rcode == 0):
             parent = question.name if question.name == dns.name.root else question.name.parent()
             response.authority = [dns.rrset.from_text(parent, 60, "IN", "SOA", SOA)]
+        if self.zones and question.rdtype == dns.rdatatype.NS and act.records is None:
+            name = question.name
+            while name != dns.name.root and name.to_text(omit_final_dot=True).lower() not in self.zones:
+                name = name.parent()
+            servers = self.zones.get(name.to_text(omit_final_dot=True).lower(), ())
+            response.answer = []
+            if name == question.name:
+                response.answer = [dns.rrset.from_text(name, act.ttl, "IN", "NS", *(f"{each}." for each in servers))]
+            response.authority = [] if response.answer else [dns.rrset.from_text(name, 60, "IN", "SOA", SOA)]
         if act.truncate and transport == "udp":
             response.flags |= dns.flags.TC
             response.answer, response.authority = [], []

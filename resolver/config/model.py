@@ -268,6 +268,11 @@ class ListConfig(_Section):
     add_soa: types.YesNo = Field(
         default=True, description="RPZ: the zone's SOA goes with answers made by its rules, in ADDITIONAL."
     )
+    ns_triggers: types.YesNo = Field(
+        default=False,
+        description="RPZ: for its rules about name servers these are looked up upstream, which costs time where they are "
+        "not known; else, and then for all lists of the same clients, they count as far as an answer carries them.",
+    )
     recursive_only: types.YesNo = Field(
         default=True, description="RPZ: the list speaks only about queries that want recursion (RD=1)."
     )

@@ -96,6 +96,8 @@ cdef class Snapshot:
             for i in range(s.class_count):
                 s.pattern_rank = min(s.pattern_rank,
                                      <uint32_t> s.cells[i * s.shape_count + index_shape(s.index, listset)].rank)
+        if policy.seeks and (s.index.nsnames != NULL or s.index.ranges[RANGES_NSIP].count4):
+            s.seeks = <const uint8_t*> copied(bytes(policy.seeks), s.class_count, "who has servers looked up")
         if policy.class_routes:
             routes = b"".join([int(route).to_bytes(2, "little") for route in policy.class_routes])
             s.class_routes = <const uint16_t*> copied(routes, 2 * <Py_ssize_t> s.class_count, "routes of classes")
@@ -226,6 +228,7 @@ cdef class Snapshot:
         free(<void*> self.view.order)
         free(<void*> self.view.variants)
         free(<void*> self.view.class_routes)
+        free(<void*> self.view.seeks)
         clients_free(&self.view.clients)
         clients_free(&self.view.guard)
         clients_free(&self.view.dns64.clients)
@@ -293,8 +296,35 @@ def server_cookie_hash(bytes secret not None, bytes octets not None):
     return take_bytes(<const uint8_t*> &hashed, 8)
 
 
+cdef uint32_t wire_labels(bytes name, uint8_t* labels) except? 0:
+    # The places of the labels of a name in wire form; how many. ValueError: it is none.
+    cdef const uint8_t* wire = <const uint8_t*> PyBytes_AS_STRING(name)
+    cdef uint32_t at = 0, count = 0
+    while at < len(name) and wire[at]:
+        if count == MAX_LABELS or wire[at] > 63:
+            raise ValueError("not a name in wire form")
+        labels[count] = <uint8_t> at
+        count += 1
+        at += 1 + wire[at]
+    if at + 1 != len(name) or at > 254:
+        raise ValueError("not a name in wire form")
+    return count
+
+
+cdef uint64_t server_key(const SnapshotView* s, uint32_t kind, uint32_t id) noexcept:
+    # The strongest place in the total order that a finding has for any class.
+    cdef uint32_t listset = finding_listset(s, kind, id)
+    cdef uint64_t strongest = <uint64_t> RANK_NOBODY << 56
+    cdef const Cell* cell = s.cells + index_shape(s.index, listset)
+    cdef uint32_t _row
+    for _row in range(s.class_count if listset else 0):
+        strongest = min(strongest, finding_key(s, cell, kind, id, 0))
+        cell += s.shape_count
+    return strongest
+
+
 cdef tuple target_names(const Query* q):
-    # The names that the answer under inspection points at, in wire form.
+    # The names that the answer under inspection points at, in wire form; where their servers are asked for, aliases alone.
     cdef Reader r
     cdef Target target
     cdef list names = []
@@ -305,7 +335,7 @@ cdef tuple target_names(const Query* q):
     r.at = q.question_end
     while records and len(names) < PATTERN_TARGETS:
         records -= 1
-        at = next_target(&r)
+        at = next_target(&r, q.reason == REASON_SERVERS)
         if r.failed:
             break
         if at and read_target(q.inspected, q.inspected_size, at, &target):
@@ -325,7 +355,7 @@ cdef class Punt:
     cdef readonly bint do, cd
     cdef readonly unsigned long long generation
     cdef readonly tuple targets  # listsets found beside the name's own, between which Python decides
-    cdef readonly tuple names  # whose patterns are not known
+    cdef readonly tuple names  # whose patterns or servers are not known
     cdef bytes given           # the upstream's answer that this is about, if it is not in the cache
     cdef bytes cell            # what Python decided, by the generation
     cdef uint32_t decided, chosen, stage
@@ -382,6 +412,7 @@ cdef class Engine:
         random = os.urandom(16)
         self.core.memo.key0 = (<const uint64_t*> PyBytes_AS_STRING(random))[0]
         self.core.memo.key1 = (<const uint64_t*> PyBytes_AS_STRING(random))[1]
+        self.core.servers.key0, self.core.servers.key1 = self.core.memo.key0, self.core.memo.key1
         self.punts = []
         self.late_answers = []
         self.stream_answers = []
@@ -408,6 +439,7 @@ cdef class Engine:
         cache_free(&self.core.cache)
         free(self.core.forward)
         free(self.core.memo.entries)
+        free(self.core.servers.entries)
         free(self.batch)
         free(self.sockets)
         free(self.stream_reply)
@@ -454,6 +486,10 @@ cdef class Engine:
         if snapshot.view.pattern_rank < RANK_NOBODY and self.core.memo.entries == NULL:
             self.core.memo.entries = <MemoEntry*> calloc(MEMO_SETS * MEMO_WAYS, sizeof(MemoEntry))
             if self.core.memo.entries == NULL:
+                raise MemoryError
+        if snapshot.view.seeks != NULL and self.core.servers.entries == NULL:
+            self.core.servers.entries = <MemoEntry*> calloc(MEMO_SETS * MEMO_WAYS, sizeof(MemoEntry))
+            if self.core.servers.entries == NULL:
                 raise MemoryError
         self.core.snapshot = &snapshot.view
         self.snapshot = snapshot
@@ -791,11 +827,11 @@ cdef class Engine:
                 finding_listset(self.core.snapshot, q.undecided.kinds[i], q.undecided.ids[i])
                 for i in range(q.undecided.count)
             ])
-        if q.reason == REASON_PATTERN:
+        if q.reason == REASON_PATTERN or q.reason == REASON_SERVERS:
             punt.names = (punt.qname,)
             if q.inspected != NULL:
                 punt.names += target_names(q)
-        if (q.reason == REASON_CONDITIONAL or q.reason == REASON_PATTERN or q.reason == REASON_DNS64) and q.given != NULL:
+        if q.given != NULL and q.reason in (REASON_CONDITIONAL, REASON_PATTERN, REASON_DNS64, REASON_SERVERS):
             punt.given = take_bytes(q.given.packet, q.given.size)
         punt.ecs = b""
         if q.ecs_size:
@@ -944,29 +980,53 @@ cdef class Engine:
         """Which patterns a name (wire form, lower-case) fits in a generation: at most six of their listsets."""
         cdef uint8_t labels[128]
         cdef const uint8_t* wire = <const uint8_t*> PyBytes_AS_STRING(name)
-        cdef uint32_t at = 0, count = 0, listset
+        cdef uint32_t count, listset
         cdef Inspection* found
         if self.core.memo.entries == NULL or self.snapshot is None or generation != self.snapshot.view.number:
             return
-        while at < len(name) and wire[at]:
-            if count == MAX_LABELS or wire[at] > 63:
-                raise ValueError("not a name in wire form")
-            labels[count] = <uint8_t> at
-            count += 1
-            at += 1 + wire[at]
-        if at + 1 != len(name) or at > 254:
-            raise ValueError("not a name in wire form")
+        count = wire_labels(name, labels)
         for listset in listsets:
             if listset >= self.snapshot.index.view.listset_count:
                 raise ValueError(f"no listset {listset}")
-        found = memo_room(&self.core.memo, wire, labels, count)
+        found = memo_room(&self.core.memo, NONE, wire, labels, count)
         found.generation = generation
         found.count = found.flags = 0
         for listset in listsets:
             inspect_keep(found, listset)
 
+    def remember_servers(self, bytes name not None, servers, addresses, uint32_t ttl, uint64_t generation):
+        """Who a name's servers are (wire form, lower-case), and their addresses (16 octets), for `ttl` seconds."""
+        cdef uint8_t labels[128]
+        cdef const SnapshotView* s = self.core.snapshot
+        cdef Inspection* found
+        cdef bytes each
+        cdef set said = set()
+        cdef uint32_t id, kind, count
+        if self.core.servers.entries == NULL or self.snapshot is None or generation != s.number:
+            return
+        for each in servers if s.index.nsnames != NULL else ():
+            count = wire_labels(each, labels)
+            id = suffix_lookup(s.index.nsnames, <const uint8_t*> PyBytes_AS_STRING(each), labels, count)
+            said.add((server_key(s, FOUND_NSDNAME, id), b"", FOUND_NSDNAME, id))
+        for each in addresses:
+            if len(each) != 16:
+                raise ValueError("an address has 16 octets")
+            id = ranges_find(&s.index.ranges[RANGES_NSIP], <const uint8_t*> PyBytes_AS_STRING(each))
+            said.add((server_key(s, FOUND_NSIP, id), each, FOUND_NSIP, id))
+        count = wire_labels(name, labels)
+        found = memo_room(&self.core.servers, self.core.now + ttl, <const uint8_t*> PyBytes_AS_STRING(name), labels, count)
+        found.generation = generation
+        found.count = found.flags = 0
+        # Of more than are kept the strongest, and of equal ones that of the smallest address (rpz.md, 14).
+        for kind, id in dict.fromkeys([(kind, id) for _, _, kind, id in sorted(said)]):
+            if found.count < TARGETS and finding_listset(s, kind, id):
+                found.ids[found.count] = id
+                found.kinds[found.count] = <uint8_t> kind
+                found.positions[found.count] = 0
+                found.count += 1
+
     def resume(self, Punt punt not None):
-        """Answer a PUNT_PATTERN again, now that its names are known: as decide() does."""
+        """Answer a PUNT_PATTERN or PUNT_SERVERS again, now that its names are known: as decide() does."""
         return self._finish(punt, punt.given, True, EDE_NONE, "")
 
     def decide(self, Punt punt not None, bytes cell, uint32_t listset=0):

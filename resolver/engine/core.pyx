@@ -22,6 +22,7 @@ cdef struct Core:
     Proxies proxies
     Edns edns
     Memo memo
+    Memo servers               # what the lists say of names' servers, where these are looked up
     const SuffixView* overlay  # what operators blocked and allowed at once; NULL: nothing
     uint32_t overlay_number    # counts its changes
     Records records

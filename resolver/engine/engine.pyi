@@ -25,6 +25,7 @@ PUNT_NOTIFY: int  # a NOTIFY (RFC 1996); only packet, client, qname and qtype co
 
 PUNT_PATTERN: int  # nobody knows yet which patterns `names` fit: Engine.remember(), then Engine.resume()
 PUNT_DNS64: int  # addresses are to be made: ask the same question for A, then Engine.synthesise()
+PUNT_SERVERS: int  # nobody knows yet who the servers of `names` are: Engine.remember_servers(), then Engine.resume()
 
 class Index:
     """A verified, memory-mapped index file. ValueError names file and fault when any part of it is wrong.
@@ -50,6 +51,8 @@ class Index:
         """(TTL in seconds or None, whether the qname goes before the CNAME's target, [(type, rdata in wire form)])."""
     @property
     def path(self) -> str: ...
+    @property
+    def speaks_of_server_addresses(self) -> bool: ...
     @property
     def shapes(self) -> int: ...
     @property
@@ -313,7 +316,7 @@ class Punt:
     policy_class: int
     row: int  # of the matrix: the class or a variant of it
     generation: int  # by which it was handed up
-    names: tuple[bytes, ...]  # PUNT_PATTERN: the names in question, in wire form
+    names: tuple[bytes, ...]  # PUNT_PATTERN, PUNT_SERVERS: the names in question, in wire form
     targets: tuple[int, ...]  # PUNT_CONDITIONAL: listsets found beside the name's own, to be decided with `listset`
     do: bool
     cd: bool
@@ -477,8 +480,13 @@ class Engine:
         """Whether an answer is kept that may serve if there is no other."""
     def remember(self, name: bytes, listsets: Sequence[int], generation: int) -> None:
         """Which patterns a name (wire form, lower-case) fits in a generation: at most six of their listsets."""
+    def remember_servers(
+        self, name: bytes, servers: Sequence[bytes], addresses: Sequence[bytes], ttl: int, generation: int
+    ) -> None:
+        """Who the servers of a name are in a generation, in wire form and lower-case as the name, and their addresses of 16
+        octets; known for `ttl` seconds. Of more than six that lists speak of the strongest count."""
     def resume(self, punt: Punt) -> tuple[int, bytes | None]:
-        """Answer a PUNT_PATTERN again, now that its names are known: as decide() does."""
+        """Answer a PUNT_PATTERN or PUNT_SERVERS again, now that its names are known: as decide() does."""
     def decide(self, punt: Punt, cell: bytes | None, listset: int = 0) -> tuple[int, bytes | None]:
         """Go on with a PUNT_CONDITIONAL by what Python decided: (verdict, the answer for a stream).
 

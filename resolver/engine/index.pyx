@@ -389,6 +389,10 @@ cdef class Index:
         return self.nsnames.find(name) if self.nsnames is not None else 0
 
     @property
+    def speaks_of_server_addresses(self):
+        return self.view.ranges[RANGES_NSIP].count4 > 0
+
+    @property
     def shapes(self):
         return self.view.shape_count
 

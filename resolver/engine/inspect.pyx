@@ -8,7 +8,8 @@
 # allow of the name that was asked outranks a block of what it leads to; of the operators' words the newest speaks, whichever
 # name it is about.
 #
-# Which patterns a name fits Python has to say where the memo does not know: then it takes the query.
+# Which patterns a name fits Python has to say where the memo does not know: then it takes the query. Likewise who the
+# servers of the name and its aliases are, for lists that want them looked up (rpz.md, 30): an answer rarely carries them.
 #
 # An answer with more findings than are kept is walked each time, and weighed as it is: no crowd hides the strongest.
 
@@ -17,6 +18,8 @@ cdef enum:
 
 cdef struct Walk:              # through one answer
     Memo* memo
+    Memo* known_servers        # of names, where these are looked up; NULL: they are not
+    uint32_t now
     const SnapshotView* s
     const SuffixView* overlay
     Inspection* found
@@ -25,14 +28,16 @@ cdef struct Walk:              # through one answer
     uint8_t strongest[16]      # its address: of equal findings the one with the smallest decides (rpz.md, 14)
     uint8_t addresses[TARGETS][16]  # of what was noted
     uint32_t looked            # names that were held against patterns
+    uint32_t sought            # names whose servers were
     bint missing               # which patterns a name fits is not known
+    bint unserved              # who a name's servers are
     uint32_t aliases           # CNAME records so far
     uint32_t server_count
     uint64_t servers[SERVERS]  # hashes of their names
 
 
-cdef uint32_t next_target(Reader* r) noexcept nogil:
-    # Past the next record: where the name stands that it points at, 0 if it points at none.
+cdef uint32_t next_target(Reader* r, bint alias) noexcept nogil:
+    # Past the next record: where the name stands that it points at, 0 if it points at none. `alias`: only if it is a CNAME.
     cdef uint32_t rtype, rdlength, at
     read_past_name(r)
     rtype = read_u16(r)
@@ -40,6 +45,8 @@ cdef uint32_t next_target(Reader* r) noexcept nogil:
     rdlength = read_u16(r)
     at = r.at
     read_skip(r, rdlength)
+    if alias and rtype != TYPE_CNAME:
+        return 0
     if rtype == TYPE_SVCB or rtype == TYPE_HTTPS:
         at += 2  # SvcPriority
     elif rtype != TYPE_CNAME and rtype != TYPE_DNAME:
@@ -134,7 +141,7 @@ cdef bint walk_name(Walk* w, const Answer* answer, uint32_t at, uint32_t end) no
     walk_take(w, FOUND_NAME, index_lookup(w.s.index, target.name, target.labels, target.labels_count), NULL)
     if w.s.pattern_rank < RANK_NOBODY and w.looked < PATTERN_TARGETS:
         w.looked += 1
-        fitting = memo_find(w.memo, w.s.number, target.name, target.labels, target.labels_count)
+        fitting = memo_find(w.memo, w.s.number, 0, target.name, target.labels, target.labels_count)
         w.missing = w.missing or fitting == NULL
         for i in range(fitting.count if fitting != NULL else 0):
             walk_take(w, FOUND_NAME, fitting.ids[i], NULL)
@@ -188,6 +195,22 @@ cdef void walk_server(Walk* w, const Answer* answer, uint32_t at, uint32_t end) 
         w.server_count += 1
 
 
+cdef void walk_servers(Walk* w, const Answer* answer, uint32_t at) noexcept nogil:
+    # The servers of the name at an offset, as they were looked up.
+    cdef Target target
+    cdef uint8_t last[16]      # of equal findings those go first that the answer itself carries
+    cdef const Inspection* found
+    cdef uint32_t i
+    if w.known_servers == NULL or w.sought == PATTERN_TARGETS or not read_target(answer.packet, answer.size, at, &target):
+        return
+    w.sought += 1
+    found = memo_find(w.known_servers, w.s.number, w.now, target.name, target.labels, target.labels_count)
+    w.unserved = w.unserved or found == NULL
+    memset(last, 0xFF, 16)
+    for i in range(found.count if found != NULL else 0):
+        walk_take(w, found.kinds[i], found.ids[i], last if found.kinds[i] == FOUND_NSIP else NULL)
+
+
 cdef bint walk_is_server(Walk* w, const Answer* answer, uint32_t owner) noexcept nogil:
     # Whether the name at an offset is one of a name server seen before.
     cdef Target target
@@ -208,8 +231,9 @@ cdef void walk_answer(Walk* w, const Answer* answer, uint32_t question_end) noex
     cdef uint32_t counts[3]
     cdef uint32_t section, owner, rtype, rdlength, at
     cdef bint by_servers = w.s.index.nsnames != NULL or w.s.index.ranges[RANGES_NSIP].count4
-    w.aliases = w.server_count = w.looked = 0
-    w.missing = False
+    w.aliases = w.server_count = w.looked = w.sought = 0
+    w.missing = w.unserved = False
+    walk_servers(w, answer, HEADER)
     reader_start(&r, answer.packet, answer.size)
     r.at = 6
     for section in range(3):
@@ -235,7 +259,9 @@ cdef void walk_answer(Walk* w, const Answer* answer, uint32_t question_end) noex
                 elif rtype == TYPE_CNAME or rtype == TYPE_DNAME:
                     w.aliases += 1
                     walk_name(w, answer, at, r.at)
-                    if rtype == TYPE_DNAME:  # the CNAME that follows from it counts
+                    if rtype == TYPE_CNAME:
+                        walk_servers(w, answer, at)
+                    else:  # the CNAME that follows from a DNAME counts
                         w.aliases -= 1
                 elif rtype == TYPE_SVCB or rtype == TYPE_HTTPS:
                     walk_service(w, answer, at, r.at)
@@ -249,11 +275,13 @@ cdef void walk_answer(Walk* w, const Answer* answer, uint32_t question_end) noex
                     walk_address(w, answer.packet + at, rdlength, FOUND_NSIP)
 
 
-cdef bint inspect_answer(Core* core, const Answer* answer, uint32_t question_end) noexcept nogil:
-    # Note what the answer has to do with the lists, and the newest of the operators' words on its names. False: which
-    # patterns a name fits is not known, so it has to be done again.
+cdef int inspect_answer(Core* core, const Answer* answer, uint32_t question_end, bint seeks) noexcept nogil:
+    # Note what the answer has to do with the lists, and the newest of the operators' words on its names; `seeks`: with its
+    # names' servers. A PuntReason where something is not known and it has to be done again, else CONTINUE.
     cdef Walk w
     w.memo = &core.memo
+    w.known_servers = &core.servers if seeks else NULL
+    w.now = core.now
     w.s = core.snapshot
     w.overlay = core.overlay
     w.found = answer.inspection
@@ -262,8 +290,20 @@ cdef bint inspect_answer(Core* core, const Answer* answer, uint32_t question_end
     w.found.word = 0
     w.found.overlay = core.overlay_number
     walk_answer(&w, answer, question_end)
-    w.found.generation = 0 if w.missing else w.s.number
-    return not w.missing
+    if seeks:
+        w.found.flags |= INSPECTED_SERVERS
+    w.found.generation = 0 if w.missing or w.unserved else w.s.number
+    if w.missing:
+        return REASON_PATTERN
+    return REASON_SERVERS if w.unserved else <int> CONTINUE
+
+
+cdef bint policy_ask(Query* q, const Answer* answer, uint32_t reason) noexcept nogil:
+    # Have Python say what is not known of the answer's names: False.
+    q.inspected = answer.packet
+    q.inspected_size = answer.size
+    q.reason = reason
+    return False
 
 
 cdef bint policy_weigh(Core* core, const Answer* answer, Query* q) noexcept nogil:
@@ -284,6 +324,8 @@ cdef bint policy_weigh(Core* core, const Answer* answer, Query* q) noexcept nogi
     if not found.flags & INSPECTED_MORE:
         return policy_compete(s, found, q, DECIDED_ALL)
     w.memo = &core.memo
+    w.known_servers = &core.servers if found.flags & INSPECTED_SERVERS else NULL
+    w.now = core.now
     w.s = s
     w.overlay = NULL  # its words are known
     w.found = answer.inspection
@@ -291,23 +333,25 @@ cdef bint policy_weigh(Core* core, const Answer* answer, Query* q) noexcept nogi
     w.key = policy_key(s, &q.cell, q.finding, q.position, 0)
     memset(w.strongest, 0, 16)
     walk_answer(&w, answer, q.question_end)
-    return True
+    return not w.unserved or policy_ask(q, answer, REASON_SERVERS)
 
 
 cdef bint policy_answer(Core* core, const Answer* answer, Query* q) noexcept nogil:
     """Let what the answer leads to speak too.
 
-    False: Python has to take the query (a PUNT), as it is not known which patterns a name fits, or a finding's cell is
-    conditional.
+    False: Python has to take the query (a PUNT), as it is not known which patterns a name fits or who its servers are, or
+    a finding's cell is conditional.
     """
     cdef const SnapshotView* s = core.snapshot
     cdef const Inspection* found = answer.inspection
-    if (found.generation != s.number or found.overlay != core.overlay_number) \
-            and not inspect_answer(core, answer, q.question_end) and q.decided != DECIDED_ALL:
-        q.inspected = answer.packet
-        q.inspected_size = answer.size
-        q.reason = REASON_PATTERN
-        return False
+    cdef int unknown
+    # Rules about servers are RPZ's: for what outranks these nobody has to be asked.
+    cdef bint seeks = s.seeks != NULL and s.seeks[q.row] and q.cell.rank >= RANK_RPZ and not answer.failed
+    if found.generation != s.number or found.overlay != core.overlay_number \
+            or seeks and not found.flags & INSPECTED_SERVERS:
+        unknown = inspect_answer(core, answer, q.question_end, seeks)
+        if unknown != CONTINUE and q.decided != DECIDED_ALL:
+            return policy_ask(q, answer, unknown)
     if q.decided != DECIDED_ALL:
         if found.word > q.word and s.profile_count > PROFILE_OVERLAY:
             policy_word(s, found.word, q)

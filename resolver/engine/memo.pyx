@@ -4,6 +4,8 @@
 # where it is not known the query is handed up (REASON_PATTERN), Python runs the set once, remembers what came of it, and the
 # query is answered again. Sets of eight entries under a keyed hash, the one not asked for longest goes. A query asks for
 # fewer names than a set has room for, so what was just remembered for it is there when it comes again.
+#
+# Another memo, of the same kind, has what the lists say of a name's servers, where these are looked up (REASON_SERVERS).
 
 cdef enum:
     MEMO_SETS = 2048
@@ -12,6 +14,7 @@ cdef enum:
 cdef struct MemoEntry:
     uint64_t hash              # of the name
     uint64_t used              # the memo's clock when it was asked for last; 0: empty
+    uint32_t until             # second in which it ends
     Inspection found           # listsets of the patterns that it fits, and the generation
 
 cdef struct Memo:
@@ -30,9 +33,9 @@ cdef inline uint64_t memo_hash(const Memo* memo, const uint8_t* name, const uint
     return sip_finish64(&state)
 
 
-cdef const Inspection* memo_find(Memo* memo, uint64_t generation, const uint8_t* name, const uint8_t* labels,
-                                 int count) noexcept nogil:
-    """What is known of a name by this generation; NULL if nothing is. Arguments as index_lookup."""
+cdef const Inspection* memo_find(Memo* memo, uint64_t generation, uint32_t now, const uint8_t* name,
+                                 const uint8_t* labels, int count) noexcept nogil:
+    """What is known of a name by this generation; NULL if nothing is. Name, labels and count as for index_lookup."""
     cdef uint64_t hash
     cdef MemoEntry* entry
     cdef int _i
@@ -41,7 +44,7 @@ cdef const Inspection* memo_find(Memo* memo, uint64_t generation, const uint8_t*
     hash = memo_hash(memo, name, labels, count)
     entry = memo.entries + (hash & (MEMO_SETS - 1)) * MEMO_WAYS
     for _i in range(MEMO_WAYS):
-        if entry.hash == hash and entry.used and entry.found.generation == generation:
+        if entry.hash == hash and entry.used and entry.found.generation == generation and entry.until > now:
             memo.clock += 1
             entry.used = memo.clock
             return &entry.found
@@ -49,7 +52,8 @@ cdef const Inspection* memo_find(Memo* memo, uint64_t generation, const uint8_t*
     return NULL
 
 
-cdef Inspection* memo_room(Memo* memo, const uint8_t* name, const uint8_t* labels, int count) noexcept nogil:
+cdef Inspection* memo_room(Memo* memo, uint32_t until, const uint8_t* name, const uint8_t* labels,
+                           int count) noexcept nogil:
     """A place for what is found of a name: its own, else that of the entry not asked for longest."""
     cdef uint64_t hash = memo_hash(memo, name, labels, count)
     cdef MemoEntry* entry = memo.entries + (hash & (MEMO_SETS - 1)) * MEMO_WAYS
@@ -65,6 +69,7 @@ cdef Inspection* memo_room(Memo* memo, const uint8_t* name, const uint8_t* label
     memo.clock += 1
     oldest.hash = hash
     oldest.used = memo.clock
+    oldest.until = until
     return &oldest.found
 
 
@@ -138,7 +143,7 @@ cdef bint policy_compete(const SnapshotView* s, const Inspection* found, Query* 
 
 cdef bint policy_patterns(const SnapshotView* s, Memo* memo, Query* q) noexcept nogil:
     """Let the patterns speak that the name fits; False: Python has to take the query (a PUNT)."""
-    cdef const Inspection* found = memo_find(memo, s.number, q.name, q.labels, q.labels_count)
+    cdef const Inspection* found = memo_find(memo, s.number, 0, q.name, q.labels, q.labels_count)
     if found == NULL:
         q.reason = REASON_PATTERN
         return False

@@ -28,6 +28,7 @@ cdef struct SnapshotView:      # one generation as the stages see it; Snapshot o
     const SuffixView* unguarded    # names that may have such addresses
     const SuffixView* routes
     Dns64 dns64
+    const uint8_t* seeks       # by row: whether names' servers are looked up for its lists; NULL: for none
     uint32_t zone_routes       # the highest route of a zone; those above it are groups' own
     const uint16_t* class_routes   # by class: the route of what is in no routed zone; NULL: the default one for all
     uint64_t number

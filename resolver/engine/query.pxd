@@ -47,6 +47,7 @@ cdef enum PuntReason:
     REASON_PATTERN = 4
     REASON_NOTIFY = 5
     REASON_DNS64 = 6
+    REASON_SERVERS = 7
 
 cdef enum:
     TYPE_A = 1
@@ -288,6 +289,7 @@ cdef enum:
     INSPECTED_MORE = 1         # there was more than is kept: it is looked for again each time
     INSPECTED_INSIDE = 2       # an address that no name outside should have
     INSPECTED_SIGNED = 4       # the answer has signatures
+    INSPECTED_SERVERS = 8      # its names' servers were looked up
 
 cdef struct Inspection:
     uint64_t generation        # in which it was found; 0: not inspected yet

@@ -442,6 +442,7 @@ def make_policy(config: Config, index: Path, states: Sequence[ListState]) -> Pol
         shadows=matrix.shadows,
         shadow_claims=matrix.shadow_claims,
         class_routes=matrix.routes if any(matrix.routes) else (),
+        seeks=matrix.seeks,
     )
 
 
@@ -521,6 +522,7 @@ def _list_policy(listed: ListConfig, state: ListState) -> ListPolicy:
         mandatory=listed.mandatory,
         rpz=state.rpz,
         answer_triggers=state.answer_triggers,
+        ns_triggers=listed.ns_triggers,
         override=_override(listed.override),
         max_ttl=listed.max_ttl,
         recursive_only=listed.recursive_only,

@@ -83,8 +83,9 @@ class ListPolicy:
     """What of a list's config bears on policy.
 
     `slot` counts it; `shadow`: it only counts; `mandatory`: neither a pause nor a shadow group touches it;
-    `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too. `max_ttl` caps
-    the TTL of its answers, in seconds. `recursive_only`: an RPZ list that says nothing to queries without RD. `break_dnssec`
+    `rpz`: it decides at rank 4; `answer_triggers`: it speaks about addresses or name servers in answers too;
+    `ns_triggers`: name servers are looked up for it. `max_ttl` caps the TTL of its answers, in seconds.
+    `recursive_only`: an RPZ list that says nothing to queries without RD. `break_dnssec`
     no: it leaves signed answers alone where the client wants to verify them. `soa`: owner and data in wire form of the SOA
     that goes with its answers. `groups`: the groups that see it whatever their lists and categories are, "" for clients in
     none (None: as the groups say). `local`: what it says is the operator's own word, at rank 0. `question_only`: it speaks
@@ -98,6 +99,7 @@ class ListPolicy:
     mandatory: bool = False
     rpz: bool = False
     answer_triggers: bool = False
+    ns_triggers: bool = False
     override: Override | None = None
     max_ttl: int | None = None
     recursive_only: bool = True
@@ -213,6 +215,7 @@ class Matrix:
     variants: bytes
     zones: tuple[tuple[bytes, bytes], ...]
     routes: tuple[int, ...]  # by class
+    seeks: bytes  # snapshot.Policy.seeks
 
 
 class _PolicyClass(NamedTuple):
@@ -252,9 +255,11 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
     decisions: dict[tuple[int, int], Decision] = {}
     shadow = _ShadowTable()
     rows = []
+    seeks = bytearray()
     for policy_class, number in classes.items():
         overridden = _overridden(rules, policy_class.overrides)
         live, waiting = _split(overridden, policy_class)
+        seeks.append(any(live[number] and each.rpz and each.ns_triggers for number, each in enumerate(rules.lists)))
         if policy_class.overrides not in ranked:
             ranked[policy_class.overrides] = [claims(overridden, shape, shadows=True) for shape in shapes]
         claimed = ranked[policy_class.overrides]
@@ -283,6 +288,7 @@ def build_matrix(rules: PolicyRules, shapes: Sequence[Shape]) -> Matrix:
         variants=variants,
         zones=_zones(rules),
         routes=tuple(policy_class.route for policy_class in classes),
+        seeks=bytes(seeks) if any(seeks) else b"",
     )
 
 

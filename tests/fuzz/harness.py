@@ -29,6 +29,7 @@ from resolver.engine.engine import (
     PUNT_LOCAL,
     PUNT_NOTIFY,
     PUNT_PATTERN,
+    PUNT_SERVERS,
     REPLY,
     WAIT,
     Engine,
@@ -82,7 +83,7 @@ EVERY = frozenset(
         "badvers", "refused", "nxdomain", "servfail", "noerror", "tc", "cache hit", "cache miss", "cache store", "stranger",
         "badcookie", "nsid", "cookie", "ecs", "structured",
         "learned", "not learned", "no answer", "answered later", "handed over", "overlay", "rebinding", "address",
-        "punt dns64", "made", "chased",
+        "punt dns64", "punt servers", "made", "chased",
         *(f"action {action.name}" for action in Action if action is not Action.CNAME),
     )
 )  # fmt: skip
@@ -118,7 +119,13 @@ def make_world(folder: Path) -> World:
         trigger(TriggerKind.NSIP, "192.0.2.64/26", list="zone", action=Action.NODATA),
         trigger(TriggerKind.CLIENT, "127.9.0.0/16", list="zone", action=Action.NODATA),
         lists={
-            "zone": {"rpz": True, "replaces": True, "break_dnssec": False, "soa": (b"\4zone\0", b"\0\0" + bytes(20))},
+            "zone": {
+                "rpz": True,
+                "replaces": True,
+                "break_dnssec": False,
+                "ns_triggers": True,
+                "soa": (b"\4zone\0", b"\0\0" + bytes(20)),
+            },
             "own": {"local": True, "question_only": True, "replaces": True},
             "search": {"question_only": True},
         },
@@ -263,6 +270,7 @@ class Harness:
             PUNT_PATTERN: "pattern",
             PUNT_NOTIFY: "notify",
             PUNT_DNS64: "dns64",
+            PUNT_SERVERS: "servers",
         }
         for punt in self.engine.take_punts():
             self.reached[f"punt {reasons[punt.reason]}"] += 1
@@ -292,6 +300,8 @@ class Harness:
                     if self.packets.chance.random() < 0.9:
                         self.engine.remember(name, [x for x in listsets if b"fits" in name], punt.generation)
                 verdict, reply = self.engine.resume(punt)
+            elif punt.reason == PUNT_SERVERS:
+                verdict, reply = self._serve(punt)
             elif punt.reason == PUNT_DNS64:
                 verdict, reply = self.engine.synthesise(punt, answer)
             elif cell is not None:
@@ -306,9 +316,27 @@ class Harness:
             elif reply is not None:
                 self.check_forwarded(punt.packet, Transport(punt.transport), reply)
 
+    def _serve(self, punt: Punt) -> tuple[int, bytes | None]:
+        """Tell who the servers of a punt's names are, or of some of them."""
+        chance = self.packets.chance
+        for name in punt.names:
+            if chance.random() < 0.9:
+                servers = [chance.choice((b"\0", b"\2ns\4host\0", b"\1x\4host\0", name)) for _ in range(3)]
+                addresses = [bytes(10) + b"\xff\xff\xc0\0\2" + bytes([chance.randrange(256)]) for _ in range(9)]
+                keep = chance.randrange(10)
+                self.engine.remember_servers(
+                    name, servers[keep:], addresses[keep:], chance.randrange(3), punt.generation
+                )
+        return self.engine.resume(punt)
+
     def _make(self, is_sound: bool) -> None:
-        """What is handed up again: for AAAA records that are to be made, an answer for A."""
+        """What is handed up again: for AAAA records that are to be made, an answer for A; for servers, some."""
         for punt in self.engine.take_punts():
+            if punt.reason == PUNT_SERVERS:
+                self.reached["punt servers"] += 1
+                reply = self._serve(punt)[1]
+                if reply is not None and is_sound:
+                    self.check(punt.packet, Transport(punt.transport), reply)
             if punt.reason == PUNT_DNS64:
                 self.reached["punt dns64"] += 1
                 question = punt.packet[12 : 12 + len(punt.qname)] + b"\0\1\0\1"

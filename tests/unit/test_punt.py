@@ -20,6 +20,7 @@ import pytest
 import uvloop
 
 from resolver import counters, punt
+from resolver.delegations import Servers
 from resolver.engine.engine import (
     AFTER_NOTHING,
     AFTER_RCODE,
@@ -29,6 +30,7 @@ from resolver.engine.engine import (
     PUNT_DNS64,
     PUNT_FORWARD,
     PUNT_LOCAL,
+    PUNT_SERVERS,
     REPLY,
     Engine,
     Index,
@@ -97,12 +99,14 @@ class FakePunt:
     edns: int = -1
     ecs: bytes = b""
     structured: bool = False
+    generation: int = 1
     client: bytes = MAPPED + bytes([192, 0, 2, 1])
 
     def __post_init__(self) -> None:
         query = dns.message.make_query(self.name, dns.rdatatype.RdataType(self.qtype), use_edns=self.edns, payload=4096)
         self.packet = query.to_wire()
         self.qname = wire_name(self.name)
+        self.names = (self.qname,)
         self.question = self.qname + bytes([self.qtype, self.do, self.cd, self.route])
 
 
@@ -117,6 +121,7 @@ class FakeEngine:
     unsound: bool = False
     stale: bool = False
     failed: list[tuple[FakePunt, int]] = field(default_factory=list)
+    served: list[tuple[bytes, Any, Any, int]] = field(default_factory=list)
     again: int = 0
     broken: bool = False
     late: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -160,6 +165,14 @@ class FakeEngine:
         asked = dns.message.from_wire(packet).question[0]
         self.up.append(FakePunt(asked.name.to_text(omit_final_dot=True), asked.rdtype, token=token))
         return PUNT, None
+
+    def remember_servers(self, name: bytes, servers: Any, addresses: Any, ttl: int, generation: int) -> None:
+        if self.broken:
+            raise RuntimeError("broken")
+        self.served.append((name, servers, addresses, ttl))
+
+    def resume(self, punt: FakePunt) -> tuple[int, bytes | None]:
+        return REPLY, b"resumed" if punt.token else None
 
     def fail(self, punt: FakePunt, ede: int) -> None:
         self.failed.append((punt, ede))
@@ -539,6 +552,40 @@ def test_an_alias_whose_target_fails_fails_too(run: Runner) -> None:
         reply = dns.message.from_wire(engine.sent[0][1])
         assert reply.rcode() == dns.rcode.SERVFAIL
         assert [record.to_text() for record in reply.answer] == ["bad.example. 30 IN CNAME garden.example."]
+        pool.close()
+
+    run(body())
+
+
+@pytest.mark.parametrize("fault", ["", "seek", "remember"])
+def test_those_who_wait_for_the_servers_of_a_name_wait_together(
+    run: Runner, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(punt, "MAX_WAITERS", 3)
+
+    async def body() -> None:
+        sought: list[Any] = []
+
+        def seek(names: Any, route: int, done: Any) -> None:
+            if fault == "seek":
+                raise RuntimeError("broken")
+            sought.append((names, done))
+
+        engine, pool = FakeEngine(broken=fault == "remember"), Pool(PoolConfig({0: []}))
+        got: list[bytes | None] = []
+        punts = make(engine, pool, seek=seek)
+        engine.up = [FakePunt("x.example", reason=PUNT_SERVERS, token=got.append) for _ in range(4)]
+        punts.run()
+        servers = Servers((b"\2ns\0",), (), 60)
+        if fault != "seek":
+            [(names, done)] = sought
+            assert punts.in_flight == 3 and len(got) == 1 and names == (wire_name("x.example"),)
+            done([servers])
+        assert punts.in_flight == 0 and len(got) == 4
+        assert engine.served == ([] if fault else [(wire_name("x.example"), *servers)])
+        failed = [reply for reply in got if reply != b"resumed"]
+        assert len(failed) == (4 if fault else 1), "the fourth found no place"
+        assert {dns.message.from_wire(reply or b"").rcode() for reply in failed} == {dns.rcode.SERVFAIL}
         pool.close()
 
     run(body())

@@ -130,7 +130,7 @@ ADDED = {"rewrite", "tags", "records", "block_encrypted_dns", "safe_search", "sp
 ADDED |= {*SpecialNames.model_fields, "prefix", "exclude", "bootstrap", "local_zones"}
 ADDED |= {"dnssec", *Dnssec.model_fields}
 ADDED |= {"public_key", "signature", "token_file", "trust_loopback"}
-ADDED |= {"sub_error", "language"}
+ADDED |= {"sub_error", "language", "ns_triggers"}
 
 
 def test_the_contract_is_read(tmp_path: Path) -> None:

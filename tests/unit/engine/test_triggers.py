@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import dns.message
 import pytest
 
 from resolver.counters import LIST_SLOTS, REBINDING_SLOT
-from resolver.engine.engine import OVERLAY_ALLOW_VALUE, SuffixTable
+from resolver.engine.engine import OVERLAY_ALLOW_VALUE, PUNT, PUNT_SERVERS, SuffixTable
 from resolver.lists.rules import TriggerKind
-from resolver.vocabulary import Action, Verb
+from resolver.upstream.message import name_text, wire_name
+from resolver.vocabulary import Action, Transport, Verb
 from tests.unit.engine.asked import answered, says
-from tests.unit.engine.world import Rules, World, allow, block, trigger
+from tests.unit.engine.world import CLIENT as CLIENT_OCTETS
+from tests.unit.engine.world import Rules, World, allow, block, client, query, reply_to, trigger
 
 ADDRESS, CLIENT, NSDNAME, NSIP = TriggerKind.ADDRESS, TriggerKind.CLIENT, TriggerKind.NSDNAME, TriggerKind.NSIP
 RPZ = {"replaces": True, "rpz": True, "answer_triggers": True}
@@ -177,6 +181,86 @@ def test_a_list_may_leave_signed_answers_alone(tmp_path: Path) -> None:  # 18
     message = answered(world, "x.example", "A", A, signature, do=True)
     assert message is not None and says(message) == "nxdomain"
     assert not message.flags & 0x20
+
+
+WANTS = RPZ | {"ns_triggers": True}
+
+
+def looked_up(world: World, name: str, *records: str, servers: Mapping[str, tuple[str, tuple[str, ...]]]) -> str:
+    """What a client gets whose upstream says this, where servers (their name, addresses) of some names are looked up."""
+    asked = query(name)
+    verdict, reply = world.engine.answer(asked.to_wire(), CLIENT_OCTETS, Transport.TCP)
+    while verdict == PUNT:
+        [punt] = world.engine.take_punts()
+        if punt.reason == PUNT_SERVERS:
+            for each in punt.names:
+                server, addresses = servers.get(name_text(each), ("", ()))
+                found = [client(address) for address in addresses]
+                names = [wire_name(server)] if server else []
+                world.engine.remember_servers(each, names, found, 60, punt.generation)
+            verdict, reply = world.engine.resume(punt)
+        else:
+            wire = reply_to(asked, *(record.replace(" IN ", " ") for record in records))
+            world.engine.learn(punt, wire)
+            verdict, reply = world.engine.finish(punt, wire)
+    assert reply is not None
+    return says(dns.message.from_wire(reply))
+
+
+def test_servers_that_are_looked_up_count_like_those_that_an_answer_carries(tmp_path: Path) -> None:  # 30, 12, 14, 15
+    servers = {"x.example": ("ns.host.example", ("198.51.100.7", "198.51.100.9"))}
+    for kind, text in ((NSDNAME, "*.host.example"), (NSIP, "198.51.100.0/25")):
+        rule = zone(kind, text, Action.NXDOMAIN)
+        world = World(tmp_path, rule, lists={"zone": dict(WANTS)})
+        for _ in range(2):
+            assert looked_up(world, "x.example", A, servers=servers) == "nxdomain"
+            assert looked_up(world, "y.example", A.replace("x", "y"), servers=servers) == "192.0.2.9"
+        world.build(rule, lists={"zone": dict(WANTS)})
+        assert looked_up(world, "x.example", servers={}) == "192.0.2.9", "they are asked for anew after a reload"
+        world.build(rule, lists={"zone": dict(RPZ)})
+        assert looked_up(world, "x.example", servers=servers) == "192.0.2.9", "nobody looks"
+        world.build(rule, allow("x.example"), lists={"zone": dict(WANTS)})
+        assert says(answered(world, "x.example")) == "192.0.2.9", "what outranks RPZ needs no look"
+    world.build(
+        zone(NSIP, "198.51.100.0/24", Action.REFUSED),
+        zone(NSIP, "198.51.100.9", Action.NODATA),
+        zone(NSIP, "198.51.100.7", Action.NXDOMAIN),
+        lists={"zone": dict(WANTS)},
+    )
+    assert looked_up(world, "x.example", servers=servers) == "nxdomain", "the longest prefix, the smallest address"
+    world.build(
+        zone(NSIP, "198.51.100.7", Action.NXDOMAIN), zone(NSDNAME, "ns.host.example", Action.NODATA),
+        lists={"zone": dict(WANTS)},
+    )  # fmt: skip
+    assert looked_up(world, "x.example", servers=servers) == "nodata"
+    world.build(
+        zone(NSDNAME, "ns.early.example", Action.NODATA, "early"), zone(NSDNAME, "ns.host.example", Action.NXDOMAIN),
+        lists={"early": dict(WANTS), "zone": dict(WANTS)},
+    )  # fmt: skip
+    chain = ("c.example. 300 IN CNAME d.example.", "d.example. 300 IN A 192.0.2.9")
+    said = {"c.example": ("ns.host.example", ()), "d.example": ("ns.early.example", ())}
+    assert looked_up(world, "c.example", *chain, servers=said) == "nxdomain", "the earliest place in the chain"
+    assert looked_up(world, "e.example", chain[0].replace("c.", "e."), chain[1], servers=said) == "nodata"
+
+
+def test_of_many_servers_that_lists_speak_of_the_strongest_count(tmp_path: Path) -> None:
+    crowd = [zone(NSDNAME, f"n{number}.example", Verb.ALLOW, f"late{number}") for number in range(20)]
+    strong = zone(NSDNAME, "bad.example", Action.NXDOMAIN, "first")
+    lists = {name: dict(WANTS) for name in ("first", *(f"late{number}" for number in range(20)))}
+    world = World(tmp_path, strong, *crowd, lists=lists)
+    assert world.engine.answer(query("x.example").to_wire(), CLIENT_OCTETS, Transport.TCP)[0] == PUNT
+    [punt] = world.engine.take_punts()
+    wire = reply_to(query("x.example"), "x.example. 300 A 192.0.2.9")
+    world.engine.finish(punt, wire)
+    [punt] = world.engine.take_punts()
+    names = [wire_name(f"n{number}.example") for number in range(20)] + [wire_name("bad.example")]
+    world.engine.remember_servers(punt.names[0], names, [], 60, punt.generation)
+    _, reply = world.engine.resume(punt)
+    assert reply is not None and says(dns.message.from_wire(reply)) == "nxdomain"
+    with pytest.raises(ValueError, match="16 octets"):
+        world.engine.remember_servers(punt.names[0], [], [b"1234"], 60, punt.generation)
+    with pytest.raises(ValueError, match="wire form"):
+        world.engine.remember_servers(punt.names[0], [b"no"], [], 60, punt.generation)
 
 
 SOA = (b"\4zone\0", b"\2ns\4zone\0\4root\4zone\0" + bytes(range(20)))

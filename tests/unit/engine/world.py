@@ -168,6 +168,7 @@ class World:
             dns64=dns64,
             shadows=matrix.shadows,
             shadow_claims=matrix.shadow_claims,
+            seeks=matrix.seeks,
         )
         self._swap(number)
 
