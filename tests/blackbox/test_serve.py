@@ -338,7 +338,7 @@ def test_a_killed_worker_is_back_and_loses_only_what_it_held(server: Server) -> 
     kill(before[0])
     began = time.monotonic()
     until(lambda: server.http("/readyz")[0] == 200 and server.worker_pids()[0] not in (0, before[0]), "it is back")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert server.worker_pids()[1] == before[1]
     assert server.is_blocked("after.example")  # by the newest generation
     assert server.status()["generation"] > generation
@@ -375,7 +375,7 @@ def test_a_stop_answers_what_was_accepted(server: Server, upstream: FakeUpstream
         time.sleep(0.2)  # all ten have been taken
         began = time.monotonic()
         assert server.stop(number) == 0
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 10
         assert all(task.result() == [address_of("slow.example")] for task in udp + tcp)
     assert not any(map(is_alive, server.workers_by_proc()))
 

@@ -63,8 +63,8 @@ def test_names_asked_before_are_answered_while_every_upstream_is_dead(tmp_path: 
         upstream.script.clear()
         upstream.script.update(answering)
         began = time.monotonic()
-        until(lambda: not info_codes(server.ask(NAMES[0])), "a fresh answer", 10)
-        assert time.monotonic() - began < 4, "some two seconds on a machine with nothing else to do"
+        until(lambda: not info_codes(server.ask(NAMES[0])), "a fresh answer", 30)
+        assert time.monotonic() - began < 10, "some two seconds on a machine with nothing else to do"
         assert server.rcode("never.asked.example") == "NOERROR"
 
 
