@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import shutil
 
+import pytest
+
 from tests.soak.run import soak
+
+pytestmark = pytest.mark.alone
 
 
 def test_mixed_load_with_mishaps_leaves_no_wrong_answer_and_nothing_behind() -> None:

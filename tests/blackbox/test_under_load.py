@@ -16,6 +16,8 @@ from tests.blackbox.harness import Server, is_alive, kill, until
 from tests.blackbox.test_lists import names_of, sources
 from tests.fakes import FakeUpstream
 
+pytestmark = pytest.mark.alone
+
 RATE = 20_000  # queries a second
 CHANGES = 9  # reloads
 EVERY = 3.0  # seconds

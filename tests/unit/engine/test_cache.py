@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 import time
@@ -217,7 +218,7 @@ def test_negative_answers_end(world: World) -> None:
         {"options": [dns.edns.GenericOption(dns.edns.OptionType.make(100), b"xy")]},
         {"options": [dns.edns.ECSOption("0.0.0.0", 0), dns.edns.GenericOption(dns.edns.OptionType.make(3), b"")]},
     ],
-    ids=str,
+    ids=itertools.count(),
 )
 def test_kept_answers_conform(world: World, options: dict[str, Any]) -> None:
     asked = query("www.example", **{name: value for name, value in options.items() if name in ("do", "cd")})

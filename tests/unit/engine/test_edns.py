@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import time
@@ -147,6 +148,7 @@ def test_a_cookie_is_good_for_an_hour_and_renewed_after_half(
         forged(KEY, int(time.time()), bytes(4)),
         forged(KEY, int(time.time()), CLIENT[12:], b"\2\0\0\0"),
     ],
+    ids=itertools.count(),
 )
 def test_a_bad_cookie_gets_badcookie_over_udp_and_an_answer_over_tcp(world: World, server: bytes) -> None:
     answer = ask(world, "blocked.example", option(COOKIE, OURS + server))
@@ -206,7 +208,7 @@ SOUND = [
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "198.51.100.1", "2001:db8::1"])
-@pytest.mark.parametrize("asked", SOUND, ids=str)
+@pytest.mark.parametrize("asked", SOUND, ids=itertools.count())
 def test_who_has_not_proven_its_address_gets_no_more_octets_than_it_sent(
     world: World, asked: dns.message.Message, address: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from base64 import urlsafe_b64encode
 
 import dns.flags
@@ -126,6 +127,7 @@ SOA = "example. {} SOA ns.example. mail.example. 1 2 3 4 {}"
         (answer(("answer", "www.example. 300 A 192.0.2.1"))[:-20], 0),
         (b"", 0),
     ],
+    ids=itertools.count(),
 )
 def test_freshness(octets: bytes, seconds: int) -> None:
     assert freshness(octets) == seconds

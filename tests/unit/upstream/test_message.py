@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from collections.abc import Callable
@@ -83,6 +84,7 @@ def test_a_clients_packet_gives_the_question_and_none_of_its_options() -> None:
 @pytest.mark.parametrize(
     "packet",
     [b"", bytes(12), struct.pack(">HHHHHH", 1, 0, 1, 0, 0, 0) + b"\3www", build(ASK, os.urandom(32)) + b"\0"],
+    ids=itertools.count(),
 )
 def test_a_malformed_packet_has_no_question(packet: bytes) -> None:
     with pytest.raises(ValueError):
