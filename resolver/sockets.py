@@ -33,6 +33,7 @@ BACKLOG = 1024  # TCP connections that may wait for accept
 KINDS = {"dns": ("dns", "dns"), "tls": ("tls", ""), "https": ("https", "https3"), "quic": ("", "quic")}
 # linux/in.h and linux/in6.h; Python names the first from 3.12 on, the others never
 _IP_PKTINFO, _IP_TRANSPARENT, _IPV6_TRANSPARENT = 8, 19, 75
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 _DISCARD = 9  # RFC 863: the port that drained sockets are tied to
 _TCP_LISTEN = "0A"  # linux/tcp_states.h as /proc/net/tcp writes it
 
@@ -229,6 +230,17 @@ def _tcp_socket(address: Endpoint, transparent: bool) -> socket.socket:
     return tcp
 
 
+def _never_fragment(bound: socket.socket, address: Endpoint) -> None:
+    """Have answers leave whole, whatever is claimed of a path's MTU: fragments can be forged (RFC 9715 section 3.1).
+
+    They fit the 1,280 octets that any path carries (UDP_EDNS of the engine), and the kernel is spared an IP identification.
+    """
+    if family_of(address) == socket.AF_INET6:
+        bound.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+    else:
+        bound.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+
+
 def _udp_socket(address: Endpoint, transparent: bool) -> socket.socket:
     udp = socket.socket(family_of(address), socket.SOCK_DGRAM)
     try:
@@ -239,6 +251,7 @@ def _udp_socket(address: Endpoint, transparent: bool) -> socket.socket:
             except PermissionError:
                 udp.setsockopt(socket.SOL_SOCKET, plain, BUFFER)
         _only_ipv6(udp, address)
+        _never_fragment(udp, address)
         if transparent:
             _make_transparent(udp, address)
         if address.is_wildcard or transparent:  # the answer must leave from the address that was asked

@@ -614,7 +614,7 @@ cdef class Engine:
                 with nogil:
                     count = udp_batch(&self.core, self.batch, s)
                 total += count
-                if count < BATCH:
+                if count == 0:  # what came meanwhile costs less than another turn of the loop
                     break
         if self.core.forward.handed != NONE:
             self._take_handed()

@@ -5,6 +5,12 @@
 # asked before is at most `missed`, the sum of what the names dropped had (Manku and Motwani's lossy counting, with places
 # instead of octets). No count is ever higher than what was asked.
 #
+# Once names have been dropped, a new one waits at the door: it gets a place when it is asked again before half as many
+# others were as have places. So names that are asked once, by the million in some attacks, cost no more than a mark each.
+#
+# What costs is memory that is not in the processor's cache: four lines of it a record. Records are taken a few at a time,
+# and the lines of all are asked for before the first is counted.
+#
 # The day is in windows that follow each other; a name has one for each in which it was asked. Clients are counted in each
 # by 64 registers of 4 bits (HyperLogLog), which add up by their maxima: good to some 13 %, almost exact below ten. No
 # address is kept, only where its keyed hash fell.
@@ -14,12 +20,17 @@
 from libc.math cimport ldexp, log
 from libc.stdlib cimport qsort
 
+cdef extern from "stdlib.h" nogil:
+    void* aligned_alloc(size_t alignment, size_t size)
+
 cdef enum:
     TALLY_WINDOWS = 5          # the one under way and those before it that count
     TALLY_REGISTERS = 64
     TALLY_HIGHEST = 15         # of a register
     TALLY_HEAD = 8             # octets of a name in a dump, before its name and windows
     TALLY_ALLOWED = 2          # beside TOLD_BLOCKED, of a name's last query
+    TALLY_TOGETHER = 16        # records
+    LINE_OCTETS = 64           # of the processor's cache
 
 cdef struct TallyWindow:       # what was asked of a name in one window
     uint32_t number
@@ -27,13 +38,22 @@ cdef struct TallyWindow:       # what was asked of a name in one window
     uint32_t blocked
     uint8_t clients[32]      # a register each half: TALLY_REGISTERS of 4 bits
 
-cdef struct TallyName:
+cdef struct Sighting:          # a record that counts
+    const RecordHead* record
+    uint64_t hash              # of its name
+
+cdef struct TallyName:         # 64 octets: a line
     uint64_t hash
     uint8_t* wire
     TallyWindow* windows[TALLY_WINDOWS]  # NULL: not asked in it
     uint16_t slot              # of the list that decided last
     uint8_t size               # octets of wire
     uint8_t told               # TOLD_BLOCKED, TALLY_ALLOWED or 0: what became of the last query
+
+
+cdef uint8_t plain_octets[256]  # 1: one of a-z, 0-9, - and _
+for _octet in map(ord, "abcdefghijklmnopqrstuvwxyz0123456789-_"):
+    plain_octets[<int> _octet] = 1
 
 
 cdef bint is_plain_name(const uint8_t* wire, uint32_t size) noexcept nogil:
@@ -47,10 +67,16 @@ cdef bint is_plain_name(const uint8_t* wire, uint32_t size) noexcept nogil:
         end = at + wire[at] + 1
         at += 1
         while at < end:
-            if not (97 <= wire[at] <= 122 or 48 <= wire[at] <= 57 or wire[at] == 45 or wire[at] == 95):
+            if not plain_octets[wire[at]]:
                 return False
             at += 1
     return at == size - 1
+
+
+cdef bint record_counts(const RecordHead* record, const uint8_t* wire) noexcept nogil:
+    """Whether somebody was served by a query: no stranger's is, nor one that comes again by TCP or was dropped unblocked."""
+    return record.policy_class < CLASS_WITHHELD and record.qclass == 1 and not record.told & TOLD_TRUNCATED \
+        and (not record.told & TOLD_DROPPED or record.told & TOLD_BLOCKED) and is_plain_name(wire, record.name_size)
 
 
 cdef int compare_counts(const void* a, const void* b) noexcept nogil:
@@ -87,6 +113,8 @@ cdef class Tally:
     cdef readonly uint32_t limit
     cdef readonly uint32_t count
     cdef readonly uint64_t missed
+    cdef uint32_t* door        # as large as table: a part of the hash of each name that waits, 0 is free
+    cdef uint32_t waiting
     cdef uint64_t keys[4]      # of names, of clients
 
     def __cinit__(self, uint32_t limit, bytes key not None):
@@ -98,9 +126,10 @@ cdef class Tally:
         self.limit = limit
         self.mask = size - 1
         memcpy(self.keys, <const char*> key, 32)
-        self.names = <TallyName*> calloc(limit, sizeof(TallyName))
+        self.names = <TallyName*> aligned_alloc(LINE_OCTETS, limit * sizeof(TallyName))
         self.table = <uint32_t*> calloc(size, 4)
-        if self.names == NULL or self.table == NULL:
+        self.door = <uint32_t*> calloc(size, 4)
+        if self.names == NULL or self.table == NULL or self.door == NULL:
             raise MemoryError
 
     def __dealloc__(self):
@@ -110,6 +139,7 @@ cdef class Tally:
                 self._free(&self.names[place])
         free(self.names)
         free(self.table)
+        free(self.door)
 
     cdef void _free(self, TallyName* name) noexcept nogil:
         cdef int i
@@ -137,16 +167,27 @@ cdef class Tally:
             at = (at + 1) & self.mask
         return &self.table[at]
 
-    cdef TallyName* _place(self, const uint8_t* wire, uint32_t size, uint32_t window) except? NULL nogil:
-        """The name's entry, made if need be; NULL without an exception never."""
-        cdef uint64_t hash = self._hash(wire)
-        cdef uint32_t* cell = self._find(wire, size, hash)
+    cdef bint _waits(self, uint64_t hash) noexcept nogil:
+        """Whether a name that has no place has to wait for one: the first time. `missed` holds for who comes again, too."""
+        cdef uint32_t* mark = &self.door[hash & self.mask]
+        if self.missed == 0 or mark[0]:  # where another has left its mark there is no waiting
+            return False
+        if self.waiting == 0:
+            self.missed += 1
+        mark[0] = <uint32_t> (hash >> 32) | 1
+        self.waiting += 1
+        if self.waiting >= self.limit // 2:
+            memset(self.door, 0, (<size_t> self.mask + 1) * 4)
+            self.waiting = 0
+        return True
+
+    cdef TallyName* _place(self, const uint8_t* wire, uint32_t size, uint64_t hash, uint32_t window) except NULL nogil:
+        """A place for a name that has none."""
+        cdef uint32_t* cell
         cdef TallyName* name
-        if cell[0]:
-            return &self.names[cell[0] - 1]
         if self.count == self.limit:
             self._drop_half(window)
-            cell = self._find(wire, size, hash)
+        cell = self._find(wire, size, hash)
         name = &self.names[self.count]
         memset(name, 0, sizeof(TallyName))
         name.wire = <uint8_t*> malloc(size)
@@ -221,34 +262,64 @@ cdef class Tally:
     def add(self, bytes records not None, uint32_t window, int clients):
         cdef const uint8_t* octets = <const uint8_t*> PyBytes_AS_STRING(records)
         cdef uint64_t left = PyBytes_GET_SIZE(records), counted = 0
+        cdef Sighting seen[TALLY_TOGETHER]
         cdef const RecordHead* record
-        cdef uint32_t size
+        cdef uint32_t size, count, place
+        cdef bint is_sound = True
         with nogil:
-            while left:
-                record = <const RecordHead*> octets
-                size = record.size if left >= 8 else 0
-                if size < 8 or size & 7 or size > left:
-                    break
-                if record.kind == RECORD_QUERY:
-                    if size < RECORD_NAME or record.name_size > size - RECORD_NAME:
+            while left and is_sound:
+                count = 0
+                while left and count < TALLY_TOGETHER:
+                    record = <const RecordHead*> octets
+                    size = record.size if left >= 8 else 0
+                    is_sound = 8 <= size <= left and not size & 7 and (
+                        record.kind != RECORD_QUERY or RECORD_NAME + record.name_size <= size)
+                    if not is_sound:
                         break
-                    counted += self._count(record, octets + RECORD_NAME, window, clients)
-                octets += size
-                left -= size
-        if left:
+                    if record.kind == RECORD_QUERY and record_counts(record, octets + RECORD_NAME):
+                        seen[count].record = record
+                        seen[count].hash = self._hash(octets + RECORD_NAME)
+                        count += 1
+                    octets += size
+                    left -= size
+                self._ask_for(seen, count, window)
+                for place in range(count):
+                    self._count(&seen[place], window, clients)
+                counted += count
+        if not is_sound:
             raise ValueError("octets that are no record")
         return counted
 
-    cdef int _count(self, const RecordHead* record, const uint8_t* wire, uint32_t window, int clients) except -1 nogil:
-        """Count a query unless nobody was served by it: a stranger's, one that comes again by TCP, one that was dropped."""
+    cdef void _ask_for(self, const Sighting* seen, uint32_t count, uint32_t window) noexcept nogil:
+        """Have the processor fetch what counting these will read, as far as the first look finds it."""
+        cdef uint32_t i, cell
+        cdef const TallyName* name
+        for i in range(count):
+            __builtin_prefetch(&self.table[seen[i].hash & self.mask])
+        for i in range(count):
+            cell = self.table[seen[i].hash & self.mask]
+            __builtin_prefetch(&self.names[cell - 1] if cell else <const void*> &self.door[seen[i].hash & self.mask])
+        for i in range(count):
+            cell = self.table[seen[i].hash & self.mask]
+            if cell:
+                name = &self.names[cell - 1]
+                __builtin_prefetch(name.wire)
+                __builtin_prefetch(name.windows[window % TALLY_WINDOWS])
+
+    cdef int _count(self, const Sighting* seen, uint32_t window, int clients) except -1 nogil:
+        cdef const RecordHead* record = seen.record
+        cdef const uint8_t* wire = <const uint8_t*> record + RECORD_NAME
+        cdef uint32_t cell = self._find(wire, record.name_size, seen.hash)[0]
         cdef TallyName* name
         cdef TallyWindow* w
         cdef uint8_t client[16]
         cdef bint blocked = record.told & TOLD_BLOCKED != 0
-        if record.policy_class >= CLASS_WITHHELD or record.qclass != 1 or record.told & TOLD_TRUNCATED \
-                or (record.told & TOLD_DROPPED and not blocked) or not is_plain_name(wire, record.name_size):
+        if cell:
+            name = &self.names[cell - 1]
+        elif self._waits(seen.hash):
             return 0
-        name = self._place(wire, record.name_size, window)
+        else:
+            name = self._place(wire, record.name_size, seen.hash, window)
         w = self._window(name, window)
         if w.asked < <uint32_t> 0xFFFFFFFF:
             w.asked += 1
@@ -263,7 +334,7 @@ cdef class Tally:
                 else:
                     memset(client + 7, 0, 9)
             tally_client(w, client, self.keys[2], self.keys[3])
-        return 1
+        return 0
 
     def names_asked(self, uint32_t window):
         cdef list found = []
@@ -323,7 +394,8 @@ cdef class Tally:
         cdef uint64_t left = PyBytes_GET_SIZE(octets)
         cdef TallyName* name
         cdef TallyWindow w
-        cdef uint32_t size
+        cdef uint64_t hash
+        cdef uint32_t size, cell
         cdef uint16_t slot
         cdef int i, windows
         while left:
@@ -332,7 +404,9 @@ cdef class Tally:
             if windows > TALLY_WINDOWS or TALLY_HEAD + size + windows * sizeof(TallyWindow) > left \
                     or not is_plain_name(data + TALLY_HEAD, size):
                 raise ValueError("octets that are no tally")
-            name = self._place(data + TALLY_HEAD, size, window)
+            hash = self._hash(data + TALLY_HEAD)
+            cell = self._find(data + TALLY_HEAD, size, hash)[0]
+            name = &self.names[cell - 1] if cell else self._place(data + TALLY_HEAD, size, hash, window)
             memcpy(&slot, data + 4, 2)
             name.slot = slots.get(slot, 0xFFFF)
             name.told = data[1]

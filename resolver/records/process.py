@@ -24,10 +24,11 @@ from pathlib import Path
 from resolver import control, logs, spawn
 from resolver.channel import Channel
 from resolver.records.sketch import Sketch
-from resolver.ring import Reader
+from resolver.ring import DATA_SIZE, Reader
 
 LOOK_EVERY = 0.1  # seconds: a ring holds that much of 400,000 queries a second
-LOOKS = 8  # octets taken from a ring at a look, in MiB: twice what it holds
+PIECE = 64 << 10  # octets taken from a ring at once: they stay in the processor's cache until they are counted
+LOOK_MOST = 2 * DATA_SIZE  # octets taken from a ring at a look
 KEEP_EVERY = 300.0  # seconds between writes that nobody asks for
 NICENESS = 5
 
@@ -64,9 +65,9 @@ class Recording:
         counted = 0
         assert self.sketch is not None
         for reader in self._readers:
-            for _ in range(LOOKS):
+            for _ in range(LOOK_MOST // PIECE):
                 try:
-                    if not (records := reader.take()):
+                    if not (records := reader.take(PIECE)):
                         break
                     counted += self.sketch.add(records, self._clock())
                 except ValueError as error:

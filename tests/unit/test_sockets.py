@@ -68,6 +68,18 @@ def test_ipv4_and_ipv6_wildcards_stand_side_by_side_and_tell_the_address_asked()
         made.close()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_kernel_never_cuts_answers_into_fragments(host: str) -> None:
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    sockets = Sockets({"dns": [Endpoint(host, 0)]}, 1)
+    [fd] = [bound.fd for bound in sockets.of(0) if not bound.stream]
+    level, option = (socket.IPPROTO_IPV6, 23) if ":" in host else (socket.IPPROTO_IP, 10)  # IP_MTU_DISCOVER, ip(7)
+    with socket.socket(fileno=os.dup(fd)) as udp:
+        assert udp.getsockopt(level, option) == 3  # IP_PMTUDISC_PROBE
+    sockets.close()
+
+
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_an_occupied_port_names_address_port_and_process(kind: socket.SocketKind, host: str) -> None:

@@ -144,6 +144,21 @@ def test_names_asked_often_stay_whatever_else_is_asked_once() -> None:
     assert all(name.startswith("popular") for name in best)
 
 
+def test_a_name_that_is_asked_once_takes_no_place_once_the_table_was_full() -> None:
+    tally = Tally(20, KEY)
+    for number in range(21):
+        tally.add(record(wire(f"first{number}.example")), 0, 1)
+    assert (tally.count, tally.missed) == (11, 1)
+    tally.add(record(wire("once.example")) + record(wire("twice.example")), 0, 1)
+    assert tally.count == 11
+    tally.add(record(wire("twice.example")) * 3, 0, 1)
+    assert counts(tally)["twice.example"] == 3 and "once.example" not in counts(tally)
+    assert tally.missed == 2
+    for number in range(1000):
+        tally.add(record(wire(f"flood{number}.example")), 0, 1)
+    assert "twice.example" in counts(tally)
+
+
 def test_a_full_table_drops_what_belongs_to_days_gone_by_first() -> None:
     tally = Tally(10, KEY)
     for number in range(9):
