@@ -80,7 +80,9 @@ class Worker:
         self.generation = 0
         memory = memoryview(mmap.mmap(configure.counters_fd, counters.SIZE))
         self.engine = Engine(counters=memory, cache_bytes=configure.cache_bytes)
-        self.engine.set_ring(memoryview(mmap.mmap(configure.ring_fd, 0)))
+        # All of it now: it goes round within minutes anyway, and no query is to wait for a page.
+        ring = mmap.mmap(configure.ring_fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        self.engine.set_ring(memoryview(ring))
         words = memory.cast("Q")
         self.pool = Pool(PoolConfig(routes={}), counters=words)
         self.checked = Checked(self.pool, words)
