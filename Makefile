@@ -35,7 +35,7 @@ run: build  ## Serve DNS with config.yaml (CONFIG=… for another)
 
 # Most tests wait for servers most of the time, so JOBS processes share them. 5: ARGS chose tests of the other kind alone.
 test: $(VENV)/dev  ## Run every test (ARGS=… for pytest)
-	$(PY) -m pytest -q -n $(JOBS) -m "not alone" $(ARGS) || test $$? = 5
+	$(PY) -m pytest -q -n $(JOBS) --dist worksteal -m "not alone" $(ARGS) || test $$? = 5
 	$(PY) -m pytest -q -m alone $(ARGS) || test $$? = 5
 
 check: $(VENV)/dev  ## Lint, types and formatting
