@@ -67,8 +67,11 @@ class TransportError(Exception):
 class Receiver(Protocol):
     """Who waits for what comes back."""
 
-    def received(self, number: int, message: bytes, waited: float = 0.0) -> None:
-        """A message came in on try `number`, whose query waited so many seconds for a connection."""
+    def sent(self, number: int) -> None:
+        """The query of try `number` leaves now: it had to wait for a connection, or has been moved to another."""
+
+    def received(self, number: int, message: bytes) -> None:
+        """A message came in on try `number`."""
 
     def failed(self, number: int, fault: Fault) -> None:
         """Try `number` broke; nothing more comes."""
@@ -76,6 +79,10 @@ class Receiver(Protocol):
 
 class Ticket(Protocol):
     """A query under way."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a connection; `sent` tells when it does no more."""
 
     def cancel(self) -> None:
         """Wait no longer. Harmless when all is over already."""

@@ -1,12 +1,20 @@
 """Upstream servers over connections (TCP, TLS, HTTPS): asyncio I/O, and nothing that decides about answers.
 
-One connection a server (RFC 7766 section 6.2.2), opened when first needed, with all queries pipelined and answered in any
-order, closed after IDLE seconds without one. What is spoken on it is a Dialogue (framing.py, http2.py), with tls.py below
-it where the transport says so.
+Few connections a server (RFC 7766 section 6.2.2), opened when first needed, with queries pipelined and answered in any
+order, each closed after IDLE seconds without one. A query takes the connection that owes least, the oldest of such. What
+is spoken on it is a Dialogue (framing.py, http2.py), with tls.py below it where the transport says so.
 
-A connection that breaks is opened again for the queries it still owed, RESENDS times a query; one that breaks before it had
-answered anything is a fault of the server, told to the query that was the first. One that is silent for STALL seconds while
-it owes answers is given up: behind it may be a server that was started anew, or a path that is no more.
+A lone query needs one connection; USUAL are opened where queries overlap, so that a stalled one does not hold them all,
+and MOST where connections break or have no room. What a broken connection owed is asked on another at once, RESENDS times a
+query: the oldest, whose answer may have been what broke it, behind all that wait, the others before them. A connection that
+breaks before it had answered anything is a fault of the server, told to the query that was the first.
+
+After a break there is one connection more than queries in flight, where usually there is more than one at all, and each gets
+few queries at a time (the window) and one more with each answer, so that the next break harms few, and those find another
+open. After BARREN connections in a row without any answer, one is used alone for a while: some servers allow no second one.
+
+A connection that is silent for STALL seconds while it owes answers is given up: behind it may be a server that was
+started anew, or a path that is no more.
 """
 
 from __future__ import annotations
@@ -14,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Final, cast
 
@@ -30,7 +38,13 @@ if TYPE_CHECKING:
 IDLE: Final = 30.0  # seconds until a connection without queries is closed
 STALL: Final = 3.0  # seconds without any answer until a connection with queries is given up; also to open one
 LOOK: Final = 0.5  # seconds between looks at both
-RESENDS: Final = 8  # how often a query moves to a new connection
+RESENDS: Final = 8  # how often a query moves to another connection
+USUAL: Final = 2  # connections to a server
+MOST: Final = 4  # where they break, or have no room
+WINDOW: Final = 8  # queries at a time on a connection, after one has broken
+CALM: Final = 64  # the window that is none any more
+BARREN: Final = 8  # connections in a row that end without an answer, before one is used alone
+ALONE: Final = 5.0  # seconds for which
 FORGET: Final = 30.0  # seconds until the id of a query that was never answered is free again
 ADDRESSES: Final = 4  # of one name that are tried in a row
 
@@ -51,14 +65,15 @@ class Connections:
         if transport is Transport.HTTPS:
             from resolver.upstream.http2 import Http2
 
-            self._speak = Http2
+            streams: dict[Server, int] = {}
+            self._speak = lambda server: Http2(server, streams)
         self._ways: dict[Server, Way] = {}
 
     def send(self, server: Server, payload: bytes, receiver: Receiver, number: int) -> Query:
         """See Carrier."""
         way = self._ways.get(server)
         if way is None:
-            way = self._ways[server] = Way(self._surroundings, server, self._make)
+            way = self._ways[server] = Way(self._surroundings, server, self._make, USUAL)
         return way.send(payload, receiver, number)
 
     def _make(self, way: Way) -> Link:
@@ -81,118 +96,148 @@ class Connections:
 class Query:
     """A query under way: a ticket. `key`: by which its answer comes on `link`."""
 
-    __slots__ = ("asked_at", "is_cancelled", "key", "link", "number", "payload", "receiver", "resends", "sent_at")
+    __slots__ = ("has_waited", "is_cancelled", "key", "link", "number", "payload", "receiver", "resends", "sent_at")
 
-    def __init__(self, payload: bytes, receiver: Receiver, number: int, now: float) -> None:
+    def __init__(self, payload: bytes, receiver: Receiver, number: int) -> None:
         self.payload = payload
         self.receiver = receiver
         self.number = number
-        self.asked_at = now
-        self.sent_at = now  # on the connection that it is on now
+        self.sent_at = 0.0  # on the connection that it is on now
         self.link: Link | None = None
         self.key = 0
         self.resends = 0
+        self.has_waited = False  # for a connection, or for room on one
         self.is_cancelled = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """See Ticket."""
+        return self.link is None
 
     def cancel(self) -> None:
         """See Ticket."""
+        if self.is_cancelled:
+            return
         self.is_cancelled = True
         if self.link is not None:
+            self.link.load -= 1
             self.link.cancelled(self)
 
 
 class Way:
-    """The way to one server, through all its connections."""
+    """The way to one server, through all its connections. `usual`: how many where queries overlap.
 
-    def __init__(self, surroundings: Surroundings, server: Server, make: Callable[[Way], Link]) -> None:
+    Invariants: `_waiting` holds what no connection has room for, and while it holds something a connection is open or being
+    opened; `_links` has the oldest connection first, and those that take no more queries until they owe none.
+    """
+
+    def __init__(self, surroundings: Surroundings, server: Server, make: Callable[[Way], Link], usual: int) -> None:
         self._surroundings = surroundings
         self._loop = surroundings.loop
         self.server = server
         self._make = make
-        self._waiting: deque[Query] = deque()  # for a connection, or for room on it
-        self._link: Link | None = None  # for further queries
-        self._links: set[Link] = set()
-        self._opening: asyncio.Task[None] | None = None
+        self._usual = usual
+        self._waiting: deque[Query] = deque()
+        self._links: list[Link] = []
+        self._opening: set[asyncio.Task[None]] = set()
+        self._window = PIPELINE
+        self._barren = 0  # connections in a row that have ended without an answer
+        self._alone_until = 0.0
         self._complaint: Fault | None = None
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody waits for an answer."""
-        queries = [*self._waiting, *(query for link in self._links for query in link.owed.values())]
-        return all(query.is_cancelled for query in queries)
+        return not any(link.load for link in self._links) and all(query.is_cancelled for query in self._waiting)
 
     def send(self, payload: bytes, receiver: Receiver, number: int) -> Query:
         """See Carrier."""
-        if len(self._waiting) >= PIPELINE or (self._link is not None and len(self._link.owed) >= PIPELINE):
+        if len(self._waiting) >= PIPELINE or (self._links and all(len(x.owed) >= PIPELINE for x in self._links)):
             raise TransportError(Fault.OVERLOAD)
-        query = Query(payload, receiver, number, self._loop.time())
+        query = Query(payload, receiver, number)
         self._waiting.append(query)
         self.push()
+        query.has_waited = query.is_waiting
         return query
 
     def push(self) -> None:
-        """Send what waits as far as there is room; open a connection if there is none."""
-        link = self._link
-        if link is not None and link.is_over:
-            link = self._link = None
-        if link is None:
-            if self._waiting and self._opening is None:
-                self._opening = self._loop.create_task(self._open())
-            return
-        while self._waiting and link.has_room:
+        """Send what waits as far as there is room; open connections where that is useful."""
+        links = [link for link in self._links if not link.is_over]
+        while self._waiting:
+            if self._waiting[0].is_cancelled:
+                self._waiting.popleft()
+                continue
+            roomy = [link for link in links if link.load < self._window and link.has_room]
+            if not roomy:
+                break
             query = self._waiting.popleft()
-            if not query.is_cancelled:
-                link.ask(query)
-        link.flush()
+            min(roomy, key=_load).ask(query)
+            if query.has_waited:
+                query.receiver.sent(query.number)
+        for link in links:
+            link.flush()
+        for _ in range(len(links) + len(self._opening), self._useful(links)):
+            task = self._loop.create_task(self._open())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    def _useful(self, links: Sequence[Link]) -> int:
+        """How many connections there should be."""
+        in_flight = len(self._waiting) + sum(map(_load, links))
+        if self._barren >= BARREN and self._loop.time() < self._alone_until:
+            return min(1, in_flight)
+        if self._window < PIPELINE and in_flight:
+            return min(MOST, in_flight + self._usual - 1)
+        return min(MOST if links and self._waiting else self._usual, in_flight)
 
     def close(self) -> None:
         """Close all connections; nobody is told."""
         self._waiting.clear()
-        if self._opening is not None:
-            self._opening.cancel()
+        for task in self._opening:
+            task.cancel()
         for link in list(self._links):
             link.owed.clear()
             link.abort()
 
     async def _open(self) -> None:
-        fault = Fault.UNREACHABLE
-        link = None
         try:
-            for address in (await self._surroundings.where(self.server))[:ADDRESSES]:
-                link = self._make(self)
-                try:
-                    async with asyncio.timeout(STALL):
-                        await link.open(address, self.server.port)
-                except TimeoutError:
-                    fault = Fault.SILENT
-                except OSError as error:
-                    fault = fault_of(error)
-                except TransportError as error:
-                    fault = error.fault
-                else:
-                    if not link.is_over:
-                        break
-                    fault = Fault.CLOSED  # it said goodbye with its hello; to try again at once would go on for ever
-                link.abort()
-                link = None
-        except asyncio.CancelledError:
-            if link is not None:
-                link.abort()
-            raise
+            link = await self._connect()
         except TransportError as error:
-            fault = error.fault
-        finally:
-            self._opening = None
-        if link is None:
-            self._complain(fault)
-            waiting, self._waiting = self._waiting, deque()
-            _fail(waiting, fault)
+            self._opening.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            self._complain(error.fault)
+            self._had_no_answer()
+            if not self._opening and all(link.is_over for link in self._links):
+                waiting, self._waiting = self._waiting, deque()
+                _fail(waiting, error.fault)
             return
+        self._opening.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         self._complaint = None
-        self._links.add(link)
-        self._link = link
+        self._links.append(link)
         self._surroundings.connected(self.server, 1)
         self.push()
+
+    async def _connect(self) -> Link:
+        """A new connection; TransportError if none can be had."""
+        fault = Fault.UNREACHABLE
+        for address in (await self._surroundings.where(self.server))[:ADDRESSES]:
+            link = self._make(self)
+            try:
+                async with asyncio.timeout(STALL):
+                    await link.open(address, self.server.port)
+                if not link.is_over:
+                    return link
+                fault = Fault.CLOSED  # it said goodbye with its hello; to try again at once would go on for ever
+            except TimeoutError:
+                fault = Fault.SILENT
+            except OSError as error:
+                fault = fault_of(error)
+            except TransportError as error:
+                fault = error.fault
+            except BaseException:
+                link.abort()
+                raise
+            link.abort()
+        raise TransportError(fault)
 
     def _complain(self, fault: Fault) -> None:
         """Tell the operator, once, what nobody but they can mend."""
@@ -200,14 +245,29 @@ class Way:
             _log.warning("%s: %s", self.server.name, fault.value)
         self._complaint = fault
 
+    def _had_no_answer(self) -> None:
+        self._barren += 1
+        self._alone_until = self._loop.time() + ALONE
+
     # -- called by links --------------------------------------------------------------------------------------------
 
-    def again(self, query: Query, fault: Fault) -> None:
+    def answered(self, *, is_first: bool) -> None:
+        """An answer has come; `is_first`: of its connection."""
+        if is_first:
+            self._barren = 0
+        self._window += 1
+        if self._window >= CALM:
+            self._window = PIPELINE
+
+    def again(self, query: Query, fault: Fault, *, in_front: bool = False) -> None:
         """Carry a query over to another connection, unless that has been done too often."""
         query.link = None
         query.resends += 1
+        query.has_waited = True
         if query.resends > RESENDS:
             query.receiver.failed(query.number, fault)
+        elif in_front:
+            self._waiting.appendleft(query)
         else:
             self._waiting.append(query)
 
@@ -215,18 +275,25 @@ class Way:
         """A connection has ended."""
         if link not in self._links:
             return
-        self._links.discard(link)
+        self._links.remove(link)
         self._surroundings.connected(self.server, -1)
-        if self._link is link:
-            self._link = None
         owed = [query for query in link.owed.values() if not query.is_cancelled]
         link.owed.clear()
         if not link.has_answered:
-            _fail(owed[:1], fault)
-            del owed[:1]
-        for query in owed:
-            self.again(query, fault)
+            self._had_no_answer()
+        if owed:
+            self._window = WINDOW
+            for query in reversed(owed[1:]):
+                self.again(query, fault, in_front=True)
+            if link.has_answered:
+                self.again(owed[0], fault)
+            else:
+                _fail(owed[:1], fault)
         self.push()
+
+
+def _load(link: Link) -> int:
+    return link.load
 
 
 def _fail(queries: Iterable[Query], fault: Fault) -> None:
@@ -249,6 +316,7 @@ class Link:
         self._fault: Fault | None = None  # with which it was given up
         self._last_received = self._last_sent = self._loop.time()
         self.owed: dict[int, Query] = {}
+        self.load = 0  # how many of them somebody waits for
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.has_answered = False
 
@@ -297,6 +365,7 @@ class Link:
         query.link, query.key = self, key
         query.sent_at = self._last_sent = self._loop.time()
         self.owed[key] = query
+        self.load += 1
 
     def _heard(self) -> None:
         self._last_received = self._loop.time()
@@ -316,13 +385,15 @@ class Link:
 
     def _answered(self, key: int, what: bytes | Fault) -> None:
         query = self.owed.pop(key, None)
-        self.has_answered = self.has_answered or isinstance(what, bytes)
+        if isinstance(what, bytes):
+            self._way.answered(is_first=not self.has_answered)
+            self.has_answered = True
         if query is None or query.is_cancelled:
             return
+        self.load -= 1
         query.link = None
         if isinstance(what, bytes):
-            waited = query.sent_at - query.asked_at
-            query.receiver.received(query.number, query.payload[:2] + what[2:], waited)
+            query.receiver.received(query.number, query.payload[:2] + what[2:])
         elif what is Fault.CLOSED:
             self._way.again(query, what)
         else:

@@ -5,8 +5,10 @@ Octets and `now` go in, events come out; sockets, timers and tasks are elsewhere
 * A try is one query to one server. Each has its own id, over plain transports its own random case, and over UDP its own
   random port.
 * A try that is not answered within the server's `patience` is late: the next server is asked as well, but a late answer
-  is still an answer. When every server was asked once, they are asked again, with a patience that doubles from try to
-  try. A benched server is asked once: it is a last resort.
+  is still an answer. When every server was asked once, they are asked again, with a patience that doubles from the
+  second such try on. A benched server is asked once: it is a last resort.
+* Over a connection the patience begins anew when the query leaves. A try that waits for the connection for longer than
+  that has the next server asked as well, but not its own once more.
 * A first try that takes longer than most answers of its server do (`hedge_after`) has the next one asked as well, as long
   as `hedges` has something to spend; nothing is held against the slow one for that.
 * A good answer ends the exchange. An error (SERVFAIL, REFUSED, …) sends it to the next server; the last error is the
@@ -24,7 +26,7 @@ returned, as the last event; at most MAX_TRIES + the switches to TCP and away fr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from resolver.upstream.carrier import Fault
@@ -34,9 +36,9 @@ from resolver.vocabulary import EDE, Rcode, Transport
 
 MAX_TRIES = 8
 MAX_WRONG = 5
-STRIKES = 4
+STRIKES = 6
+PATIENT = 2  # tries after which patience doubles, or as many as there are servers
 ROUNDS_WITH_ERROR = 2  # so often a server is asked while there is an error for an answer
-STREAM_PATIENCE = 0.2  # seconds, at least, over a connection, which repeats by itself what is lost on the way
 _WITH_QUESTION = (Verdict.GOOD, Verdict.ERROR, Verdict.MALFORMED)  # verdicts on answers that hold the question
 
 
@@ -72,6 +74,7 @@ class _Try:
         "deadline",
         "health",
         "hedge_at",
+        "is_held",
         "is_late",
         "is_open",
         "payload",
@@ -101,6 +104,7 @@ class _Try:
         self.deadline = deadline
         self.is_open = True
         self.is_late = False
+        self.is_held = False  # it waits for a connection, for longer than for an answer
         self.wrong = 0
 
     @property
@@ -188,8 +192,17 @@ class Exchange:
             return self._next(now)
         return [event for _ in self._candidates[:MAX_TRIES] for event in self._next(now)] or self._finish()
 
-    def receive(self, number: int, message: bytes, now: float, waited: float = 0.0) -> list[Event]:
-        """A message came in on try `number`, whose query waited so many seconds for a connection."""
+    def sent(self, number: int, now: float) -> None:
+        """The query of try `number`, which had to wait for a connection, has left: its time begins anew."""
+        attempt = self._tries[number]
+        moved = now - attempt.sent_at
+        attempt.sent_at = now
+        attempt.deadline = min(attempt.deadline + moved, self._end)
+        attempt.hedge_at = min(attempt.hedge_at + moved, self._end)
+        attempt.is_late = attempt.is_held = False
+
+    def receive(self, number: int, message: bytes, now: float) -> list[Event]:
+        """A message came in on try `number`."""
         attempt = self._tries[number]
         if self.is_done or not attempt.is_open:
             return []
@@ -204,7 +217,7 @@ class Exchange:
             return self._again(attempt, now)
         elapsed = now - attempt.sent_at
         measure = attempt.transport is health.server.transport
-        health.answered(elapsed - waited, now, measure=measure, probe=self._probe)
+        health.answered(elapsed, now, measure=measure, probe=self._probe)
         if (
             attempt.transport is Transport.TCP
             and verdict in _WITH_QUESTION
@@ -246,10 +259,12 @@ class Exchange:
             self._useless.append(attempt.health)
         return self._next(now)
 
-    def tick(self, now: float) -> list[Event]:
-        """Time has passed: call it at `deadline`; earlier does no harm."""
+    def tick(self, now: float, held: Collection[int] = ()) -> list[Event]:
+        """Time has passed: call it at `deadline`; earlier does no harm. `held`: the tries that wait for a connection."""
         if self.is_done:
             return []
+        for number, attempt in enumerate(self._tries):
+            attempt.is_held = attempt.is_open and number in held
         has_late = False
         for attempt in self._tries:
             if attempt.is_open and not attempt.is_late and now >= attempt.deadline:
@@ -271,15 +286,17 @@ class Exchange:
             health = self._candidates[self._step % count]
             if any(a.health is health and a.is_open and not a.is_late for a in self._tries):
                 return []  # it still has time for the query it got
+            if self._is_held(health) and all(c in self._useless or self._is_held(c) for c in self._candidates):
+                return []  # one query more would not leave sooner
             self._step += 1
-            if health in self._useless or self._waits_on_tcp(health):
+            if health in self._useless or self._is_held(health):
                 continue
             if health in self._benched and self._step > count and health not in self._strikes:
                 continue  # a last resort, asked once if it is silent
             if self._error is not None and not health.is_available():
                 continue  # and there is an answer of sorts
             self._sent += 1
-            factor = 1 << max(0, self._sent - 1 - count)
+            factor = 1 << max(0, self._sent - 1 - max(count, PATIENT))
             return [self._send(health, self._transport(health), now, factor=factor)]
         return [] if self._is_waiting() else self._finish()
 
@@ -335,8 +352,6 @@ class Exchange:
             padded=health.server.is_encrypted,
         )
         patience = health.patience(self._timeout)
-        if transport is not Transport.UDP:
-            patience = max(patience, STREAM_PATIENCE)
         deadline = min(now + min(patience * factor, self._timeout), self._end)
         hedge_at = deadline if self._hedges is None else min(now + health.hedge_after(self._timeout), deadline)
         health.sent(now, tcp=transport is not Transport.UDP)
@@ -356,6 +371,10 @@ class Exchange:
     def _is_in_time(self) -> bool:
         """Whether some try may still be answered as soon as its server usually does."""
         return any(attempt.is_open and not attempt.is_late for attempt in self._tries)
+
+    def _is_held(self, health: Health) -> bool:
+        """Whether a try to the server waits for a connection."""
+        return any(a.is_held and a.is_open and a.health is health for a in self._tries)
 
     def _waits_on_tcp(self, health: Health) -> bool:
         """Whether a try to the server that is not late goes over a connection."""

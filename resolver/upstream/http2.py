@@ -42,9 +42,9 @@ class _Answer:
 
 
 class Http2:
-    """The Dialogue of HTTPS."""
+    """The Dialogue of HTTPS. `known`: how many streams servers have said they take; a new connection begins by that."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, known: dict[Server, int]) -> None:
         config = h2.config.H2Configuration(
             client_side=True,
             header_encoding=None,  # or h2 would raise on octets that are no UTF-8
@@ -73,7 +73,8 @@ class Http2:
             ("content-type", _MEDIA_TYPE),
         ]
         self._unacknowledged = 0
-        self._streams = _STREAMS
+        self._server, self._known = server, known
+        self._streams = known.get(server, _STREAMS)
         self.is_over = False
         self.can_cancel = True
 
@@ -122,6 +123,7 @@ class Http2:
     def _take_event(self, event: h2.events.Event, found: list[tuple[int, bytes | Fault]]) -> None:
         if isinstance(event, h2.events.RemoteSettingsChanged):
             self._streams = min(self._connection.remote_settings.max_concurrent_streams, _MOST_STREAMS)
+            self._known[self._server] = self._streams
         if isinstance(event, h2.events.ConnectionTerminated):
             self.is_over = True
             found += [(each, Fault.CLOSED) for each in self._answers]

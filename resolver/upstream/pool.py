@@ -299,12 +299,16 @@ class _Run:
         self._running = running
         self._exchange = exchange
         self._done = done
-        self._tickets: list[Ticket] = []
+        self._tickets: dict[int, Ticket] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._alarm = 0.0  # when it fires
 
-    def received(self, number: int, message: bytes, waited: float = 0.0) -> None:
-        self.perform(self._exchange.receive(number, message, monotonic(), waited))
+    def sent(self, number: int) -> None:
+        self._exchange.sent(number, monotonic())
+        self.perform([])
+
+    def received(self, number: int, message: bytes) -> None:
+        self.perform(self._exchange.receive(number, message, monotonic()))
 
     def failed(self, number: int, fault: Fault) -> None:
         self.perform(self._exchange.fail(number, fault, monotonic()))
@@ -316,8 +320,8 @@ class _Run:
             for event in events:
                 if isinstance(event, Send):
                     try:
-                        self._tickets.append(
-                            self._carriers.send(event.health.server, event.transport, event.payload, self, event.number)
+                        self._tickets[event.number] = self._carriers.send(
+                            event.health.server, event.transport, event.payload, self, event.number
                         )
                     except TransportError as error:
                         further += self._exchange.fail(event.number, error.fault, monotonic())
@@ -345,10 +349,11 @@ class _Run:
         self._exchange.is_done = True
         if self._timer is not None:
             self._timer.cancel()
-        for ticket in self._tickets:
+        for ticket in self._tickets.values():
             ticket.cancel()
         self._done(result)
 
     def _tick(self) -> None:
         self._timer = None
-        self.perform(self._exchange.tick(monotonic()))
+        held = [number for number, ticket in self._tickets.items() if ticket.is_waiting]
+        self.perform(self._exchange.tick(monotonic(), held))

@@ -56,7 +56,7 @@ class Quic:
         """See Carrier."""
         way = self._ways.get(server)
         if way is None:
-            way = self._ways[server] = Way(self._surroundings, server, lambda way: QuicLink(way, self._trust))
+            way = self._ways[server] = Way(self._surroundings, server, lambda way: QuicLink(way, self._trust), 1)
         return way.send(payload, receiver, number)
 
     def keep(self, servers: AbstractSet[Server]) -> None:

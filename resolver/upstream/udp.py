@@ -48,6 +48,7 @@ class _Datagram:
     """A query under way over UDP: a ticket."""
 
     __slots__ = ("number", "owner", "receiver", "sock")
+    is_waiting = False  # it leaves at once
 
     def __init__(self, owner: Udp, sock: socket.socket, receiver: Receiver, number: int) -> None:
         self.owner = owner

@@ -121,7 +121,7 @@ def test_a_query_comes_back_padded_and_with_its_own_id(
 
 
 @BOTH
-def test_queries_share_one_connection_and_answers_may_overtake(
+def test_queries_share_connections_and_answers_may_overtake(
     run: Runner, trusted: Trusted, transport: Transport
 ) -> None:
     with FakeUpstream(certificate=trusted.good) as upstream:
@@ -135,7 +135,7 @@ def test_queries_share_one_connection_and_answers_may_overtake(
             assert sorted(numbers) == list(range(50)) and numbers[-1] == 0
 
         run(with_carriers(trusted.file, body))
-        assert upstream.connections == 1
+        assert upstream.connections <= connection.USUAL
 
 
 @BOTH
@@ -216,7 +216,7 @@ def test_what_a_broken_connection_owes_is_asked_again(
             assert number == 1 and address(message) == address_of("breaks.example")
 
         run(with_carriers(trusted.file, body))
-        assert upstream.connections == 2
+        assert 2 <= upstream.connections <= 3  # a spare one after a break
 
 
 def test_an_http_error_is_told(run: Runner, trusted: Trusted) -> None:
@@ -248,7 +248,7 @@ def test_more_queries_than_streams_wait_for_their_turn(run: Runner, trusted: Tru
             assert sorted([(await inbox.message())[0] for _ in range(40)]) == list(range(40))
 
         run(with_carriers(trusted.file, body))
-        assert upstream.connections == 1
+        assert upstream.connections <= connection.MOST
 
 
 def test_a_connection_that_takes_no_more_is_replaced(run: Runner, trusted: Trusted) -> None:
@@ -262,7 +262,7 @@ def test_a_connection_that_takes_no_more_is_replaced(run: Runner, trusted: Trust
             assert sorted([(await inbox.message())[0] for _ in range(23)]) == list(range(23))
 
         run(with_carriers(trusted.file, body))
-        assert upstream.connections == 5
+        assert upstream.connections >= 5
 
 
 def test_a_large_answer_comes_whole(run: Runner, trusted: Trusted) -> None:
@@ -278,7 +278,9 @@ def test_a_large_answer_comes_whole(run: Runner, trusted: Trusted) -> None:
         run(with_carriers(trusted.file, body))
 
 
-def test_cancelled_streams_make_room(run: Runner, trusted: Trusted) -> None:
+def test_cancelled_streams_make_room(run: Runner, trusted: Trusted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "USUAL", 1)
+    monkeypatch.setattr(connection, "MOST", 1)
     with FakeUpstream(certificate=trusted.good, streams=2) as upstream:
         upstream.on("never.example", Act(drop=True))
 
@@ -319,7 +321,7 @@ def test_a_connection_that_breaks_is_no_connection_from_then_on(
             assert (await inbox.message())[0] == 2
 
         run(with_carriers(trusted.file, body))
-        assert upstream.connections == 2
+        assert upstream.connections >= 2
 
 
 class Odd:
@@ -411,7 +413,7 @@ def test_a_server_whose_streams_have_no_room_is_waited_for(run: Runner, trusted:
     async def body(io: Carriers, inbox: Inbox, server: Server) -> None:
         ticket: Any = io.send(server, Transport.HTTPS, query(), inbox, 0)
         way: Any = io._carriers[Transport.HTTPS]._ways[server]  # type: ignore[attr-defined]
-        while way._link is None:  # noqa: ASYNC110
+        while not way._links:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         io.send(server, Transport.HTTPS, query(), inbox, 1)
         assert not ticket.is_cancelled and not odd.requests
@@ -424,7 +426,7 @@ def test_a_server_whose_streams_have_no_room_is_waited_for(run: Runner, trusted:
 
 
 def test_headers_may_have_any_octets() -> None:
-    dialogue = Http2(Server("s", "127.0.0.1", 443, Transport.HTTPS, "127.0.0.1", "127.0.0.1", "/dns-query"))
+    dialogue = Http2(Server("s", "127.0.0.1", 443, Transport.HTTPS, "127.0.0.1", "127.0.0.1", "/dns-query"), {})
     conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
     conn.initiate_connection()
     key = dialogue.ask(query())

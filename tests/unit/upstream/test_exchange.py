@@ -75,6 +75,7 @@ class Story:
         self.options = options
         self.sends: list[Send] = []
         self.end: Answer | Failed | None = None
+        self.held: set[int] = set()  # tries that wait for a connection
         self.exchange: Exchange
 
     def start(self) -> list[str]:
@@ -98,12 +99,19 @@ class Story:
         return words
 
     def play(self, step: str) -> list[str]:
-        """`wait` (to the deadline), `wait 0.1`, `N fault refused`, or `N answer [option …]` for try N."""
+        """For try N: `wait` (to the deadline), `wait 0.1`, `held N`, `N sent`, `N fault refused`, `N answer [option …]`."""
         first, *rest = step.split()
         if first == "wait":
             self.now = self.exchange.deadline if not rest else self.now + float(rest[0])
-            return self.take(self.exchange.tick(self.now))
+            return self.take(self.exchange.tick(self.now, self.held))
+        if first == "held":
+            self.held = {int(number) for number in rest}
+            return []
         number = int(first)
+        if rest[0] == "sent":
+            self.held.discard(number)
+            self.exchange.sent(number, self.now)
+            return []
         if rest[0] == "fault":
             return self.take(self.exchange.fail(number, Fault[rest[1].upper()], self.now))
         options: dict[str, object] = {}
@@ -188,6 +196,33 @@ STORIES: dict[str, tuple[Story, list[str], list[tuple[str, list[str]]]]] = {
         Story("A"),
         ["A/tcp"],
         [("wait 0.39", []), ("wait 0.01", ["A/tcp"]), ("0 answer", ["answer"])],
+    ),
+    "no second query while the first waits for a connection": (
+        Story("A"),
+        ["A/tcp"],
+        [("held 0", []), ("wait 0.4", []), ("wait 1", []), ("0 sent", []), ("wait 0.39", []), ("0 answer", ["answer"])],
+    ),
+    "its patience begins when it leaves": (
+        Story("A"),
+        ["A/tcp"],
+        [
+            ("held 0", []),
+            ("wait 1", []),
+            ("0 sent", []),
+            ("wait 0.39", []),
+            ("wait 0.02", ["A/tcp"]),
+            ("1 answer", ["answer"]),
+        ],
+    ),
+    "another server is asked while the first waits for a connection": (
+        Story("Ab"),
+        ["A/tcp"],
+        [("held 0", []), ("wait 0.4", ["b/udp"]), ("wait 0.4", ["b/udp"]), ("0 sent", []), ("0 answer", ["answer"])],
+    ),
+    "no connection at all": (
+        Story("A"),
+        ["A/tcp"],
+        [("held 0", []), ("wait 0.4", []), ("wait", ["failed 22"])],
     ),
     "a connection that breaks may have been a chance": (
         Story("A"),
@@ -419,7 +454,11 @@ def test_whatever_happens_there_is_one_end_in_time(seed: int) -> None:
         step = rng.random()
         if step < 0.4:
             story.play("wait")
-        elif step < 0.5:
+        elif step < 0.45:
+            story.play(f"held {number}")
+        elif step < 0.48 and number in story.held:
+            story.play(f"{number} sent")
+        elif step < 0.58:
             story.play(f"{number} fault {rng.choice(['refused', 'reset', 'overload'])}")
         else:
             story.play(f"{number} answer {rng.choice(options[rng.randrange(2) :])}")
