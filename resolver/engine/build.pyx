@@ -122,6 +122,23 @@ cdef bint is_localhost(const uint8_t* label) noexcept nogil:
     return True
 
 
+def count_blank(bytes chunk not None):
+    """How many of a chunk's lines, which end in LF, hold nothing but spaces, tabs, CR, VT and FF."""
+    cdef const uint8_t* at = <const uint8_t*><const char*>chunk
+    cdef const uint8_t* stop = at + len(chunk)
+    cdef uint64_t count = 0
+    with nogil:
+        while at != NULL and at < stop:
+            while at < stop and (at[0] == c' ' or at[0] == c'\t' or 11 <= at[0] <= 13):
+                at += 1
+            if at < stop and at[0] == c'\n':
+                count += 1
+            at = <const uint8_t*>memchr(at, c'\n', stop - at)
+            if at != NULL:
+                at += 1
+    return count
+
+
 cdef class RunBuilder:
     """Collects a list's rules (rules.RuleSink), then gives them out sorted, block by block. See engine.pyi."""
 
@@ -339,7 +356,8 @@ cdef class RunBuilder:
             sort_refs(&sorter, self.refs + start, count, depth)
 
     def take_block(self, uint32_t keys):
-        """The next up to `keys` keys with their rules: (first key, keys, octets of a block); None at the end."""
+        """The next up to `keys` keys with their rules: (first key, keys, octets of a block); None at the end. Blocks end
+        where a key's hash says so, a quarter of `keys` apart at least: where two lists agree, so do their blocks."""
         cdef Octets streams[5]
         cdef uint32_t done = 0, kept, i
         cdef bint enough
@@ -421,6 +439,7 @@ cdef class RunBuilder:
         cdef const uint8_t* previous = NULL
         cdef const uint8_t* rule
         cdef uint32_t shared, outcome, seen, seen_outcome, fresh, last_line = 0, line, tag, held
+        cdef uint32_t least = keys // 4 if keys > 4 else 1
         cdef int64_t delta
         kept[0] = 0
         while done[0] < keys and self.next_ref < self.taken:
@@ -481,4 +500,6 @@ cdef class RunBuilder:
             if not stream_room(&streams[3], 10):
                 return False
             stream_varint(&streams[3], <uint64_t>(held >> 2) << 3 | (held & 3) << 1)
+            if done[0] >= least and xxh64(previous + RULE_HEADER, previous[8], False) % least == 0:
+                break
         return True

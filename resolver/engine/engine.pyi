@@ -103,7 +103,13 @@ class RunBuilder:
     ) -> tuple[int, list[tuple[int, bytes]]]: ...
     def sort(self, threads: int = 2) -> None: ...
     def take_block(self, keys: int) -> tuple[bytes, int, bytes] | None:
-        """(first key, keys, octets of a block as lists/layout.py draws it); None after the last."""
+        """(first key, keys, octets of a block as lists/layout.py draws it), of `keys` keys at most; None after the last.
+
+        Blocks end where a key's hash says so: where two lists have the same names, they have the same blocks there.
+        """
+
+def count_blank(chunk: bytes) -> int:
+    """How many of a chunk's lines, which end in LF, hold nothing but spaces, tabs, CR, VT and FF. Without the GIL."""
 
 class RunReader:
     """A cursor over a run's keys; each item is (name, [(scope, outcome, line)]). ValueError if a block is damaged."""
@@ -137,8 +143,11 @@ class SideReader(RunReader):
 def find_rules(reader: RunReader, keys: Sequence[bytes]) -> list[list[tuple[int, int]]]:
     """The (scope, outcome) of each of these ascending keys; reads on from where the cursor is."""
 
-def rules_below(reader: RunReader, key: bytes, limit: int) -> list[tuple[bytes, tuple[int, ...]]]:
-    """The keys below `key`, itself included, each with its rules (outcome << 2 | scope); at most `limit` + 1."""
+def rules_below(reader: RunReader, keys: list[bytes], limit: int) -> list[tuple[bytes, tuple[int, ...]]]:
+    """The keys below some, these included, with their rules (outcome << 2 | scope); at most `limit` + 1.
+
+    `keys` ascend, and none is below another; reads on from the cursor.
+    """
 
 class TransferScanner:
     """Takes the records of a transfer of a zone (wire form): CNAMEs of plain triggers whose target was learned.
@@ -163,10 +172,15 @@ class TransferScanner:
     def skip(self, message: bytes, at: int, count: int) -> tuple[int, int, int]:
         """Past `count` records: (where the next begins, where the last begins, its type). ValueError: malformed."""
 
-def diff_runs(
-    old: RunReader, new: RunReader, outcomes: Sequence[int | None]
-) -> tuple[tuple[int, list[bytes]], tuple[int, list[bytes]], tuple[int, list[bytes]]]:
-    """Names added, removed, changed: how many, and the first thousand. `outcomes`: the old run's ids as the new's."""
+def compare_runs(
+    old: RunReader, new: RunReader, outcomes: Sequence[int | None], limit: int
+) -> tuple[list[tuple[bytes, tuple[int, ...], tuple[int, ...], tuple[int, ...]]] | None, tuple[int, int, int]]:
+    """What differs between two runs of a list, and how many names were added, removed and changed.
+
+    In the order of the keys: (key, the old run's rules, the new one's, the lines of these), rules as `outcome << 2 | scope`
+    of their run; None where more than `limit` differ. `outcomes`: the old run's ids as the new's, None where it has none.
+    ValueError if a block is damaged.
+    """
 
 class KeyCollision(Exception):
     """Two names have the same hash under this key, as far as the index keeps it: take another key."""
@@ -204,15 +218,6 @@ class Merger:
     ) -> None: ...
     def run(self) -> None: ...
 
-def changed_rules(
-    old: RunReader, new: RunReader, outcomes: Sequence[int | None], limit: int
-) -> tuple[list[tuple[bytes, tuple[int, ...], bool]], list[bytes], tuple[int, int, int]] | None:
-    """What differs between two runs of a list, and the new run's names below that; None if more than `limit` names do.
-
-    In the order of their keys: (key, the new run's rules as `outcome << 2 | scope`, whether it has the name no more).
-    Then those of the changed keys that are not below another, and how many names were added, removed, changed.
-    """
-
 def keys_below(reader: RunReader, key: bytes, limit: int) -> list[bytes]:
     """The keys below `key`, itself included, at most `limit` + 1; reads on from where the cursor is."""
 
@@ -231,7 +236,7 @@ def first_from(reader: RunReader, key: bytes) -> bytes | None:
 class RunDifference:
     """What differs between two runs: (name, the old run's rules, the new one's), each [(scope, outcome, line)].
 
-    In the order of the keys; `outcomes` as for diff_runs(). ValueError if a block is damaged.
+    In the order of the keys; `outcomes` as for compare_runs(). ValueError if a block is damaged.
     """
 
     def __init__(self, old: RunReader, new: RunReader, outcomes: Sequence[int | None]) -> None: ...

@@ -41,47 +41,6 @@ cdef struct PatchFrame:
     bint removed            # the list no longer has the name
 
 
-def changed_rules(RunReader old, RunReader new, outcomes, uint64_t limit):
-    """Every name that differs between two runs of a list, and what the new one has below those. See engine.pyi."""
-    cdef bint more_old = old.advance(), more_new = new.advance(), differs, covered
-    cdef uint64_t added = 0, removed = 0, changed = 0, below = 0
-    cdef uint8_t cover[MAX_KEY + 1]
-    cdef int order, cover_length = -1
-    cdef RunReader at
-    items, covers = [], []
-    while more_old or more_new:
-        order = 1 if not more_old else -1 if not more_new else compare_keys(
-            old.key, old.key_length, new.key, new.key_length
-        )
-        at = old if order < 0 else new
-        differs = order != 0 or not same_rules(old, new, outcomes)
-        covered = 0 <= cover_length <= <int>at.key_length and memcmp(cover, at.key, cover_length) == 0
-        if differs or covered:
-            key = (<const char*>at.key)[:at.key_length]
-            if order < 0:
-                items.append((key, (), True))
-            else:
-                items.append((key, tuple([new.found[i].tag for i in range(new.found_count)]), False))
-            if not differs:
-                below += 1
-            elif order:
-                added += order > 0
-                removed += order < 0
-            else:
-                changed += 1
-            if differs and not covered:
-                covers.append(key)
-                cover_length = <int>at.key_length
-                memcpy(cover, at.key, cover_length)
-            if added + removed + changed > limit or below > 4 * limit:
-                return None
-        if order <= 0:
-            more_old = old.advance()
-        if order >= 0:
-            more_new = new.advance()
-    return items, covers, (added, removed, changed)
-
-
 def keys_below(RunReader reader, bytes key, uint64_t limit):
     """The keys below `key`, itself included; at most `limit` + 1 of them. Reads on from where the cursor is."""
     cdef uint32_t length = <uint32_t>len(key)
@@ -95,17 +54,21 @@ def keys_below(RunReader reader, bytes key, uint64_t limit):
     return found
 
 
-def rules_below(RunReader reader, bytes key, uint64_t limit):
-    """As keys_below(), with the rules of each: [(key, (outcome << 2 | scope, …))]."""
-    cdef uint32_t length = <uint32_t>len(key)
-    cdef bint more = reader._seek(key)
+def rules_below(RunReader reader, list keys, uint64_t limit):
+    """As keys_below(), of ascending keys none of which is below another, with the rules of each: [(key, (tag, …))]."""
+    cdef bytes key
+    cdef uint32_t length
+    cdef bint more = reader.advance()
     cdef list found = []
-    while more and reader.key_length >= length and memcmp(reader.key, <const char*>key, length) == 0:
-        rules = tuple([reader.found[i].tag for i in range(reader.found_count)])
-        found.append(((<const char*>reader.key)[:reader.key_length], rules))
-        if <uint64_t>len(found) > limit:
-            break
-        more = reader.advance()
+    for key in keys:
+        length = <uint32_t>len(key)
+        while more and order_of(reader, key) < 0:
+            more = reader.advance()
+        while more and reader.key_length >= length and memcmp(reader.key, <const char*>key, length) == 0:
+            found.append(((<const char*>reader.key)[:reader.key_length], reader._tags()))
+            if <uint64_t>len(found) > limit:
+                return found
+            more = reader.advance()
     return found
 
 

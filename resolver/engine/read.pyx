@@ -11,7 +11,6 @@ from resolver.engine.index cimport MAX_KEY
 
 cdef enum:
     BLOCK_HEADER = 20       # octets: u32 keys, rules, and the lengths of own octets, tags and lines
-    DIFF_SAMPLE = 1000      # names that diff_runs() gives out of each kind
     SIDE_NOW = 0            # of a delta's rules (their outcome's lowest bit): what is said now
     SIDE_WAS = 1            # and what the run under it says
     SIDE_ALL = 2            # no delta's rules
@@ -176,6 +175,9 @@ cdef class RunReader:
                 return True
         return False
 
+    cdef tuple _tags(self):
+        return tuple([self.found[i].tag for i in range(self.found_count)])
+
     cdef tuple _item(self):
         return key_to_name(self.key, self.key_length), [
             (self.found[i].tag & 3, self.found[i].tag >> 2, self.found[i].line) for i in range(self.found_count)
@@ -308,33 +310,33 @@ cdef bint same_rules(RunReader a, RunReader b, outcomes) except -1:
     }
 
 
-def diff_runs(RunReader old, RunReader new, outcomes):
-    """Names in one of two runs or with other rules: (how many, the first names) added, removed and changed.
-
-    `outcomes` gives the new run's outcome id for each of the old one's, None where it has none.
-    """
+def compare_runs(RunReader old, RunReader new, outcomes, uint64_t limit):
+    """Every key that differs between two runs of a list, and how many were added, removed and changed. See engine.pyi."""
     cdef bint more_old = old.advance(), more_new = new.advance()
     cdef uint64_t added = 0, removed = 0, changed = 0
     cdef int order
-    names_added, names_removed, names_changed = [], [], []
+    cdef RunReader at
+    cdef list items = []
     while more_old or more_new:
         order = 1 if not more_old else -1 if not more_new else compare_keys(
             old.key, old.key_length, new.key, new.key_length
         )
-        if order < 0:
-            removed += 1
-            if removed <= DIFF_SAMPLE:
-                names_removed.append(key_to_name(old.key, old.key_length))
-        elif order > 0:
-            added += 1
-            if added <= DIFF_SAMPLE:
-                names_added.append(key_to_name(new.key, new.key_length))
-        elif not same_rules(old, new, outcomes):
-            changed += 1
-            if changed <= DIFF_SAMPLE:
-                names_changed.append(key_to_name(new.key, new.key_length))
+        if order or not same_rules(old, new, outcomes):
+            added += order > 0
+            removed += order < 0
+            changed += order == 0
+            if items is not None and added + removed + changed > limit:
+                items = None
+            if items is not None:
+                at = old if order < 0 else new
+                items.append((
+                    (<const char*>at.key)[:at.key_length],
+                    () if order > 0 else old._tags(),
+                    () if order < 0 else new._tags(),
+                    () if order < 0 else tuple([new.found[i].line for i in range(new.found_count)]),
+                ))
         if order <= 0:
             more_old = old.advance()
         if order >= 0:
             more_new = new.advance()
-    return (added, names_added), (removed, names_removed), (changed, names_changed)
+    return items, (added, removed, changed)

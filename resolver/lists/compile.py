@@ -39,6 +39,7 @@ from resolver.config.types import Override as OverrideRule
 from resolver.engine.engine import Index
 from resolver.fetch.store import has_copy
 from resolver.lists import history
+from resolver.lists.changes import Changes
 from resolver.lists.clients import build_clients, outside
 from resolver.lists.guard import Guard
 from resolver.lists.guard import prepare as prepare_guard
@@ -195,7 +196,8 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
     own = take_own(wanted, state_dir / RUNS, slots)
 
     decided = decisions.read(state_dir)
-    guard = Guard(config, state_dir, decided)
+    changes = Changes()
+    guard = Guard(config, state_dir, decided, changes)
     read = [
         take_list(listed, state_dir, as_read(known) if known else None, slots[listed.name], force=force)
         for listed in served
@@ -206,12 +208,12 @@ def _build(config: Config, state_dir: Path, force: bool, session: str, started: 
     made = "reused"
     if index is None:
         index = f"index/{number}.index"
-        if parent and not force and _patch(state_dir, parent.index, index, readings, own):
+        if parent and not force and _patch(state_dir, parent.index, index, readings, own, changes):
             made = "patched"
         else:
             made = "built"
             readings = _write_index(state_dir, index, guard, served, before, read, readings, own)
-    readings = history.write_changes(state_dir, number, before, readings)
+    readings = history.write_changes(state_dir, number, before, readings, changes)
     states = tuple(reading.state for reading in readings)
 
     members, moment, _ = membership_now(config, state_dir)
@@ -391,10 +393,13 @@ def _write_index(
     return readings
 
 
-def _patch(state_dir: Path, old: str, index: str, readings: Sequence[Reading], own: Sequence[ListState]) -> bool:
+def _patch(
+    state_dir: Path, old: str, index: str, readings: Sequence[Reading], own: Sequence[ListState], changes: Changes
+) -> bool:
     """Make the index out of the last one, if that is quick; where a file is damaged, a merge finds out what to do."""
     try:
-        return patch_index(state_dir / old, state_dir / index, _runs_of(state_dir, readings, own)) is not None
+        runs = _runs_of(state_dir, readings, own)
+        return patch_index(state_dir / old, state_dir / index, runs, changes) is not None
     except (OSError, ValueError):
         return False
 

@@ -38,12 +38,14 @@ from resolver.asked import most_asked
 from resolver.config.model import Config, ListConfig
 from resolver.config.types import NO_LIMIT
 from resolver.decisions import ROLLED_BACK, Decisions, ListDecisions
+from resolver.lists.changes import Changes
+from resolver.lists.layout import name_of
 from resolver.lists.names import normalise
 from resolver.lists.patterns import PatternSet
 from resolver.lists.reading import Reading, describe
 from resolver.lists.report import ListOutcome, QuarantinedRule
 from resolver.lists.rules import Outcome, TriggerKind
-from resolver.lists.runs import Run, differences
+from resolver.lists.runs import Item, Run
 from resolver.lists.source import open_source
 from resolver.lists.view import LeftOut, rule_key, write_view
 from resolver.snapshot import HELD, REJECTED, RUNS, ListState, base_of
@@ -105,11 +107,21 @@ class Protected:
                 if _blocks(rule.outcome):
                     yield LeftOut(name, rule.scope, rule.outcome, rule.line, name, children[name])
 
-    def changed_hits(self, before: Run, after: Run) -> Iterator[LeftOut]:
-        """Those rules of `after` at names of which `before` says something else: quick where few names changed."""
-        for name, _, rules in differences(before, after):
-            for rule in rules:
-                if _blocks(rule.outcome) and (found := self._why(name, rule.scope)):
+    def changed_hits(self, run: Run, items: Sequence[Item]) -> Iterator[LeftOut]:
+        """Those rules at names of which the run before said something else (RunChanges.items)."""
+        for key, _, tags, lines in items:
+            name = name_of(key)
+            for tag, line in zip(tags, lines, strict=True):
+                scope, outcome = Scope(tag & 3), run.header.outcomes[tag >> 2]
+                if _blocks(outcome) and (found := self._why(name, scope)):
+                    yield LeftOut(name, scope, outcome, line, *found)
+
+    def still_hit(self, left: Sequence[LeftOut], run: Run) -> Iterator[LeftOut]:
+        """Those of the rules left out of another run that this one has too, and that still block something protected."""
+        rules = {(rule.name, rule.scope, rule.outcome) for rule in left if not rule.pattern}
+        for name, here in run.find_many({name for name, _, _ in rules}):
+            for rule in here:
+                if (name, rule.scope, rule.outcome) in rules and (found := self._why(name, rule.scope)):
                     yield LeftOut(name, rule.scope, rule.outcome, rule.line, *found)
 
     def pattern_hits(self, run: Run, before: Run | None) -> Iterator[LeftOut]:
@@ -151,15 +163,6 @@ class Protected:
 
 def _blocks(outcome: Outcome) -> bool:
     return outcome.verb is Verb.BLOCK and outcome.action not in _HARMLESS
-
-
-def _still_there(rules: Sequence[LeftOut], run: Run) -> Iterator[LeftOut]:
-    """Those of the rules left out of another run that this one has too."""
-    found = dict(run.find_many({rule.name for rule in rules if not rule.pattern}))
-    for rule in rules:
-        for here in found.get(rule.name, ()) if not rule.pattern else ():
-            if (here.scope, here.outcome) == (rule.scope, rule.outcome):
-                yield rule._replace(line=here.line)
 
 
 def protected(config: Config) -> Protected:
@@ -266,11 +269,12 @@ def _host(url: str) -> str | None:
 class Guard:
     """Judges the lists of one build. `before`, in its methods: the list as the generation before served it."""
 
-    def __init__(self, config: Config, state_dir: Path, decisions: Decisions) -> None:
+    def __init__(self, config: Config, state_dir: Path, decisions: Decisions, changes: Changes | None = None) -> None:
         self._config = config
         self._state_dir = state_dir
         self._runs = state_dir / RUNS
         self._decisions = decisions
+        self._changes = changes or Changes()
         self.warnings: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -339,9 +343,9 @@ class Guard:
         with contextlib.ExitStack() as stack:
             run = stack.enter_context(Run(self._runs / newest))
             was = stack.enter_context(Run(self._runs / old.run)) if old else None
-            base = stack.enter_context(Run(self._runs / base_of(old.run))) if old else None
-            if was and base and run.shares_blocks(base):
-                found = [*protected.changed_hits(base, run), *_still_there(was.left_out, run)]
+            items = self._changes.between(self._runs / base_of(old.run), self._runs / newest).items if old else None
+            if was and items is not None:
+                found = [*protected.changed_hits(run, items), *protected.still_hit(was.left_out, run)]
             else:
                 found = list(itertools.islice(protected.hits(run), MAX_LEFT_OUT + 1))
             if len(found) <= MAX_LEFT_OUT:

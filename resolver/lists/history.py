@@ -8,7 +8,7 @@ name that has others. So a rule stands since the newest journal, on the way from
 come; or since the generation in which its list was first, which has no journal.
 
 What is not known is said to be at least so old, never guessed: beyond the journals that are kept (JOURNALS octets a list,
-the oldest go first), beyond a generation that changed more than MAX_CHANGES names of the list, and beyond the last
+the oldest go first), beyond a generation that changed more than changes.MAX_CHANGES names of the list, and beyond the last
 KEEP generations. A rule that a rollback brought back stands since it came first.
 """
 
@@ -22,17 +22,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resolver.lists.changes import Changes
 from resolver.lists.container import replacing
+from resolver.lists.layout import name_of
 from resolver.lists.reading import Reading
 from resolver.lists.rules import Outcome
-from resolver.lists.runs import Run, RunRule, diff, differences, outcome_to_json
+from resolver.lists.runs import Item, Run, outcome_to_json
 from resolver.snapshot import RUNS, Generation, ListState
 from resolver.vocabulary import Scope
 
 FOLDER = "history"  # below state_dir
 KEEP = 1000  # generations
 SPARE = 200  # more than that before the oldest are dropped
-MAX_CHANGES = 500_000  # names of a list in one generation
 JOURNALS = 32 << 20  # octets a list
 _SUFFIX = ".z"
 
@@ -49,13 +50,13 @@ class Since(NamedTuple):
 
 
 def write_changes(
-    state_dir: Path, number: int, before: dict[str, ListState], readings: Sequence[Reading]
+    state_dir: Path, number: int, before: dict[str, ListState], readings: Sequence[Reading], changes: Changes
 ) -> list[Reading]:
     """Write down what generation `number` changes of each list; returns the readings with these counts in their reports."""
     counted = []
     for reading in readings:
         old = before.get(reading.state.name)
-        added, removed = _write_journal(state_dir, number, old, reading.state)
+        added, removed = _write_journal(state_dir, number, old, reading.state, changes)
         counted.append(replace(reading, report=replace(reading.report, added=added, removed=removed)))
     return counted
 
@@ -125,7 +126,9 @@ def generations_known(state_dir: Path) -> dict[int, Any]:
     return found
 
 
-def _write_journal(state_dir: Path, number: int, old: ListState | None, new: ListState) -> tuple[int, int]:
+def _write_journal(
+    state_dir: Path, number: int, old: ListState | None, new: ListState, changes: Changes
+) -> tuple[int, int]:
     """Write what came and went; returns how many names did."""
     before = old.run if old else ""
     if before == new.run:
@@ -134,38 +137,34 @@ def _write_journal(state_dir: Path, number: int, old: ListState | None, new: Lis
         return new.names, old.names if old else 0
     paths = state_dir / RUNS / before, state_dir / RUNS / new.run
     folder = state_dir / FOLDER / new.name
-    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-    added = removed = 0
-    path = folder / f"{number}{_SUFFIX}"
-    packer = zlib.compressobj(1)
     try:
-        with Run(paths[0]) as first, Run(paths[1]) as second, replacing(path) as file:
-            file.write(packer.compress(b"\n"))
-            for count, (name, was, now) in enumerate(differences(first, second)):
-                if count == MAX_CHANGES:
-                    raise OverflowError
-                added += not was
-                removed += not now
-                file.write(packer.compress(b"".join(_lines(name, was, now))))
-            file.write(packer.flush())
-    except OverflowError:
-        (added, _), (removed, _), _ = diff(*paths)
+        found = changes.between(*paths)
+        if found.items is not None:
+            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            packer = zlib.compressobj(1)
+            with Run(paths[0]) as first, Run(paths[1]) as second, replacing(folder / f"{number}{_SUFFIX}") as file:
+                file.write(packer.compress(b"\n"))
+                for item in found.items:
+                    file.write(packer.compress(b"".join(_lines(item, first.header.outcomes, second.header.outcomes))))
+                file.write(packer.flush())
+            _drop_oldest(folder)
     except (OSError, ValueError):  # the old one is damaged: what serves is not
         return new.names, old.names if old else 0
-    _drop_oldest(folder)
-    return added, removed
+    return found.added, found.removed
 
 
-def _lines(name: str, was: Sequence[RunRule], now: Sequence[RunRule]) -> Iterator[bytes]:
+def _lines(item: Item, old: Sequence[Outcome], new: Sequence[Outcome]) -> Iterator[bytes]:
+    key, was, now, _ = item
+    name = name_of(key)
     if not was:
         yield f"+{name}\n".encode()
     elif not now:
         yield f"-{name}\n".encode()
     else:
-        known = {(rule.scope, rule.outcome) for rule in was}
-        for rule in now:
-            if (rule.scope, rule.outcome) not in known:
-                yield f"~{name}\t{_key(name, rule.scope, rule.outcome)}\n".encode()
+        known = {(tag & 3, old[tag >> 2]) for tag in was}
+        for tag in now:
+            if (tag & 3, new[tag >> 2]) not in known:
+                yield f"~{name}\t{_key(name, Scope(tag & 3), new[tag >> 2])}\n".encode()
 
 
 def _key(name: str, scope: Scope, outcome: Outcome) -> str:

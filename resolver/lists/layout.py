@@ -52,7 +52,8 @@ runs.py), DELTA and DELTA_INDEX: as BLOCKS and INDEX, for the keys that changed 
 DELTA has of a key is all there is of it. A tag's outcome is there outcome << 1 | side: 0 what is said of the key now, 1 what
 BLOCKS say of it; a key that is gone has only the latter.
 
-    INDEX     a line a block: {u64 offset, u32 octets, u32 keys, u64 XXH64 of its octets, u8 key length, first key}
+    INDEX     a line a block: {u64 offset, u32 octets, u32 keys, u64 XXH64 of its octets, u64 of what it says but for the
+              lines, u8 key length, first key}
     block     raw DEFLATE (RFC 1951) of
         +------+-------+--------------------+--------+---------+------------+------------+------+-------+
         | keys | rules | octets of the next | shared |  own    | own octets | tags       | lines|
@@ -98,8 +99,9 @@ RANGES = struct.Struct("<II")
 RANGE_SET = struct.Struct("<II")
 NSNAME = struct.Struct("<BII")
 
-BLOCK_KEYS = 4096
-BLOCK_LINE = struct.Struct("<QIIQB")
+BLOCK_KEYS = 8192  # at most; half as many as a rule
+BLOCK_LINE = struct.Struct("<QIIQQB")
+BLOCK_HEAD = struct.Struct("<5I")
 TRIGGER_COUNT = struct.Struct("<I")
 TRIGGER_LINE = struct.Struct("<BBHII")
 
@@ -168,7 +170,7 @@ class FileKind:
 
 
 INDEX = FileKind("index", b"TAMPAHIX", 2, INDEX_FACTS, len(IndexSection))
-RUN = FileKind("run", b"TAMPAHRN", 2, RUN_FACTS, len(RunSection))
+RUN = FileKind("run", b"TAMPAHRN", 3, RUN_FACTS, len(RunSection))
 
 
 class Section(NamedTuple):
@@ -180,19 +182,22 @@ class Section(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A block of a run: where its octets are, their XXH64, and the first of its keys."""
+    """A block of a run: where its octets are, their XXH64, that of its keys and tags before they are compressed, and the
+    first of its keys."""
 
     offset: int
     length: int
     keys: int
     checksum: int
+    said: int
     first: bytes
 
 
 def pack_blocks(blocks: list[Block]) -> bytes:
     """The INDEX section of a run."""
     return b"".join(
-        BLOCK_LINE.pack(block.offset, block.length, block.keys, block.checksum, len(block.first)) + block.first
+        BLOCK_LINE.pack(block.offset, block.length, block.keys, block.checksum, block.said, len(block.first))
+        + block.first
         for block in blocks
     )
 
@@ -202,12 +207,12 @@ def unpack_blocks(octets: bytes) -> list[Block]:
     blocks = []
     at = 0
     while at < len(octets):
-        offset, length, keys, checksum, size = BLOCK_LINE.unpack_from(octets, at)
+        offset, length, keys, checksum, said, size = BLOCK_LINE.unpack_from(octets, at)
         at += BLOCK_LINE.size
         first = octets[at : at + size]
         if len(first) != size:
             raise struct.error("the last line is cut off")
-        blocks.append(Block(offset, length, keys, checksum, first))
+        blocks.append(Block(offset, length, keys, checksum, said, first))
         at += size
     return blocks
 

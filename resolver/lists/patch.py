@@ -25,7 +25,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from resolver.engine.engine import Index, IndexPatch, KeyCollision, changed_rules
+from resolver.engine.engine import Index, IndexPatch, KeyCollision
+from resolver.lists.changes import MAX_CHANGES, Changes
 from resolver.lists.container import SectionReader, SectionWriter, replacing
 from resolver.lists.layout import INDEX, NO_TTL, RECORD, RECORDS, SLOTS, TRIGGER_SECTIONS, IndexSection, key_of
 from resolver.lists.merge import IndexReport, Kind, ListRun, badfilters_of
@@ -35,7 +36,9 @@ from resolver.lists.runs import Run
 from resolver.vocabulary import Action, Scope, Verb
 
 MAX_SHARE = 0.02  # of the index's names: with more changed at once a full build is as quick
-MAX_CHANGES = 200_000  # changed names at once, and names below them that are looked at
+MAX_SILENCED = (
+    1000  # changed names of a transfer's delta below which is looked at one by one; else the next full build does
+)
 MAX_PATCHES = 64  # since the last full build; long before, that is made anew while nobody waits (reload.py)
 MAX_SUM = 0.10  # of the index's names: changed since the last full build
 MAX_FILL = 0.88  # of the slots: fuller buckets make look-ups slower
@@ -50,6 +53,15 @@ class _GiveUp(Exception):
     """A full build is due."""
 
 
+def _uppermost(keys: list[bytes]) -> list[bytes]:
+    """Those of some keys that are not below another, in their order."""
+    found: list[bytes] = []
+    for key in sorted(keys):
+        if not found or not key.startswith(found[-1]):
+            found.append(key)
+    return found
+
+
 class _Patched(NamedTuple):
     """What earlier patches left; as JSON in the index's TEXT."""
 
@@ -58,7 +70,7 @@ class _Patched(NamedTuple):
     left_behind: Sequence[str] = ()
 
 
-def patch_index(old: Path, new: Path, lists: Sequence[ListRun]) -> IndexReport | None:
+def patch_index(old: Path, new: Path, lists: Sequence[ListRun], changes: Changes | None = None) -> IndexReport | None:
     """An index at `new` for these lists, out of the index `old`; None where a full build is due, and nothing is written.
 
     Look-ups in it come to what they would in a full build; it may hold entries and listsets that one would not. The
@@ -69,7 +81,7 @@ def patch_index(old: Path, new: Path, lists: Sequence[ListRun]) -> IndexReport |
     """
     try:
         with ExitStack() as stack:
-            return _Patch(stack, old, lists).write(new)
+            return _Patch(stack, old, lists, changes or Changes()).write(new)
     except (_GiveUp, KeyCollision):
         return None
 
@@ -77,8 +89,9 @@ def patch_index(old: Path, new: Path, lists: Sequence[ListRun]) -> IndexReport |
 class _Patch:
     """One patch under way: the old index's tables with what is appended, and its buckets' copy."""
 
-    def __init__(self, stack: ExitStack, old: Path, lists: Sequence[ListRun]) -> None:
+    def __init__(self, stack: ExitStack, old: Path, lists: Sequence[ListRun], changes: Changes) -> None:
         self._started = time.perf_counter()
+        self._known = changes
         self._stack = stack
         self._lists = lists
         file = stack.enter_context(SectionReader(old, INDEX))
@@ -96,11 +109,11 @@ class _Patch:
         self._names = int(self._text["names"])
         self._facts = file.facts
         self._cancelled = self._badfilters()
-        changes = [self._changes(number) for number in range(len(lists)) if self._paths[number] != lists[number].run]
+        changed = [self._changes(number) for number in range(len(lists)) if self._paths[number] != lists[number].run]
         self.seconds = {"diff": time.perf_counter() - self._started}
         self._buckets = IndexPatch(Index(old))
         self._tables = _Tables(file, self._text, self._buckets)
-        for number, items, covers in changes:
+        for number, items, covers in changed:
             self._patch_list(number, items, covers)
         self._triggers = self._trigger_sections(file)
 
@@ -131,26 +144,35 @@ class _Patch:
             raise _GiveUp
         limit = min(MAX_CHANGES, int(MAX_SHARE * self._names) - self._changed)
         limit = min(limit, int(MAX_SUM * self._names) - self._before.names - self._changed)
-        found = changed_rules(*after.readers_against(before), outcomes, limit) if limit > 0 else None
-        if found is None:
+        items, added, removed, changed = self._known.between(self._paths[number], self._lists[number].run)
+        if items is None or added + removed + changed > limit:
             raise _GiveUp
-        items, covers, (added, removed, changed) = found
-        if covers and covers[0] == b"":
+        if items and not items[0][0]:
             raise _GiveUp  # what is said of the root is said of every name
         self._changed += added + removed + changed
         self._names += added - removed
-        return number, {key: (rules, gone) for key, rules, gone in items}, covers
+        visits = {key: (tags, not tags) for key, _, tags, _ in items}
+        # Names below that said no more than one of these, and so have no entry, may have to speak for themselves now.
+        others = after.header.replaces and len(after.header.outcomes) > 1
+        silenced = _uppermost([key for key, was, _, _ in items if was or others])
+        if len(silenced) <= MAX_SILENCED or not after.shares_blocks(before):
+            self._add_below(visits, after, silenced)
+        return number, visits, _uppermost(list(visits))
+
+    @staticmethod
+    def _add_below(visits: Visits, run: Run, keys: Sequence[bytes]) -> None:
+        """Visit what a list has below these keys."""
+        below = run.rules_below(keys, MAX_CHANGES)
+        if len(below) > MAX_CHANGES:
+            raise _GiveUp
+        for key, rules in below:
+            visits.setdefault(key, (rules, False))
 
     def _patch_list(self, number: int, visits: Visits, covers: list[bytes]) -> None:
         """Exchange what one list says. The index is right before and after; the other lists' runs are as it has them."""
         parents = self._buckets.with_children(covers)
         if parents:
-            # The two runs' cursors leave out what both are known to say the same of, so these may be missing.
-            below = self._run(self._lists[number].run).rules_below(parents, MAX_CHANGES)
-            if len(below) > MAX_CHANGES:
-                raise _GiveUp
-            for key, rules in below:
-                visits.setdefault(key, (rules, False))
+            self._add_below(visits, self._run(self._lists[number].run), parents)
             for other in range(len(self._lists)):
                 if other != number:
                     self._visit(visits, self._run(self._paths[other]).keys_below(parents, MAX_CHANGES))

@@ -27,7 +27,7 @@ from resolver.lists.rules import Trigger
 from resolver.lists.runs import BlockWriter, Run, RunHeader, add_header, finish_run, inflate, write_blocks
 
 WINDOW = 1 << 18  # rules
-KEPT = 4 * BLOCK_KEYS  # rules: with fewer no block is taken, so what comes some thousands late is still in order
+KEPT = 2 * BLOCK_KEYS  # rules: with fewer no block is taken, so what comes some thousands late is still in order
 MAX_DELTA = 100_000  # keys
 
 Rules: TypeAlias = "Sequence[tuple[int, int]]"  # (scope, outcome), at most one for each scope

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+from resolver.engine.engine import count_blank
 from resolver.lists.names import shown
 from resolver.lists.parse.adblock import Adblock
 from resolver.lists.parse.addresses import Addresses
@@ -47,7 +48,6 @@ DIALECTS: dict[str, type[Dialect]] = {
 }
 
 _PAGE = re.compile(rb"\s*<(?:!doctype|html|head|body|\?xml|script|meta|title|!--)\b", re.IGNORECASE)
-_BLANK_LINE = re.compile(rb"(?m)^[ \t\v\f\r]*\n")
 
 
 def read_list(chunks: Iterable[bytes], options: Options, sink: RuleSink, path: str = "") -> ListReport:
@@ -157,7 +157,7 @@ class _Reader:
         templates = [(t.prefix, t.suffix, int(t.scope), self._index_of(t.outcome)) for t in dialect.templates(chunk)]
         lines, rest = self._sink.scan(chunk, first, templates)
         rest = [item for item in rest if item[1].strip()]
-        filled = lines - _count_blank(chunk)
+        filled = lines - count_blank(chunk)
         report.lines += lines
         report.names += filled - len(rest)
         self._rule_lines += filled
@@ -237,10 +237,3 @@ def _cut_head(head: list[bytes]) -> Iterator[bytes]:
                 yield chunk[:cut]
         if cut < len(chunk):
             yield chunk[cut:]
-
-
-def _count_blank(chunk: bytes) -> int:
-    """How many lines of a chunk are blank; nearly always told by a few searches for octets."""
-    if chunk[:1].isspace() or any(start in chunk for start in (b"\n\n", b"\n ", b"\n\t", b"\n\r", b"\n\v", b"\n\f")):
-        return len(_BLANK_LINE.findall(chunk))
-    return 0

@@ -17,13 +17,14 @@ from publicsuffixlist import PublicSuffixList
 from resolver import decisions
 from resolver.engine.engine import RunBuilder
 from resolver.lists import history
+from resolver.lists.changes import Changes
 from resolver.lists.compile import BuildError
 from resolver.lists.explain import matches
 from resolver.lists.guard import Protected, protected
-from resolver.lists.layout import key_of
+from resolver.lists.layout import key_of, name_of
 from resolver.lists.report import ListReport, Report
 from resolver.lists.rules import Outcome
-from resolver.lists.runs import Run, RunHeader, differences, write_run
+from resolver.lists.runs import Run, RunHeader, compare, differences, write_run
 from resolver.lists.splice import Splice
 from resolver.lists.standing import config_digest, standing
 from resolver.lists.view import LeftOut, read_view, write_view
@@ -381,10 +382,15 @@ def test_a_delta_is_judged_by_what_it_changes(tmp_path: Path, site: Guarded) -> 
             assert changed.keys() == {
                 name for name in before.keys() | after.keys() if (name in before) != (name in after)
             }
+        found = Changes().between(*pair)
+        assert {name_of(key) for key, *_ in found.items or ()} == changed.keys()
+        assert found.added == sum(not was for was, _ in changed.values())
+        assert found.removed == sum(not now for _, now in changed.values())
+        assert found.items == sorted(found.items or ())
     with Run(tmp_path / "aa.run") as old, Run(tmp_path / "bb.run") as new:
-        assert new.shares_blocks(old)
+        items = compare(old, new, 10_000).items or []
         known = {(hit.name, hit.scope) for hit in guarded.hits(old)}
-        quick = {(hit.name, hit.scope) for hit in guarded.changed_hits(old, new)}
+        quick = {(hit.name, hit.scope) for hit in guarded.changed_hits(new, items)}
         assert quick - known == {(hit.name, hit.scope) for hit in guarded.hits(new)} - known
         assert known
 

@@ -71,7 +71,7 @@ def test_a_key_is_a_names_labels_from_the_tld_down(name: str | bytes, key: bytes
 
 
 def test_the_block_index_reads_back_and_is_checked() -> None:
-    blocks = [layout.Block(64, 10, 3, 1 << 63, b""), layout.Block(74, 20, 1, 5, b"com\0x\0")]
+    blocks = [layout.Block(64, 10, 3, 1 << 63, 7, b""), layout.Block(74, 20, 1, 5, 1 << 62, b"com\0x\0")]
     octets = layout.pack_blocks(blocks)
     assert layout.unpack_blocks(octets) == blocks
     for end in (1, layout.BLOCK_LINE.size - 1, len(octets) - 1):

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resolver.engine.engine import Index, IndexPatch, KeyCollision, RunBuilder
-from resolver.lists import patch
+from resolver.lists import patch, runs
 from resolver.lists.container import SectionReader, SectionWriter, replacing
 from resolver.lists.layout import (
     BUCKET,
@@ -31,6 +31,7 @@ from resolver.lists.merge import IndexReport, ListRun, read_header, write_index
 from resolver.lists.patch import patch_index
 from resolver.lists.rules import Outcome, Rule
 from resolver.lists.runs import RunHeader, write_run
+from resolver.lists.splice import splice_run
 from resolver.vocabulary import Action, Scope, Verb
 from tests.indexes import Asked, expected, make_run
 from tests.reference import ReferenceList, said_of, suffixes
@@ -51,7 +52,8 @@ OUTCOMES = (
 
 @pytest.fixture
 def unbounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every change may be patched, however small the index."""
+    """Every change may be patched, however small the index; runs have many blocks, of which most stay as they are."""
+    monkeypatch.setattr(runs, "BLOCK_KEYS", 8)
     monkeypatch.setattr(patch, "MAX_SHARE", 1000.0)
     monkeypatch.setattr(patch, "MAX_SUM", 1000.0)
     monkeypatch.setattr(patch, "MAX_FILL", 1.0)
@@ -275,6 +277,22 @@ def test_names_that_added_nothing_come_up_when_their_parent_goes(tmp_path: Path,
     lists = [ReferenceList(block("a.b.x.example")), ReferenceList(block("y.example"))]
     assert builds.patched(lists)
     check(builds.index, lists, ["x.example", "b.x.example", "a.b.x.example", "c.a.b.x.example", "y.example"])
+
+
+def test_names_that_added_nothing_come_up_after_a_transfer_too(tmp_path: Path, unbounded: None) -> None:
+    others = [f"n{number}.example" for number in range(100)]
+    lists = [ReferenceList(block("x.example", "a.b.x.example", *others))]
+    builds = Builds(tmp_path)
+    builds.full(lists)
+    [entry] = builds.runs(lists)
+    after = tmp_path / "after.run"
+    with runs.Run(entry.run) as run:
+        splice_run(entry.run, after, {key_of("x.example"): ()}, run.header)
+    assert patch_index(builds.index, tmp_path / "after.index", [entry._replace(run=after)])
+    left = [ReferenceList(block("a.b.x.example", *others))]
+    check(
+        tmp_path / "after.index", left, ["x.example", "b.x.example", "a.b.x.example", "c.a.b.x.example", "n7.example"]
+    )
 
 
 def test_the_header_says_the_new_runs_and_how_often_it_was_patched(tmp_path: Path, unbounded: None) -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from resolver.engine.engine import RunBuilder, RunReader
 from resolver.lists.container import Damaged
-from resolver.lists.layout import RUN, RunSection, key_of
+from resolver.lists.layout import RUN, RunSection, key_of, name_of
 from resolver.lists.rules import Outcome, Rule, Trigger, TriggerKind
-from resolver.lists.runs import Refused, Run, RunHeader, RunRule, diff, run_digest, run_path, write_run
+from resolver.lists.runs import Refused, Run, RunHeader, RunRule, compare, run_digest, run_path, write_run
 from resolver.vocabulary import Action, Scope, Verb
 from tests.indexes import make_run, read_table, with_sums
 
@@ -289,18 +289,56 @@ def test_find_and_below_reach_every_block(long_run: Path) -> None:
         assert [name for name, _ in run.below("n2.example")] == []
 
 
-def test_diff_counts_and_names_what_changed(tmp_path: Path) -> None:
+def test_a_comparison_counts_and_names_what_changed(tmp_path: Path) -> None:
     old = [Rule(f"n{number}.example", Scope.BOTH, BLOCK) for number in range(10_000)]
     new = [*old[5:], Rule("other.example", Scope.SELF, ALLOW), Rule("n3.example", Scope.SELF, BLOCK)]
     new[0] = Rule("n5.example", Scope.BOTH, ALLOW)
     make_run(tmp_path / "old.run", [Rule("", Scope.BELOW, Outcome(ttl=5)), *old])
     make_run(tmp_path / "new.run", new[::-1])
-    changes = diff(tmp_path / "old.run", tmp_path / "new.run")
-    assert changes.added == (1, ("other.example",))
-    assert changes.removed == (5, ("", "n0.example", "n1.example", "n2.example", "n4.example"))
-    assert changes.changed == (2, ("n3.example", "n5.example"))
-    same = diff(tmp_path / "new.run", tmp_path / "new.run")
-    assert [change.total for change in same] == [0, 0, 0]
+    with Run(tmp_path / "old.run") as before, Run(tmp_path / "new.run") as after:
+        items, *counts = compare(before, after, 10)
+        assert counts == [1, 5, 2] and items is not None
+        named = {name_of(key): (len(was), len(now), len(lines)) for key, was, now, lines in items}
+        assert [name for name, (was, now, _) in named.items() if now > was] == ["other.example"]
+        gone = [name for name, (was, now, _) in named.items() if was > now]
+        assert gone == ["", "n0.example", "n1.example", "n2.example", "n4.example"]
+        assert [name for name, said in named.items() if said == (1, 1, 1)] == ["n3.example", "n5.example"]
+        assert compare(before, after, 7) == (None, 1, 5, 2), "more than the limit"
+        assert compare(after, after, 10) == ([], 0, 0, 0)
+
+
+def said(run: Run) -> dict[str, set[tuple[Scope, Outcome]]]:
+    return {name: {(rule.scope, rule.outcome) for rule in rules} for name, rules in run.names()}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_differs_is_found_wherever_blocks_begin(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    old = [Rule(f"n{draw.randrange(10**9)}.example", Scope.BOTH, BLOCK) for number in range(40_000)]
+    new = list(old)
+    for _ in range(draw.choice((0, 1, 30, 3000))):
+        place = draw.randrange(len(new))
+        if draw.random() < 0.4:
+            del new[place]
+        elif draw.random() < 0.5:
+            new.insert(place, Rule(f"m{draw.randrange(10**9)}.example", Scope.BOTH, BLOCK))
+        else:
+            new[place] = Rule(new[place].name, Scope.SELF, draw.choice((BLOCK, ALLOW)))
+    for name, rules in (("old.run", old), ("new.run", new)):
+        rules.append(Rule("last.example", Scope.BOTH, ALLOW))  # the same outcomes in both
+        make_run(tmp_path / name, [Rule("first.example", Scope.BOTH, BLOCK), *rules])
+    with Run(tmp_path / "old.run") as before, Run(tmp_path / "new.run") as after:
+        items, *counts = compare(before, after, 10_000)
+        was, now = said(before), said(after)
+        assert items is not None
+        assert [name_of(item[0]) for item in items] == sorted(
+            (name for name in was.keys() | now.keys() if was.get(name) != now.get(name)), key=key_of
+        )
+        assert counts[:2] == [len(now.keys() - was.keys()), len(was.keys() - now.keys())]
+        blocks = [{(block.first, block.said) for block in run._base.blocks} for run in (before, after)]
+        assert len(blocks[0]) > 5
+        if len(items) < 5:
+            assert len(blocks[0] - blocks[1]) <= 2 * len(items), "blocks are the same again soon after a change"
 
 
 def open_and_read(path: Path) -> None:
