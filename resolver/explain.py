@@ -210,7 +210,9 @@ def explain_name(
         )
         spoken += tuple(
             dataclasses.replace(
-                _spoken(_as_match(match), dict(paths)[match.list], by_name, action, None), covers="names that fit it"
+                _spoken(_as_match(match), dict(paths)[match.list], by_name, action, None),
+                covers="names that fit it",
+                since=since.since(match),
             )
             for match in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(step))
         )
@@ -226,7 +228,7 @@ def explain_name(
     for kind, about, covers in speaking:
         found_by = winner if finding == _FINDINGS[kind] else ""
         spoken += tuple(
-            _triggered(match, about, dict(paths)[match.list], found_by, action)
+            _triggered(match, about, dict(paths)[match.list], found_by, action, since)
             for match in trigger_matches(paths, frozenset({kind}), covers)
         )
     return Explanation(
@@ -285,9 +287,9 @@ class Stands:
         self._generation = generation
         self._known = history.generations_known(state_dir)
 
-    def since(self, match: Match) -> str:
+    def since(self, match: Match | TriggerMatch) -> str:
         """For a rule that is served; "" if nothing is known."""
-        rule = (match.name, match.scope, match.outcome)
+        rule = match.trigger if isinstance(match, TriggerMatch) else (match.name, match.scope, match.outcome)
         found = history.since(self._state_dir, self._generation, match.list, rule, self._known)
         if found is None:
             return ""
@@ -326,12 +328,12 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stan
     )
 
 
-def _triggered(match: TriggerMatch, covers: str, run_path: Path, winner: str, action: int) -> Spoken:
+def _triggered(match: TriggerMatch, covers: str, run_path: Path, winner: str, action: int, stands: Stands) -> Spoken:
     """A rule about an address, of the client or in the answer, or about a name server."""
     _, text, outcome, line = match.trigger
     file, line = _place(run_path, line)
     decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
-    return Spoken(match.list, file, line, text, covers, _says(outcome), decides)
+    return Spoken(match.list, file, line, text, covers, _says(outcome), decides, since=stands.since(match))
 
 
 def _place(run_path: Path, line: int) -> tuple[str, int]:

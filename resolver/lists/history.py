@@ -4,8 +4,9 @@
     state_dir/history/<list>/<number>.z        what generation <number> changed of a list's served rules: a journal
 
 A journal is text, deflated: `+name` came, `-name` went, `~name<TAB>rule` for each rule (view.rule_key) that is new at a
-name that has others. So a rule stands since the newest journal, on the way from a generation to its parents, that has it
-come; or since the generation in which its list was first, which has no journal.
+name that has others, `@rule` for each new one that is no name's: a pattern, or about an address or a name server. So a rule
+stands since the newest journal, on the way from a generation to its parents, that has it come; or since the generation in
+which its list was first, which has no journal.
 
 What is not known is said to be at least so old, never guessed: beyond the journals that are kept (JOURNALS octets a list,
 the oldest go first), beyond a generation that changed more than changes.MAX_CHANGES names of the list, and beyond the last
@@ -26,7 +27,7 @@ from resolver.lists.changes import Changes
 from resolver.lists.container import replacing
 from resolver.lists.layout import name_of
 from resolver.lists.reading import Reading
-from resolver.lists.rules import Outcome
+from resolver.lists.rules import Outcome, Trigger
 from resolver.lists.runs import Item, Run, outcome_to_json
 from resolver.snapshot import RUNS, Generation, ListState
 from resolver.vocabulary import Scope
@@ -81,15 +82,23 @@ def write_generation(state_dir: Path, generation: Generation) -> None:
 
 
 def since(
-    state_dir: Path, number: int, name: str, rule: tuple[str, Scope, Outcome], known: dict[int, Any] | None = None
+    state_dir: Path,
+    number: int,
+    name: str,
+    rule: tuple[str, Scope, Outcome] | Trigger,
+    known: dict[int, Any] | None = None,
 ) -> Since | None:
-    """Since when list `name`, as generation `number` serves it, has a rule (name, scope, outcome); None: not known.
+    """Since when list `name`, as generation `number` serves it, has a rule (name, scope, outcome), or one that is no name's;
+    None: not known.
 
     `known`: what generations_known() gives, where many rules are asked for.
     """
     known = generations_known(state_dir) if known is None else known
-    came = b"\n+" + rule[0].encode() + b"\n"
-    changed = b"\n~" + rule[0].encode() + b"\t" + _key(*rule).encode() + b"\n"
+    if isinstance(rule, Trigger):
+        signs = [b"\n" + _trigger_line(rule)]
+    else:
+        text = rule[0].encode()
+        signs = [b"\n+" + text + b"\n", b"\n~" + text + b"\t" + _key(*rule).encode() + b"\n"]
     entry = known.get(number)
     if entry is None or not entry["lists"].get(name):
         return None
@@ -106,7 +115,7 @@ def since(
             journal = _journal(state_dir, name, entry["number"])
             if journal is None:
                 return here._replace(exact=False)
-            if came in journal or changed in journal:
+            if any(sign in journal for sign in signs):
                 return here
         entry = parent
 
@@ -146,6 +155,11 @@ def _write_journal(
                 file.write(packer.compress(b"\n"))
                 for item in found.items:
                     file.write(packer.compress(b"".join(_lines(item, first.header.outcomes, second.header.outcomes))))
+                if first.header.trigger_digest != second.header.trigger_digest:
+                    had = set(map(_trigger_line, first.triggers()))
+                    for line in map(_trigger_line, second.triggers()):
+                        if line not in had:
+                            file.write(packer.compress(line))
                 file.write(packer.flush())
             _drop_oldest(folder)
     except (OSError, ValueError):  # the old one is damaged: what serves is not
@@ -165,6 +179,11 @@ def _lines(item: Item, old: Sequence[Outcome], new: Sequence[Outcome]) -> Iterat
         for tag in now:
             if (tag & 3, new[tag >> 2]) not in known:
                 yield f"~{name}\t{_key(name, Scope(tag & 3), new[tag >> 2])}\n".encode()
+
+
+def _trigger_line(trigger: Trigger) -> bytes:
+    said = [int(trigger.kind), trigger.text, outcome_to_json(trigger.outcome)]
+    return f"@{json.dumps(said, separators=(',', ':'))}\n".encode()
 
 
 def _key(name: str, scope: Scope, outcome: Outcome) -> str:

@@ -16,6 +16,7 @@ from publicsuffixlist import PublicSuffixList
 
 from resolver import decisions
 from resolver.engine.engine import RunBuilder
+from resolver.explain import explain_name
 from resolver.lists import history
 from resolver.lists.changes import Changes
 from resolver.lists.compile import BuildError
@@ -602,6 +603,53 @@ def test_since_when_a_rule_stands(site: Guarded) -> None:
     assert since("co.id") == (5, True)
     (site.state_dir / "history" / "generations.jsonl").write_text("nothing\n")
     assert since("a.example") is None
+
+
+@pytest.mark.parametrize(
+    ("rules", "format", "ask"),
+    [
+        (("/^bad[0-9]/", "||x.example^", "/^worse[0-9]/"), "adblock", {"name": "bad5.example"}),
+        (("192.0.2.0/24", "198.51.100.1", "203.0.113.9"), "addresses", {"name": "192.0.2.9"}),
+        (
+            ("24.0.2.0.192.rpz-ip CNAME .", "x.example CNAME .", "y.example CNAME ."),
+            "rpz",
+            {"name": "z.example", "leads_to": ("192.0.2.9",)},
+        ),
+        (
+            ("*.host.example.rpz-nsdname CNAME .", "x.example CNAME .", "y.example CNAME ."),
+            "rpz",
+            {"name": "z.example", "servers": ("ns.host.example",)},
+        ),
+        (
+            ("24.0.2.0.192.rpz-nsip CNAME .", "x.example CNAME .", "y.example CNAME ."),
+            "rpz",
+            {"name": "z.example", "servers": ("192.0.2.9",)},
+        ),
+        (
+            ("8.0.0.0.127.rpz-client-ip CNAME .", "x.example CNAME .", "y.example CNAME ."),
+            "rpz",
+            {"name": "z.example"},
+        ),
+    ],
+)
+def test_since_when_rules_stand_that_are_no_names(
+    site: Guarded, rules: tuple[str, str, str], format: str, ask: dict[str, Any]
+) -> None:
+    """The rule in question comes, goes, and comes again; before and behind it others do."""
+    head = ("$TTL 60", "@ SOA a. b. 1 2 3 4 5") if format == "rpz" else ()
+    site.lists({"name": "ads", "format": format})
+    rule, other, third = rules
+    for lines in ((other,), (rule, other), (other,), (other, third, rule), (other, rule)):
+        site.change(*head, *lines)
+    found = explain_name(site.config, ask.pop("name"), "127.0.0.1", "A", **ask)
+    [match] = [match for match in found.matches if match.list == "ads"]
+    assert match.since.startswith("since generation 4 (")
+    site.settings["guard"] = {"keep_generations": 3}
+    (site.state_dir / "history" / "ads" / "4.z").unlink()
+    again = explain_name(site.config, found.name, "127.0.0.1", "A", **ask)
+    assert next(match for match in again.matches if match.list == "ads").since.startswith(
+        "since generation 4 or longer"
+    )
 
 
 def test_generations_are_kept_within_number_and_size(site: Guarded) -> None:
