@@ -28,5 +28,3 @@ def set_up(process: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine(f"%(asctime)s {process}: %(levelname)s: %(message)s", "%Y-%m-%dT%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # It has a line for every event in a watched folder: with the log in such a folder that would never end.
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)

@@ -259,10 +259,11 @@ class Reloader:
                 _log.warning("%s", problem)
         config = read.config
         sources = [str(self._path), *(str(item.path) for item in config.lists if item.scheme == "file")]
-        sources += [glob.escape(str(path)) for group in config.groups for path in group.files]
+        clients = [path for group in config.groups for path in group.files]
+        sources += [glob.escape(str(path)) for path in clients]
         if config.dnssec.anchor_path:
             sources.append(glob.escape(str(config.dnssec.anchor_path)))
-        self._watch.follow(sources, {**state_of(sources), **read.state})
+        self._watch.follow(sources, {**state_of(sources), **read.state}, clients)
         digest = config.digest if isinstance(config, kept.Kept) else config_digest(self._here(config))
         force, self._force_next = self._force_next, False
         generation = None if force else await asyncio.to_thread(standing, config, digest, self._state_dir)

@@ -5,7 +5,8 @@ one's place, and a mounted volume swaps a symbolic link beside it. So any event 
 none at all (network file systems send no events), leads to one look at all sources; only if size, time or inode of one
 has changed is there a change. A change then has to settle: nothing is reported before all files have stood still for
 `SETTLE` seconds, so that a list half written is not taken for a whole one; a file that never stands still is reported
-after `PATIENCE` all the same.
+after `PATIENCE` all the same. What came to its place by a rename is whole at once, and need not settle where that is asked
+for (`quick`): of lists and the config an operator's own `tampah reload` shall be first, and say what it changed.
 
 Folders below `blind` (state_dir, which a reload writes to) are never looked at.
 """
@@ -17,10 +18,12 @@ import glob
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from resolver.inotify import Inotify
+
 SETTLE = 1.0  # seconds without a change before a change counts; "edit, then tampah reload" comes before that
 PATIENCE = 10.0  # seconds after which a file that still grows is taken as it is
 LOOK = 2.0  # seconds between looks where no event comes
-_STEP = 50  # milliseconds in which events are gathered
+GATHER = 0.05  # seconds in which events are gathered
 
 State = Mapping[str, tuple[int, int, int]]  # file → mtime in ns, size, inode; a missing file has no entry
 
@@ -62,12 +65,16 @@ class Watch:
         self._blind = blind.resolve()
         self._sources: Sequence[str] = ()
         self._known: State = {}
+        self._quick: frozenset[Path] = frozenset()
+        self._arrived: set[Path] = set()  # by a rename, since the last look
         self._renewed = asyncio.Event()
 
-    def follow(self, sources: Sequence[str], known: State) -> None:
-        """Watch these from now on. `known`: what they looked like when last read; a difference is a change."""
+    def follow(self, sources: Sequence[str], known: State, quick: Iterable[Path] = ()) -> None:
+        """Watch these from now on. `known`: what they looked like when last read; a difference is a change. `quick`: those
+        that need not settle after a rename."""
         self._sources = sources
         self._known = known
+        self._quick = frozenset(path.absolute() for path in quick)
         self._renewed.set()
 
     async def changes(self) -> AsyncGenerator[list[str], None]:
@@ -75,40 +82,48 @@ class Watch:
 
         OSError when the system cannot watch (fs.inotify.max_user_watches).
         """
-        from watchfiles import awatch  # not at the start: it takes time to load
-
         while True:
             self._renewed = asyncio.Event()
             folders = folders_of(self._sources, self._blind)
             if not folders:
                 await self._renewed.wait()
                 continue
-            if changed := await self._settled():  # while nothing was watched
-                yield changed
-            async for _ in awatch(
-                *folders,
-                watch_filter=None,
-                step=_STEP,
-                rust_timeout=int(LOOK * 1000),
-                yield_on_timeout=True,
-                recursive=False,
-                stop_event=self._renewed,
-            ):
-                if changed := await self._settled():
-                    yield changed
-                if folders_of(self._sources, self._blind) != folders:
-                    break
+            events = Inotify(folders)
+            try:
+                while not self._renewed.is_set():
+                    if changed := await self._settled(events):  # at first, what came while nothing was watched
+                        yield changed
+                    if folders_of(self._sources, self._blind) != folders:
+                        break
+                    await events.wait(LOOK, self._renewed)
+                    await asyncio.sleep(GATHER)
+            finally:
+                events.close()
 
-    async def _settled(self) -> list[str]:
+    async def _settled(self, events: Inotify) -> list[str]:
         """What differs from what was known, once it stands still; empty if nothing does."""
+        self._arrived |= events.take()
         now = state_of(self._sources)
         patience = PATIENCE
-        while now != self._known and patience > 0:
+        while now != self._known and patience > 0 and not self._is_whole(now):
             await asyncio.sleep(SETTLE)
             patience -= SETTLE
             before, now = now, state_of(self._sources)
             if now == before:
                 break
-        changed = sorted(path for path in {*now, *self._known} if now.get(path) != self._known.get(path))
+        changed = self._differing(now)
         self._known = now
+        self._arrived.clear()
         return changed
+
+    def _is_whole(self, now: State) -> bool:
+        """Whether all that differs came by a rename and may be taken at once."""
+        return all(
+            Path(path).absolute() in self._quick & self._arrived
+            and path in now
+            and now[path][2] != self._known.get(path, (0, 0, 0))[2]
+            for path in self._differing(now)
+        )
+
+    def _differing(self, now: State) -> list[str]:
+        return sorted(path for path in {*now, *self._known} if now.get(path) != self._known.get(path))

@@ -119,6 +119,39 @@ def test_a_file_being_written_is_waited_for(folder: Path) -> None:
     _run(folder, ["lists/ads.txt"], test)
 
 
+@pytest.mark.parametrize("how", ["replaced", "written", "removed and written", "another too"])
+def test_what_came_by_a_rename_need_not_settle_where_that_is_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(watch, "SETTLE", 60.0)
+    ads = folder / "lists" / "ads.txt"
+
+    def change() -> None:
+        if how.startswith("removed"):
+            ads.unlink()
+        new = ads if "written" in how else folder / "lists" / "new"
+        new.write_text("longer")
+        if how == "another too":
+            (folder / "config.yaml").write_text("longer")
+        if new != ads:
+            new.replace(ads)
+
+    async def test(watching: Watch, following: Callable[[], Awaitable[list[str]]]) -> None:
+        paths = [str(ads), str(folder / "config.yaml")]
+        watching.follow(paths, state_of(paths), [ads])
+        _later(change)
+        if how == "replaced":
+            assert await following() == ["lists/ads.txt"]
+            (folder / "lists" / "more").write_text("other")
+            _later(lambda: (folder / "lists" / "more").replace(ads))
+            assert await following() == ["lists/ads.txt"]
+        else:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(following(), 3)
+
+    _run(folder, ["lists/ads.txt", "config.yaml"], test)
+
+
 def test_a_file_that_never_stands_still_is_reported_in_the_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "PATIENCE", 1.0)
     ads = folder / "lists" / "ads.txt"
