@@ -302,6 +302,7 @@ class Harness:
                 verdict, reply = self.engine.resume(punt)
             elif punt.reason == PUNT_SERVERS:
                 verdict, reply = self._serve(punt)
+                is_sound = False  # it may hold an answer that was damaged
             elif punt.reason == PUNT_DNS64:
                 verdict, reply = self.engine.synthesise(punt, answer)
             elif cell is not None:
