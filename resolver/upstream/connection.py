@@ -200,17 +200,21 @@ class Way:
             link.abort()
 
     async def _open(self) -> None:
+        link, fault = None, Fault.PROTOCOL
         try:
             link = await self._connect()
         except TransportError as error:
-            self._opening.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-            self._complain(error.fault)
+            fault = error.fault
+        except Exception:  # whatever it is, those who wait must hear of it
+            _log.exception("no connection to %s", self.server.name)
+        self._opening.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+        if link is None:
+            self._complain(fault)
             self._had_no_answer()
             if not self._opening and all(link.is_over for link in self._links):
                 waiting, self._waiting = self._waiting, deque()
-                _fail(waiting, error.fault)
+                _fail(waiting, fault)
             return
-        self._opening.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         self._complaint = None
         self._links.append(link)
         self._surroundings.connected(self.server, 1)

@@ -126,45 +126,59 @@ class QuicLink(Link, asyncio.DatagramProtocol):
         self._timer_at = 0.0
         self._parts: dict[int, bytes] = {}  # of answers, by stream
         self._is_over = False
+        self._is_broken = False  # an error within QUIC: about to be over
 
     # -- what Way wants ---------------------------------------------------------------------------------------------
 
     @property
     def is_over(self) -> bool:
         """See Link."""
-        return self._is_over or self._quic.is_ending
+        return self._is_over or self._is_broken or self._quic.is_ending
 
     @property
     def has_room(self) -> bool:
         """See Link."""
-        return len(self.owed) < STREAMS
+        return len(self.owed) < STREAMS and not self._is_broken
 
     async def open(self, address: str, port: int) -> None:
         """See Link."""
         self._address = (address, port)
         await self._loop.create_datagram_endpoint(lambda: self, remote_addr=self._address)
-        self._quic.connect(self._address, time.monotonic())
-        self._send()
+        try:
+            self._quic.connect(self._address, time.monotonic())
+            self._send()
+        except Exception:
+            self._broke()
         await self.ready
 
     def ask(self, query: Query) -> None:
         """See Link. The message id is 0 on the wire (RFC 9250 section 4.2.1)."""
         stream = self._quic.get_next_available_stream_id()
-        message = b"\0\0" + query.payload[2:]
-        self._quic.send_stream_data(stream, len(message).to_bytes(2, "big") + message, end_stream=True)
         self._owe(query, stream)
+        message = b"\0\0" + query.payload[2:]
+        try:
+            self._quic.send_stream_data(stream, len(message).to_bytes(2, "big") + message, end_stream=True)
+        except Exception:
+            self._broke()
 
     def flush(self) -> None:
         """See Link."""
-        self._send()
+        try:
+            self._send()
+        except Exception:
+            self._broke()
 
     def cancelled(self, query: Query) -> None:
         """See Link (RFC 9250 section 4.3.1)."""
         if self.owed.pop(query.key, None) is not None and not self.is_over:
             self._parts.pop(query.key, None)
-            with contextlib.suppress(ValueError):  # its answer is on the way to us
+            try:
                 self._quic.stop_stream(query.key, Doq.REQUEST_CANCELLED)
-            self._send()
+            except ValueError:  # its answer is on the way to us
+                pass
+            except Exception:
+                self._broke()
+            self.flush()
 
     def close(self) -> None:
         """See Link."""
@@ -182,7 +196,7 @@ class QuicLink(Link, asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, _: object) -> None:
         """Octets from the server."""
-        if self._is_over:
+        if self._is_over or self._is_broken:
             return
         self._heard()
         self._drive(lambda now: self._quic.receive_datagram(data, self._address, now))
@@ -203,14 +217,19 @@ class QuicLink(Link, asyncio.DatagramProtocol):
         """Let aioquic do something, and look at what it reports. An error of its or ours ends this connection alone."""
         try:
             step(time.monotonic())
-            while not self._is_over and (event := self._quic.next_event()) is not None:
+            while not self._is_over and not self._is_broken and (event := self._quic.next_event()) is not None:
                 self._event(event)
             if not self._is_over:
                 self._send()
                 self._way.push()
         except Exception:
-            _log.debug("a QUIC connection to %s ended by an error", self._address, exc_info=True)
-            self._over(Fault.RESET)
+            self._broke()
+
+    def _broke(self) -> None:
+        """An error, from within its handler, ends the connection: soon, as the way may be going through its connections."""
+        _log.debug("a QUIC connection to %s ended by an error", self._address, exc_info=True)
+        self._is_broken = True
+        self._loop.call_soon(self._over, Fault.RESET)
 
     def _event(self, event: QuicEvent) -> None:
         if isinstance(event, HandshakeCompleted):
@@ -238,7 +257,7 @@ class QuicLink(Link, asyncio.DatagramProtocol):
             self._answered(stream, octets[2:])
 
     def _send(self) -> None:
-        if self._is_over or self._transport is None:
+        if self._is_over or self._is_broken or self._transport is None:
             return
         now = time.monotonic()
         for data, _ in self._quic.datagrams_to_send(now):
@@ -255,7 +274,7 @@ class QuicLink(Link, asyncio.DatagramProtocol):
 
     def _on_timer(self) -> None:
         self._timer = None
-        if not self._is_over:
+        if not self._is_over and not self._is_broken:
             self._drive(lambda now: self._quic.handle_timer(now))
 
     def _end(self, code: Doq, fault: Fault) -> None:

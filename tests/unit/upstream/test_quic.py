@@ -276,6 +276,44 @@ def test_an_error_within_quic_ends_the_connection_at_once(
     run(loop, upstream, body)
 
 
+@pytest.mark.parametrize("step", ["__init__", "connect", "datagrams_to_send"])
+def test_an_error_within_quic_at_the_opening_is_a_fault(
+    loop: Any, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def broken(*_: Any) -> None:
+        raise IndexError("broken")
+
+    async def body(io: Carriers, inbox: Inbox, server: Server) -> None:
+        with monkeypatch.context() as spoiled:
+            spoiled.setattr(ClientConnection, step, broken)
+            io.send(server, Transport.QUIC, query(), inbox, 1)
+            assert await inbox.fault() in (Fault.RESET, Fault.PROTOCOL)
+        io.send(server, Transport.QUIC, query(), inbox, 2)
+        assert (await inbox.message())[0] == 2
+
+    run(loop, upstream, body)
+
+
+@pytest.mark.parametrize("step", ["send_stream_data", "datagrams_to_send", "stop_stream"])
+def test_an_error_within_quic_costs_no_query_its_answer(
+    loop: Any, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise IndexError("broken")
+
+    async def body(io: Carriers, inbox: Inbox, server: Server) -> None:
+        io.send(server, Transport.QUIC, query(), inbox, 1)
+        await inbox.message()
+        with monkeypatch.context() as spoiled:
+            spoiled.setattr(ClientConnection, step, broken)
+            io.send(server, Transport.QUIC, query(), inbox, 2).cancel()
+            for number in range(3, 6):
+                io.send(server, Transport.QUIC, query(), inbox, number)
+        assert {(await inbox.message())[0] for _ in range(3)} == {3, 4, 5}
+
+    run(loop, upstream, body)
+
+
 def test_a_port_that_nobody_has_is_a_fault(loop: Any, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "STALL", 1.0)
 
