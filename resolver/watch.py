@@ -14,11 +14,14 @@ Folders below `blind` (state_dir, which a reload writes to) are never looked at.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import glob
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from resolver.inotify import Inotify
+if TYPE_CHECKING:
+    from asyncinotify import Inotify
 
 SETTLE = 1.0  # seconds without a change before a change counts; "edit, then tampah reload" comes before that
 PATIENCE = 10.0  # seconds after which a file that still grows is taken as it is
@@ -58,6 +61,22 @@ def folders_of(sources: Iterable[str], blind: Path) -> set[Path]:
     return {folder for folder in near if not folder.is_relative_to(blind)}
 
 
+def _inotify(folders: Iterable[Path]) -> Inotify:
+    """What tells of events in these folders, without what is below them. OSError where the system does not."""
+    from asyncinotify import Inotify, Mask  # not at the start: it takes a while
+
+    events = Inotify()
+    try:
+        for folder in folders:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it has gone since
+                events.add_watch(folder, Mask.ATTRIB | Mask.CLOSE_WRITE | Mask.MODIFY | Mask.MOVE | Mask.CREATE
+                                 | Mask.DELETE | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR)  # fmt: skip
+    except OSError:
+        events.close()
+        raise
+    return events
+
+
 class Watch:
     """Watches sources that may be replaced while it runs."""
 
@@ -68,6 +87,7 @@ class Watch:
         self._quick: frozenset[Path] = frozenset()
         self._arrived: set[Path] = set()  # by a rename, since the last look
         self._renewed = asyncio.Event()
+        self._heard = asyncio.Event()  # of an event, or of other sources
 
     def follow(self, sources: Sequence[str], known: State, quick: Iterable[Path] = ()) -> None:
         """Watch these from now on. `known`: what they looked like when last read; a difference is a change. `quick`: those
@@ -76,6 +96,7 @@ class Watch:
         self._known = known
         self._quick = frozenset(path.absolute() for path in quick)
         self._renewed.set()
+        self._heard.set()
 
     async def changes(self) -> AsyncGenerator[list[str], None]:
         """Yields the paths that have changed, each time some have; ends only by cancellation.
@@ -88,21 +109,35 @@ class Watch:
             if not folders:
                 await self._renewed.wait()
                 continue
-            events = Inotify(folders)
-            try:
-                while not self._renewed.is_set():
-                    if changed := await self._settled(events):  # at first, what came while nothing was watched
-                        yield changed
-                    if folders_of(self._sources, self._blind) != folders:
-                        break
-                    await events.wait(LOOK, self._renewed)
-                    await asyncio.sleep(GATHER)
-            finally:
-                events.close()
+            with _inotify(folders) as events:
+                listening = asyncio.ensure_future(self._listen(events))
+                try:
+                    while not (self._renewed.is_set() or listening.done()):
+                        self._heard.clear()
+                        if changed := await self._settled():  # at first, what came while nothing was watched
+                            yield changed
+                        if folders_of(self._sources, self._blind) != folders:
+                            break
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(self._heard.wait(), LOOK)
+                        await asyncio.sleep(GATHER)
+                finally:
+                    listening.cancel()
+                    await asyncio.wait([listening])
+                if not listening.cancelled():
+                    listening.result()
 
-    async def _settled(self, events: Inotify) -> list[str]:
+    async def _listen(self, events: Inotify) -> None:
+        """Hear of events; remember what came to its place by a rename."""
+        from asyncinotify import Mask
+
+        async for event in events:
+            if event.mask & Mask.MOVED_TO and event.path is not None:
+                self._arrived.add(event.path)
+            self._heard.set()
+
+    async def _settled(self) -> list[str]:
         """What differs from what was known, once it stands still; empty if nothing does."""
-        self._arrived |= events.take()
         now = state_of(self._sources)
         patience = PATIENCE
         while now != self._known and patience > 0 and not self._is_whole(now):

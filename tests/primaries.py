@@ -121,7 +121,7 @@ class Primary:
             assert self._process is not None and self._process.poll() is None, (self.folder / "log").read_text()
             with contextlib.suppress(OSError, dns.exception.DNSException):
                 query = dns.message.make_query(self.zone, "SOA")
-                answer = dns.query.udp(query, "127.0.0.1", timeout=0.5, port=self.port).answer
+                answer = dns.query.udp(query, "127.0.0.1", timeout=0.5, port=self.port, ignore_unexpected=True).answer
                 if answer and answer[0][0].serial == self.serial:
                     return
             time.sleep(0.02)

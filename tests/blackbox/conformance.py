@@ -66,7 +66,7 @@ WAYS = [
         "udp",
         _plain("+notcp", "+ignore"),
         _plain("+notcp", "+ignore"),
-        lambda server, query: dns.query.udp(query, server.host, PATIENCE, server.port),
+        lambda server, query: dns.query.udp(query, server.host, PATIENCE, server.port, ignore_unexpected=True),
     ),
     Way(
         "tcp",

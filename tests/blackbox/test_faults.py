@@ -83,7 +83,9 @@ async def _ask_all(server: Server, names: list[str]) -> dict[str, dns.message.Me
         async with places:
             query = dns.message.make_query(name, "A", use_edns=0)
             try:
-                found[name] = await dns.asyncquery.udp(query, server.host, 8, server.port)
+                found[name] = await dns.asyncquery.udp(
+                    query, server.host, 8, server.port, ignore_unexpected=True, ignore_errors=True
+                )
             except dns.exception.Timeout:
                 found[name] = None
 

@@ -42,7 +42,7 @@ def config(maintainer: ListServer, **options: Any) -> dict[str, Any]:
     """Two lists that are fetched on command alone, but for what `options` say of the first."""
     return {
         "workers": 1,
-        "fetch": {"timeout": "700ms", "deadline": "1500ms"},
+        "fetch": {"timeout": "2s", "deadline": "5s"},
         "lists": [
             {"name": "ads", "source": maintainer.url("/ads.txt"), **options},
             {"name": "malware", "source": maintainer.url("/malware.txt")},
