@@ -21,11 +21,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from resolver.upstream.message import MAX_NAME, Question
+from resolver.upstream.pool import result_of
 from resolver.vocabulary import RRType
 
 if TYPE_CHECKING:
     from resolver.dnssec.link import Checked
-    from resolver.upstream.pool import Pool, Result
+    from resolver.upstream.pool import Pool
 
 SERVERS: Final = 16  # of a zone that count
 KEPT: Final = 10_000  # zones and addresses together
@@ -174,14 +175,7 @@ class Delegations:
 
     async def _ask(self, name: bytes, rtype: RRType, route: int) -> _Sections | None:
         """The sections of the upstream's answer; None where it has none, or an error."""
-        came: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-
-        def take(result: Result) -> None:
-            if not came.done():
-                came.set_result(result)
-
-        self._pool.start(Question(name, rtype), route, take)
-        result = await came
+        result = await result_of(lambda done: self._pool.start(Question(name, rtype), route, done))
         if result.answer is None or result.answer[3] & 0xF not in (0, 3):
             return None
         return _read(result.answer)

@@ -12,9 +12,7 @@ One thread a connection on plain sockets: what is sent, and when, is what the te
 from __future__ import annotations
 
 import contextlib
-import datetime
 import gzip
-import ipaddress
 import re
 import socket
 import ssl
@@ -25,11 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from tests import certificates
 from tests.ports import free_port
 
 PATIENCE = 20.0  # seconds that a connection is held at most
@@ -272,46 +266,17 @@ class Authority:
 
     def __init__(self, folder: Path, name: str = "Authority of a test") -> None:
         self._folder = folder
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._signer = certificates.Authority(name)
         self.path = folder / f"{name.replace(' ', '-')}.pem"
-        own = self._builder(self._name, self._key, 1).add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
-        own = own.add_extension(usage, True).add_extension(identifier, False)
-        self.path.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=3))
-            .not_valid_after(now + datetime.timedelta(days=days))
-        )
+        self.path.write_text(self._signer.pem)
 
     def context(self, name: str = "127.0.0.1", *, days: int = 1) -> ssl.SSLContext:
         """The context of a server with a certificate for a name or address, valid for `days` from now (negative: it
         has expired)."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        try:
-            alternative: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(name))
-        except ValueError:
-            alternative = x509.DNSName(name)
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a maintainer")])
-        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        built = self._builder(subject, key, days).add_extension(x509.SubjectAlternativeName([alternative]), False)
-        signed = built.add_extension(issuer, False).sign(self._key, hashes.SHA256())
+        key = certificates.make_key()
+        chain = self._signer.sign(key, [name], begins=-3 * certificates.DAY, ends=days * certificates.DAY)
         file = self._folder / f"{name}.{days}.pem".replace(":", "_")
-        file.write_bytes(
-            signed.public_bytes(serialization.Encoding.PEM)
-            + key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        file.write_text(chain + certificates.key_pem(key))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(file)
         return context

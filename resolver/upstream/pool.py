@@ -78,6 +78,18 @@ class Result:
 Done = Callable[[Result], None]
 
 
+async def result_of(start: Callable[[Done], None]) -> Result:
+    """What a `start` comes to, for coroutines."""
+    future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+    def done(result: Result) -> None:
+        if not future.done():
+            future.set_result(result)
+
+    start(done)
+    return await future
+
+
 class Pool:
     """See the module. One a worker, on the running loop.
 
@@ -221,17 +233,7 @@ class Pool:
 
     async def ask(self, question: Question, route: int = 0, *, tcp_only: bool = False) -> Result:
         """`start` for coroutines."""
-        return await self._result(lambda done: self.start(question, route, done, tcp_only=tcp_only))
-
-    async def _result(self, start: Callable[[Done], None]) -> Result:
-        future: asyncio.Future[Result] = self._loop.create_future()
-
-        def done(result: Result) -> None:
-            if not future.done():
-                future.set_result(result)
-
-        start(done)
-        return await future
+        return await result_of(lambda done: self.start(question, route, done, tcp_only=tcp_only))
 
     def close(self) -> None:
         """End every exchange with a failure and close all sockets."""
@@ -279,7 +281,7 @@ class Pool:
 
     async def _look_up(self, question: Question) -> Result:
         servers = [self._health[server] for server in self._config.bootstrap if server in self._health]
-        return await self._result(lambda done: self._run(question, servers, done, monotonic()))
+        return await result_of(lambda done: self._run(question, servers, done, monotonic()))
 
     def _connected(self, server: Server, change: int) -> None:
         if health := self._health.get(server):

@@ -23,7 +23,7 @@ from resolver.dnssec import frames, link
 from resolver.dnssec.frames import Asked, Frame, Judged, Kind
 from resolver.dnssec.link import Checked
 from resolver.upstream.message import Question, wire_name
-from resolver.upstream.pool import Pool, Result
+from resolver.upstream.pool import Pool, Result, result_of
 from resolver.vocabulary import EDE
 from tests.unit.dnssec.signer import Signer
 
@@ -92,9 +92,7 @@ def checked_by(pool: FakePool, words: memoryview | None = None) -> Checked:
 
 
 async def ask(checked: Checked, question: Question, route: int = 0) -> Result:
-    future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-    checked.start(question, route, future.set_result)
-    return await future
+    return await result_of(lambda done: checked.start(question, route, done))
 
 
 def has_ad(result: Result) -> bool:

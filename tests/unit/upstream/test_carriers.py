@@ -200,7 +200,7 @@ def test_sockets_closed_by_a_receiver_do_not_confuse_the_batch(run: Runner) -> N
             meddler = Meddler()
             tickets = [io.send(server, Transport.UDP, query(), meddler, number) for number in range(20)]
             await until(lambda: len(upstream.seen) >= 20)
-            numbers = set()
+            numbers = set[int]()
             while len(numbers) < 20:
                 number, message = await inbox.message()
                 if address(message) == address_of("new.example"):  # else an old answer, to a port that is used again
