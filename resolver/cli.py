@@ -338,12 +338,7 @@ def _override(context: _Context, name: str | None, word: int, seconds: float, un
         raise ValueError(f"{name!r}: {error}") from None
     message = control.TakeBack(asked) if undo else control.Override(asked, word, seconds)
     entry = overlay.Entry(**_ask(context, message))
-    verb, _, until = overlay.said(entry)
-    what = "no longer " if undo else ""
-    limit = f" until {until}" if entry.until and not undo else ""
-    context.print(
-        dataclasses.asdict(entry), [f"{entry.name} and all below it: {what}{verb}ed by hand{limit}, on every worker"]
-    )
+    context.print(dataclasses.asdict(entry), [f"{overlay.told(entry, undo)}, on every worker"])
 
 
 class _Duration(click.ParamType[float]):

@@ -78,6 +78,13 @@ def said(entry: Entry) -> tuple[str, str, str]:
     return word, made, until
 
 
+def told(entry: Entry, undone: bool) -> str:
+    """What saying a word, or taking it back, does; for a person."""
+    word, _, until = said(entry)
+    limit = f" until {until}" if until and not undone else ""
+    return f"{entry.name} and all below it: {'no longer ' if undone else ''}{word}ed by hand{limit}"
+
+
 def next_end(entries: Iterable[Entry], now: float) -> float | None:
     """Seconds until the next timed entry ends; None if none will."""
     ends = [entry.until for entry in entries if entry.until > now]

@@ -39,7 +39,7 @@ from resolver.control import ControlError
 from resolver.decisions import DecisionError
 from resolver.facts import Facts, Source
 from resolver.fetch.link import Sources
-from resolver.overlay import Entry, Overlay, OverlayError
+from resolver.overlay import Entry, Overlay, OverlayError, told
 from resolver.pause import PauseError
 from resolver.privilege import PrivilegeError, drop_capabilities, drop_to
 from resolver.records.link import Recorder
@@ -355,9 +355,9 @@ class Supervisor:
             case control.Status():
                 return control.Report(await self._status())
             case control.Override(name, word, seconds):
-                return await self._change_overlay(lambda: self._overlay.put(name, word, seconds))
+                return await self._change_overlay(lambda: self._overlay.put(name, word, seconds), who)
             case control.TakeBack(name):
-                return await self._change_overlay(lambda: self._overlay.take_back(name))
+                return await self._change_overlay(lambda: self._overlay.take_back(name), who, undone=True)
             case control.Flush():
                 return await self._flush(message)
             case control.Pause(target, seconds):
@@ -393,14 +393,16 @@ class Supervisor:
         failed = await self._fetch(message.lists) if message.fetch else []
         return {**(await self._reloader.request(force=message.force)).to_json(), "not_fetched": failed}
 
-    async def _change_overlay(self, change: Callable[[], Entry]) -> control.Message:
+    async def _change_overlay(
+        self, change: Callable[[], Entry], who: decisions.Who, *, undone: bool = False
+    ) -> control.Message:
         """An operator's word: kept first, then enforced on every worker, then answered."""
         try:
             entry = change()
             await self._workers.lay_over(self._overlay.entries)
         except (OverlayError, WorkersError) as error:
             return control.Failed(str(error))
-        _log.info("overlay: %s", entry)
+        _log.info("%s, says %s", told(entry, undone), who.user or who.uid)
         return control.Report(dataclasses.asdict(entry))
 
     async def _flush(self, order: control.Flush) -> control.Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def test_block_and_allow_act_at_once_on_every_worker(tmp_path: Path, upstream: F
         assert server.metrics()[("tampah_answers_total", "zero", "", "overlay")] >= 32
         server.tampah("block", "--undo", "new.example").check_returncode()
         assert is_answered(server, "other.new.example")
+        for line in ("blocked by hand, says root", "no longer blocked by hand, says root"):
+            assert f"new.example and all below it: {line}".replace("root", getpass.getuser()) in server.log
         gone = server.tampah("block", "--undo", "new.example")
         assert gone.returncode == 1 and "neither blocked nor allowed by hand" in gone.stderr
 
