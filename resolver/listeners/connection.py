@@ -45,6 +45,7 @@ class Connection(asyncio.Protocol):
         "_buffer",
         "_door",
         "_engine",
+        "_has_failed",
         "_is_blocked",
         "_is_ending",
         "_is_entering",
@@ -80,6 +81,7 @@ class Connection(asyncio.Protocol):
         self._is_entering = False  # the header or the handshake is not done
         self._wants_header = False
         self._is_queued = False  # its handshake waits for its turn
+        self._has_failed = False  # its handshake, or has been let lie
         self.client = b""
         self.active_at = self.frame_since = server.loop.time()
 
@@ -128,6 +130,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
         self._transport = None
+        self.judge()
         self._tls = None
         self._buffer = b""
         self._server.leave(self)
@@ -215,6 +218,12 @@ class Connection(asyncio.Protocol):
             self._enters(self._tls.alpn)
             self._buffer = self._read(b"")
             self._work()
+
+    def judge(self) -> None:
+        """Count a handshake that was begun and is not done, once."""
+        if self._is_entering and self._tls is not None and not self._has_failed:
+            self._has_failed = True
+            self._server.failed(self.client)
 
     def _enters(self, alpn: str) -> None:
         self._is_entering = False

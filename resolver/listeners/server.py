@@ -5,9 +5,12 @@ that half-open ones count. Only whole queries and answers count as activity, so 
 connection alive; what is begun and not finished (a frame, a handshake, a PROXY header) has a time of its own.
 
 A handshake costs what a hundred queries cost. So they queue, and one turn of the loop does `BURST` seconds' worth of them
-at most, at least one: between turns UDP is answered, however many connections knock.
+at most, at least one: between turns UDP is answered, however many connections knock. Clients that let handshakes lie,
+SUSPECT of them in FORGET seconds, queue apart, and one of that queue is done every PACE seconds: who begins handshakes to
+waste our time gets little of it; whoever shares the address waits with it, and nobody else does.
 
-Invariants: `places` holds every open connection; `_shaking` holds no connection twice.
+Invariants: `places` holds every open connection; `_shaking` and `_suspects` together hold no connection twice; `_failed`
+counts `_failures`.
 """
 
 from __future__ import annotations
@@ -16,16 +19,21 @@ import asyncio
 import ipaddress
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from resolver.listeners.gate import prefix
 from resolver.listeners.places import Places
 
 SWEEP = 0.5  # seconds between looks for connections to close
 LINGER = 0.05  # seconds in which a draining server still reads what clients had sent
 BURST = 0.0005  # seconds of handshakes in one turn of the loop
+LATE = 1.0  # seconds after which a handshake counts as one that was let lie
+SUSPECT = 4  # such handshakes, or ones that failed, of one client (gate.prefix)
+FORGET = 60.0  # seconds for which they are remembered
+PACE = 0.05  # seconds between the handshakes of such clients
 
 
 class Answerer(Protocol):
@@ -48,6 +56,9 @@ class Held(Protocol):
 
     def shake(self) -> None:
         """Go on with the handshake: its turn has come."""
+
+    def judge(self) -> None:
+        """It has been unfinished for a while: a handshake that the client lets lie counts as failed."""
 
     def finish(self) -> None:
         """Take no more from the client than is here, answer that, close."""
@@ -80,6 +91,10 @@ class StreamServer:
         self._halves: set[Held] = set()  # with something unfinished
         self._shaking: deque[Held] = deque()
         self._will_shake = False
+        self._suspects: deque[Held] = deque()
+        self._will_pace = False
+        self._failures: deque[tuple[float, bytes]] = deque()  # when each is forgotten, and whose it was
+        self._failed: Counter[bytes] = Counter()
         self._servers: list[asyncio.Server] = []
         self._is_empty = asyncio.Event()
         self._is_empty.set()
@@ -151,10 +166,33 @@ class StreamServer:
 
     def queue(self, held: Held) -> None:
         """Have its `shake` called when its turn comes. A connection that waits already must not ask again."""
+        if self._failed.get(prefix(held.client), 0) >= SUSPECT:
+            self._suspects.append(held)
+            if not self._will_pace:
+                self._will_pace = True
+                self.loop.call_later(PACE, self._pace)
+            return
         self._shaking.append(held)
         if not self._will_shake:
             self._will_shake = True
             self.loop.call_soon(self._shake)
+
+    def failed(self, client: bytes) -> None:
+        """A handshake of this client has failed, or lies."""
+        who = prefix(client)
+        self._failed[who] += 1
+        self._failures.append((self.loop.time() + FORGET, who))
+
+    def _pace(self) -> None:
+        self._will_pace = False
+        while self._suspects:
+            held = self._suspects.popleft()
+            if held in self._halves:  # else it is gone
+                held.shake()
+                break
+        if self._suspects:
+            self._will_pace = True
+            self.loop.call_later(PACE, self._pace)
 
     def _shake(self) -> None:
         self._will_shake = False
@@ -170,8 +208,15 @@ class StreamServer:
         self._sweeper = self.loop.call_later(SWEEP, self._sweep)
         now = self.loop.time()
         frame = min(self.limits.frame, max(self.places.idle_time(), self.limits.frame / 5))
-        for held in [h for h in self._halves if now - h.frame_since >= frame]:
-            held.cut()
+        while self._failures and self._failures[0][0] <= now:
+            _, who = self._failures.popleft()
+            self._failed[who] -= 1
+            if not self._failed[who]:
+                del self._failed[who]
+        for held in [h for h in self._halves if now - h.frame_since >= min(LATE, frame)]:
+            held.judge()
+            if now - held.frame_since >= frame:
+                held.cut()
         for held in self.places.overdue(now):
             held.cut()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -307,3 +308,40 @@ def test_an_answer_between_goodbye_and_end_is_dropped_in_silence(run: Runner) ->
             assert await client.is_closed()
 
     run(body())
+
+
+@pytest.mark.parametrize("how", ["let lie", "given up"])
+def test_who_lets_handshakes_lie_waits_and_nobody_else_does(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, quick: None, how: str
+) -> None:
+    monkeypatch.setattr(serving_module, "PACE", 0.3)
+    monkeypatch.setattr(serving_module, "LATE", 0.05)
+
+    async def body() -> None:
+        async with serving("tls") as place:
+            for _ in range(serving_module.SUSPECT):
+                if how == "let lie":
+                    await place.connect(source="127.0.0.9", before=hello())
+                else:
+                    with pytest.raises(ssl.SSLCertVerificationError):
+                        await place.connect(ssl.create_default_context(), source="127.0.0.9")
+            await place.until(lambda: sum(place.server._failed.values()) == serving_module.SUSPECT)
+            order = []
+
+            async def answered(source: str) -> None:
+                client = await place.connect(place.trusting(), source=source)
+                await client.send("now")
+                assert await client.word() == "now"
+                order.append(source)
+
+            await asyncio.gather(*(answered("127.0.0.9") for _ in range(6)), answered("127.0.0.8"))
+            assert order[-1] == "127.0.0.9" and len(order) == 7
+
+    run(body())
+
+
+def hello() -> bytes:
+    out = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost").do_handshake()
+    return out.read()
