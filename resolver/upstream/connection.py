@@ -502,6 +502,8 @@ class _StreamLink(Link, asyncio.Protocol):
             if isinstance(what, bytes) and not self.has_answered and self._tls is not None and self._trust is not None:
                 self._trust.remember(self._way.server, self._tls.session)
             self._answered(key, what)
+        if self._tls is not None and self._tls.is_closed:
+            self.abort(Fault.CLOSED)  # the server may wait for that, and answer nothing more meanwhile
         self.flush()
         self._way.push()
         if self._dialogue.is_over and not self.owed and self._transport is not None:

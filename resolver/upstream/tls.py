@@ -97,6 +97,7 @@ class Tls:
         self._object = context.wrap_bio(self._in, self._out, server_hostname=_peer(name), session=session)
         self._alpn = alpn
         self.is_open = False
+        self.is_closed = False  # the server will say no more (RFC 8446 section 6.1)
 
     @property
     def session(self) -> ssl.SSLSession | None:
@@ -121,8 +122,11 @@ class Tls:
         try:
             while part := self._object.read(_READ):
                 found.append(part)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):  # for now, or for good: then the connection ends as well
+            self.is_closed = True
+        except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:
+            self.is_closed = True
         except ssl.SSLError as error:
             raise TlsError(Fault.RESET, str(error)) from None
         return b"".join(found)

@@ -473,3 +473,46 @@ def test_a_handshake_may_take_several_rounds(run: Runner, trusted: Trusted) -> N
 
     run(with_odd(trusted, odd, body))
     assert odd.connections == 1
+
+
+def test_a_server_that_has_closed_tls_and_not_tcp_is_asked_nothing_more(
+    run: Runner, trusted: Trusted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "STALL", 100.0)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(trusted.good["chain"], trusted.good["key"])
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+        is_open = False
+        while octets := await reader.read(65536):
+            incoming.write(octets)
+            try:
+                if not is_open:
+                    tls.do_handshake()
+                    is_open = True
+                asked = dns.message.from_wire(tls.read(65536)[2:])
+                answer = dns.message.make_response(asked).to_wire()
+                tls.write(len(answer).to_bytes(2, "big") + answer)
+                tls.unwrap()  # close_notify
+            except ssl.SSLError:
+                pass
+            writer.write(outgoing.read())
+        writer.close()
+
+    async def body(io: Carriers, inbox: Inbox) -> None:
+        listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        server = Server("s", "127.0.0.1", port, Transport.TLS, "127.0.0.1", "127.0.0.1")
+        for number in range(5):
+            io.send(server, Transport.TLS, query(), inbox, number)
+            assert (await inbox.message())[0] == number
+        io.close()
+        listener.close()
+
+    run(with_carriers(trusted.file, body))
+    assert connections == 5
