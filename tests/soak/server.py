@@ -43,7 +43,7 @@ class Sample:
     descriptors: dict[int, int]
     in_flight: int
     connections: int
-    files: int  # in state_dir
+    files: int  # in state_dir, but journals: what each of the last 1,000 generations changed of a list
     supervisor: int
     workers: dict[int, int]  # number → pid
 
@@ -88,7 +88,7 @@ lists:
   - {{name: toggles, source: {self.toggles}, format: domains, max_shrink: no, max_grow: no}}
 sinkhole: {{action: address, ipv4: {sinkhole}, ttl: 5s}}
 admin: {{listen: "127.0.0.1:{self._admin}"}}
-guard: {{keep_generations: 3}}
+guard: {{keep_generations: 3, asked: 0}}
 """,
         )
 
@@ -166,7 +166,7 @@ guard: {{keep_generations: 3}}
             descriptors={pid: len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids},
             in_flight=sum(item["in_flight"] for item in status["workers"]),
             connections=sum(item["connections"] for item in status["workers"]),
-            files=sum(1 for path in self.state_dir.rglob("*") if path.is_file()),
+            files=sum(1 for path in self.state_dir.rglob("*") if path.is_file() and path.suffix != ".z"),
             supervisor=supervisor,
             workers={item["worker"]: item["pid"] for item in status["workers"]},
         )
