@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resolver.control import ControlError
+from resolver.upstream.connection import IDLE
 from tests.bench.names import generate
 from tests.ports import free_port
 from tests.soak.events import SINKHOLES, Events, Journal, Upstream
@@ -38,7 +39,7 @@ LARGER = 1.15  # how much larger than the oldest worker one may be
 FILES = 6  # more in state_dir: whether the generations that are kept share an index and a policy is chance
 LONG = 300.0
 KILL_EVERY = 35.0  # seconds: later than a worker that lived for long is started again at once
-SETTLE = 12.0  # seconds that connections and sockets have to go away once the load ends
+SETTLE = 12.0  # seconds that clients' connections and sockets have to go away once the load ends; those upstream have IDLE
 
 
 @dataclass(slots=True)
@@ -136,8 +137,8 @@ async def soak(
 
 
 async def _quiet_sample(server: Server, base: Sample | None) -> Sample:
-    """A sample once everything the load left behind has gone, or the last one when SETTLE is over."""
-    deadline = time.monotonic() + SETTLE
+    """A sample once everything the load left behind has gone, or the last one when there was time enough for that."""
+    deadline = time.monotonic() + (SETTLE if base is None else SETTLE + IDLE)
     while True:
         await asyncio.sleep(1.0)
         sample = await asyncio.to_thread(server.sample)
