@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 CONFIG ?= config.yaml
 ENGINE := $(wildcard resolver/engine/*.pyx resolver/engine/*.pxd)
 PACKETS ?= 100000
-JOBS ?= 3
+JOBS ?= 4
 SECONDS_EACH ?= 200
 LIBASAN = $(shell gcc -print-file-name=libasan.so)
 # Python's own allocator hides overruns, and its arenas are never given back.

@@ -67,6 +67,7 @@ class Server:
             "workers": 2,
             "upstream": {"servers": [f"127.0.0.1:{upstream or free_port()}"], "timeout": "1s"},
             "admin": {"listen": f"127.0.0.1:{self.admin_port}"},
+            "query_log": {"what": "none"},  # no process more for each server
             **(config or {}),
         }
         # Tests ask for a name until it is blocked: that is not to protect it.

@@ -151,7 +151,7 @@ def test_a_worker_that_hangs_is_replaced_and_what_waited_is_answered(tmp_path: P
 
 
 def test_every_query_is_recorded_by_whichever_worker_had_it(tmp_path: Path, upstream: FakeUpstream) -> None:
-    with make(tmp_path, upstream) as server:
+    with make(tmp_path, upstream, query_log={"what": "all"}) as server:
         assert server.process is not None
         [recorder] = server.helper_pids("resolver.records.process")
         kill(recorder, signal.SIGSTOP)  # it would take them

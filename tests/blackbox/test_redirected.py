@@ -28,6 +28,7 @@ CONFIG = {
     "allow_from": ["127.0.0.0/8", CLIENT4, CLIENT6],
     "groups": [{"name": "theirs", "clients": [CLIENT4, CLIENT6], "lists": "all", "actions": {"general": "address"}}],
     "sinkhole": {"ipv4": "203.0.113.80"},
+    "query_log": {"what": "all"},
 }
 
 
