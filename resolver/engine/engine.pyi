@@ -363,9 +363,10 @@ class Tally:
     missed: int
 
     def __init__(self, limit: int, key: bytes) -> None: ...
-    def add(self, records: bytes, window: int, clients: int) -> int:
+    def add(self, records: bytes, window: int, clients: int, every: int = 1) -> int:
         """Count query records as RingEnd.take gives them; how many counted. `clients`: 0, none is; 1, each; 2, networks
-        (/24, /56). ValueError: octets that are no record; those before them are counted."""
+        (/24, /56). `every`: of so many records one is taken, and counts for all. ValueError: octets that are no record;
+        those before them are counted."""
     def names_asked(self, window: int) -> list[tuple[str, int, int, int, int, int]]:
         """(name, asked, blocked, about how many clients, slot of the list that decided last, 1: it blocked, 2: it
         allowed), in no order."""

@@ -3,7 +3,8 @@
 # A table of at most `limit` names with exact counts since each got its place. A full one drops the half that was asked
 # least, so a name that is asked often never loses its place for long, whatever else is asked once; what a name may have been
 # asked before is at most `missed`, the sum of what the names dropped had (Manku and Motwani's lossy counting, with places
-# instead of octets). No count is ever higher than what was asked.
+# instead of octets). No count is ever higher than what was asked, unless records come faster than all need be taken: then
+# one of some stands for them, and counts are estimates.
 #
 # Once names have been dropped, a new one waits at the door: it gets a place when it is asked again before half as many
 # others were as have places. So names that are asked once, by the million in some attacks, cost no more than a mark each.
@@ -115,6 +116,7 @@ cdef class Tally:
     cdef readonly uint64_t missed
     cdef uint32_t* door        # as large as table: a part of the hash of each name that waits, 0 is free
     cdef uint32_t waiting
+    cdef uint32_t turn         # of records, where not all are taken
     cdef uint64_t keys[4]      # of names, of clients
 
     def __cinit__(self, uint32_t limit, bytes key not None):
@@ -259,13 +261,15 @@ cdef class Tally:
             self.table[at] = place + 1
         return 0
 
-    def add(self, bytes records not None, uint32_t window, int clients):
+    def add(self, bytes records not None, uint32_t window, int clients, uint32_t every=1):
         cdef const uint8_t* octets = <const uint8_t*> PyBytes_AS_STRING(records)
         cdef uint64_t left = PyBytes_GET_SIZE(records), counted = 0
         cdef Sighting seen[TALLY_TOGETHER]
         cdef const RecordHead* record
         cdef uint32_t size, count, place
         cdef bint is_sound = True
+        if not 1 <= every <= 1000:
+            raise ValueError("one record in 1 to 1,000 is taken")
         with nogil:
             while left and is_sound:
                 count = 0
@@ -276,15 +280,18 @@ cdef class Tally:
                         record.kind != RECORD_QUERY or RECORD_NAME + record.name_size <= size)
                     if not is_sound:
                         break
-                    if record.kind == RECORD_QUERY and record_counts(record, octets + RECORD_NAME):
-                        seen[count].record = record
-                        seen[count].hash = self._hash(octets + RECORD_NAME)
-                        count += 1
+                    self.turn += 1
+                    if self.turn >= every:
+                        self.turn = 0
+                        if record.kind == RECORD_QUERY and record_counts(record, octets + RECORD_NAME):
+                            seen[count].record = record
+                            seen[count].hash = self._hash(octets + RECORD_NAME)
+                            count += 1
                     octets += size
                     left -= size
                 self._ask_for(seen, count, window)
                 for place in range(count):
-                    self._count(&seen[place], window, clients)
+                    self._count(&seen[place], window, clients, every)
                 counted += count
         if not is_sound:
             raise ValueError("octets that are no record")
@@ -306,7 +313,7 @@ cdef class Tally:
                 __builtin_prefetch(name.wire)
                 __builtin_prefetch(name.windows[window % TALLY_WINDOWS])
 
-    cdef int _count(self, const Sighting* seen, uint32_t window, int clients) except -1 nogil:
+    cdef int _count(self, const Sighting* seen, uint32_t window, int clients, uint32_t times) except -1 nogil:
         cdef const RecordHead* record = seen.record
         cdef const uint8_t* wire = <const uint8_t*> record + RECORD_NAME
         cdef uint32_t cell = self._find(wire, record.name_size, seen.hash)[0]
@@ -321,9 +328,9 @@ cdef class Tally:
         else:
             name = self._place(wire, record.name_size, seen.hash, window)
         w = self._window(name, window)
-        if w.asked < <uint32_t> 0xFFFFFFFF:
-            w.asked += 1
-            w.blocked += blocked
+        if w.asked < <uint32_t> 0xFFFFFFFF - times:
+            w.asked += times
+            w.blocked += times if blocked else 0
         name.slot = record.slot
         name.told = TOLD_BLOCKED if blocked else TALLY_ALLOWED if record.action == ACTION_ALLOW else 0
         if clients:

@@ -29,6 +29,8 @@ from resolver.ring import DATA_SIZE, Reader
 LOOK_EVERY = 0.1  # seconds: half of what a ring holds of 100,000 queries a second
 LOOK_SOON = 0.02  # seconds, after a look that found much
 MUCH = DATA_SIZE // 4  # octets in all rings
+FLOOD = 4 << 20  # octets a second, of some 45,000 queries: beyond it one record in SAMPLE is counted for all
+SAMPLE = 4
 PIECE = 64 << 10  # octets taken from a ring at once: they stay in the processor's cache until they are counted
 LOOK_MOST = 2 * DATA_SIZE  # octets taken from a ring at a look
 KEEP_EVERY = 300.0  # seconds between writes that nobody asks for
@@ -62,8 +64,8 @@ class Recording:
         self.sketch.know(_slots(order))
         self._begun.set()
 
-    def look(self) -> int:
-        """Take what the rings have now; how many octets that was."""
+    def look(self, every: int = 1) -> int:
+        """Take what the rings have now, and count one record in `every` for all; how many octets there were."""
         taken = counted = 0
         assert self.sketch is not None
         for reader in self._readers:
@@ -72,7 +74,7 @@ class Recording:
                     if not (records := reader.take(PIECE)):
                         break
                     taken += len(records)
-                    counted += self.sketch.add(records, self._clock())
+                    counted += self.sketch.add(records, self._clock(), every)
                 except ValueError as error:
                     _log.warning("a ring of query records is damaged and emptied: %s", error)
                     reader.skip()
@@ -83,8 +85,11 @@ class Recording:
         """Read the rings, until cancelled."""
         await self._begun.wait()
         kept = self._clock()
+        looked, every = time.monotonic(), 1
         while True:
-            taken = self.look()
+            before, looked = looked, time.monotonic()
+            taken = self.look(every)
+            every = SAMPLE if taken > FLOOD * (looked - before) else 1
             if self._changed and not self._writing.locked() and not 0 <= self._clock() - kept < KEEP_EVERY:
                 kept = self._clock()
                 self._beside = asyncio.ensure_future(self._write_quietly())

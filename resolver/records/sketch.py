@@ -53,9 +53,10 @@ class Sketch:
         """Which lists records speak of from now on: slot → name and category."""
         self._lists = dict(lists)
 
-    def add(self, records: bytes, now: float) -> int:
-        """Count query records as ring.Reader gives them; how many counted. ValueError: octets that are none."""
-        return self._tally.add(records, int(now) // WINDOW, CLIENTS[self.clients])
+    def add(self, records: bytes, now: float, every: int = 1) -> int:
+        """Count query records as ring.Reader gives them, one in `every` for all; how many counted. ValueError: octets that
+        are none."""
+        return self._tally.add(records, int(now) // WINDOW, CLIENTS[self.clients], every)
 
     def asked(self, now: float) -> list[tuple[str, int, int, int, int, int]]:
         """See Tally.names_asked; the most asked first."""

@@ -27,7 +27,9 @@ def upstream() -> Iterator[int]:
 def made(folder: Path, upstream: int, **config: Any) -> Server:
     (folder / "ads.txt").write_text("ads.example\n")
     lists = [{"name": "ads", "source": "ads.txt", "category": "ads"}]
-    return Server(folder, {"lists": lists, "guard": {"asked": 1000}, "query_log": {"what": "all"}, **config}, upstream=upstream)
+    return Server(
+        folder, {"lists": lists, "guard": {"asked": 1000}, "query_log": {"what": "all"}, **config}, upstream=upstream
+    )
 
 
 def write(server: Server) -> None:

@@ -39,7 +39,9 @@ LARGER = 1.15  # how much larger than the oldest worker one may be
 FILES = 6  # more in state_dir: whether the generations that are kept share an index and a policy is chance
 LONG = 300.0
 KILL_EVERY = 35.0  # seconds: later than a worker that lived for long is started again at once
-SETTLE = 12.0  # seconds that clients' connections and sockets have to go away once the load ends; those upstream have IDLE
+SETTLE = (
+    12.0  # seconds that clients' connections and sockets have to go away once the load ends; those upstream have IDLE
+)
 
 
 @dataclass(slots=True)

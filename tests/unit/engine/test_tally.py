@@ -144,6 +144,20 @@ def test_names_asked_often_stay_whatever_else_is_asked_once() -> None:
     assert all(name.startswith("popular") for name in best)
 
 
+def test_of_many_records_some_may_stand_for_all() -> None:
+    tally, generator = Tally(100, KEY), random.Random(3)
+    asked = generator.choices(["x.example", "y.example"], [3, 1], k=20_000)
+    records = [record(wire(name), told=Told.BLOCKED if name == "y.example" else 0) for name in asked]
+    for at in range(0, len(records), 50):  # which is no multiple of four
+        tally.add(b"".join(records[at : at + 50]), 0, 1, 4)
+    found = {name: (count, blocked) for name, count, blocked, *_ in tally.names_asked(0)}
+    assert found["x.example"][0] + found["y.example"][0] == 20_000
+    assert abs(found["x.example"][0] - 15_000) < 600 and found["y.example"][1] == found["y.example"][0]
+    for every in (0, 1001):
+        with pytest.raises(ValueError, match="one record in"):
+            tally.add(b"", 0, 1, every)
+
+
 def test_a_name_that_is_asked_once_takes_no_place_once_the_table_was_full() -> None:
     tally = Tally(20, KEY)
     for number in range(21):

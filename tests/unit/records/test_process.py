@@ -56,6 +56,33 @@ def test_what_a_ring_holds_is_counted_and_written_when_asked(world: World, rings
     assert counts(tmp_path) == {f"n{number}.bad.example": 100 for number in range(3)}
 
 
+def test_a_flood_is_counted_by_samples_and_what_comes_after_it_one_by_one(
+    world: World, rings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "FLOOD", 1)
+    monkeypatch.setattr(process, "LOOK_EVERY", 0.01)
+    taken: list[int] = []
+
+    async def main() -> None:
+        with Reader(rings) as reader:
+            recording = Recording([reader])
+            look = recording.look
+            monkeypatch.setattr(recording, "look", lambda every=1: taken.append(every) or look(every))
+            recording.count(order(tmp_path))
+            running = asyncio.ensure_future(recording.run())
+            for _ in range(40):
+                for _ in range(20):
+                    world.ask("flood.bad.example")
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            assert set(taken) == {1, process.SAMPLE} and taken[-1] == 1
+            running.cancel()
+            await recording.write()
+
+    asyncio.run(main())
+    assert counts(tmp_path)["flood.bad.example"] == pytest.approx(800, abs=100)
+
+
 def test_a_successor_goes_on_where_one_died_and_a_closed_end_leaves_nothing(world: World, rings: int) -> None:
     first = Reader(rings)
     world.ask("one.bad.example")
