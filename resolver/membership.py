@@ -19,15 +19,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resolver import pause, schedule
 from resolver.config.addresses import ClientFile, Mac, Network
-from resolver.config.model import Config, Group
 from resolver.lists.clients import ClientsRead, Layer, Packed, flatten, intervals, pack, pack_addresses, read_file
 from resolver.lists.report import duration
 from resolver.neighbours import read_kernel
 from resolver.pause import EVERYBODY, Pause
 from resolver.snapshot import Clients, Policy, write_whole
+
+if TYPE_CHECKING:
+    from resolver.config.model import Config, Group
 
 FOLDER = "clients"  # below state_dir: last good copies of files of clients, and the client maps in force
 MAX_OCTETS = 1 << 28  # of a file of clients

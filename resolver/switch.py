@@ -17,15 +17,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resolver import control, pause
-from resolver.config.model import Config
 from resolver.facts import Facts, GroupFacts
 from resolver.membership import FOLDER, ClientFiles, Membership, State
 from resolver.neighbours import Neighbours
 from resolver.pause import Pause, PauseError, Pauses
 from resolver.snapshot import Generation, read_policy, write_clients
 from resolver.workers import Workers, WorkersError
+
+if TYPE_CHECKING:
+    from resolver.config.model import Config
 
 LOOK = 1.0  # seconds between looks at the clock, where anything depends on it
 LOOK_AROUND = 60.0  # seconds between whole looks at the neighbour table

@@ -24,10 +24,12 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from resolver.config.model import ListConfig
 from resolver.snapshot import write_json
+
+if TYPE_CHECKING:
+    from resolver.config.model import ListConfig
 
 FOLDER = "sources"  # below state_dir
 _META, _STATE, _PART, _PART_META = "meta.json", "state.json", "part", "part.json"

@@ -21,13 +21,15 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 import zstandard
 
-from resolver.config.model import ListConfig
 from resolver.fetch.store import copy_of
 from resolver.lists.rules import MAX_LINE, NotAList
+
+if TYPE_CHECKING:
+    from resolver.config.model import ListConfig
 
 BLOCK = 1 << 20  # octets asked for at a time; a chunk is about as long
 MAX_UNPACKED = 4 << 30  # octets of a body once unpacked, by default
