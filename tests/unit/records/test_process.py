@@ -67,7 +67,12 @@ def test_a_flood_is_counted_by_samples_and_what_comes_after_it_one_by_one(
         with Reader(rings) as reader:
             recording = Recording([reader])
             look = recording.look
-            monkeypatch.setattr(recording, "look", lambda every=1: taken.append(every) or look(every))
+
+            def watched(every: int = 1) -> int:
+                taken.append(every)
+                return look(every)
+
+            monkeypatch.setattr(recording, "look", watched)
             recording.count(order(tmp_path))
             running = asyncio.ensure_future(recording.run())
             for _ in range(40):
