@@ -38,6 +38,7 @@ def serving(folder: Path, upstream: int, **config: Any) -> Iterator[Server]:
             "lists": [{"name": "ads", "source": "ads.txt"}, {"name": "other", "source": "other.txt"}],
             "upstream": {"servers": [f"udp://dns.isp.example:{upstream}?ip=127.0.0.1"], "timeout": "1s"},
             "guard": {"asked": 1000},
+            "query_log": {"what": "all"},
             **config,
         },
     )
