@@ -310,33 +310,67 @@ cdef bint same_rules(RunReader a, RunReader b, outcomes) except -1:
     }
 
 
+cdef class RunDifference:
+    """Everything that differs between two runs of a list, in the order of the keys. See engine.pyi."""
+
+    cdef RunReader old
+    cdef RunReader new
+    cdef object outcomes
+    cdef bint more_old
+    cdef bint more_new
+    cdef int order             # of the keys under the cursors; below 0: the old run alone has its key
+
+    def __cinit__(self, RunReader old, RunReader new, outcomes):
+        self.old = old
+        self.new = new
+        self.outcomes = outcomes
+
+    cdef bint find_next(self) except -1:
+        """Go on to the next key that differs, which is under the cursors then; False after the last."""
+        cdef RunReader old = self.old, new = self.new
+        while True:
+            if self.order <= 0:
+                self.more_old = old.advance()
+            if self.order >= 0:
+                self.more_new = new.advance()
+            if not self.more_old and not self.more_new:
+                return False
+            self.order = 1 if not self.more_old else -1 if not self.more_new else compare_keys(
+                old.key, old.key_length, new.key, new.key_length
+            )
+            if self.order or not same_rules(old, new, self.outcomes):
+                return True
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.find_next():
+            raise StopIteration
+        if self.order < 0:
+            return (*self.old._item(), [])
+        name, rules = self.new._item()
+        return name, self.old._item()[1] if self.order == 0 else [], rules
+
+
 def compare_runs(RunReader old, RunReader new, outcomes, uint64_t limit):
     """Every key that differs between two runs of a list, and how many were added, removed and changed. See engine.pyi."""
-    cdef bint more_old = old.advance(), more_new = new.advance()
+    cdef RunDifference found = RunDifference(old, new, outcomes)
     cdef uint64_t added = 0, removed = 0, changed = 0
-    cdef int order
     cdef RunReader at
     cdef list items = []
-    while more_old or more_new:
-        order = 1 if not more_old else -1 if not more_new else compare_keys(
-            old.key, old.key_length, new.key, new.key_length
-        )
-        if order or not same_rules(old, new, outcomes):
-            added += order > 0
-            removed += order < 0
-            changed += order == 0
-            if items is not None and added + removed + changed > limit:
-                items = None
-            if items is not None:
-                at = old if order < 0 else new
-                items.append((
-                    (<const char*>at.key)[:at.key_length],
-                    () if order > 0 else old._tags(),
-                    () if order < 0 else new._tags(),
-                    () if order < 0 else tuple([new.found[i].line for i in range(new.found_count)]),
-                ))
-        if order <= 0:
-            more_old = old.advance()
-        if order >= 0:
-            more_new = new.advance()
+    while found.find_next():
+        added += found.order > 0
+        removed += found.order < 0
+        changed += found.order == 0
+        if items is not None and added + removed + changed > limit:
+            items = None
+        if items is not None:
+            at = old if found.order < 0 else new
+            items.append((
+                (<const char*>at.key)[:at.key_length],
+                () if found.order > 0 else old._tags(),
+                () if found.order < 0 else new._tags(),
+                () if found.order < 0 else tuple([new.found[i].line for i in range(new.found_count)]),
+            ))
     return items, (added, removed, changed)
