@@ -114,7 +114,7 @@ cdef class Tally:
     cdef readonly uint32_t limit
     cdef readonly uint32_t count
     cdef readonly uint64_t missed
-    cdef uint32_t* door        # as large as table: a part of the hash of each name that waits, 0 is free
+    cdef uint8_t* door         # as many octets as table has cells: 1 where a name waits
     cdef uint32_t waiting
     cdef uint32_t turn         # of records, where not all are taken
     cdef uint64_t keys[4]      # of names, of clients
@@ -130,7 +130,7 @@ cdef class Tally:
         memcpy(self.keys, <const char*> key, 32)
         self.names = <TallyName*> aligned_alloc(LINE_OCTETS, limit * sizeof(TallyName))
         self.table = <uint32_t*> calloc(size, 4)
-        self.door = <uint32_t*> calloc(size, 4)
+        self.door = <uint8_t*> calloc(size, 1)
         if self.names == NULL or self.table == NULL or self.door == NULL:
             raise MemoryError
 
@@ -171,25 +171,25 @@ cdef class Tally:
 
     cdef bint _waits(self, uint64_t hash) noexcept nogil:
         """Whether a name that has no place has to wait for one: the first time. `missed` holds for who comes again, too."""
-        cdef uint32_t* mark = &self.door[hash & self.mask]
-        if self.missed == 0 or mark[0]:  # where another has left its mark there is no waiting
+        cdef uint8_t* mark = &self.door[hash & self.mask]
+        if self.missed == 0 or mark[0]:  # it has waited, or another whose mark is the same: then it comes in early
             return False
         if self.waiting == 0:
             self.missed += 1
-        mark[0] = <uint32_t> (hash >> 32) | 1
+        mark[0] = 1
         self.waiting += 1
         if self.waiting >= self.limit // 2:
-            memset(self.door, 0, (<size_t> self.mask + 1) * 4)
+            memset(self.door, 0, <size_t> self.mask + 1)
             self.waiting = 0
         return True
 
-    cdef TallyName* _place(self, const uint8_t* wire, uint32_t size, uint64_t hash, uint32_t window) except NULL nogil:
-        """A place for a name that has none."""
-        cdef uint32_t* cell
+    cdef TallyName* _place(self, uint32_t* cell, const uint8_t* wire, uint32_t size, uint64_t hash,
+                           uint32_t window) except NULL nogil:
+        """A place for a name that has none. `cell`: as _find() gives it."""
         cdef TallyName* name
         if self.count == self.limit:
             self._drop_half(window)
-        cell = self._find(wire, size, hash)
+            cell = self._find(wire, size, hash)
         name = &self.names[self.count]
         memset(name, 0, sizeof(TallyName))
         name.wire = <uint8_t*> malloc(size)
@@ -316,17 +316,17 @@ cdef class Tally:
     cdef int _count(self, const Sighting* seen, uint32_t window, int clients, uint32_t times) except -1 nogil:
         cdef const RecordHead* record = seen.record
         cdef const uint8_t* wire = <const uint8_t*> record + RECORD_NAME
-        cdef uint32_t cell = self._find(wire, record.name_size, seen.hash)[0]
+        cdef uint32_t* cell = self._find(wire, record.name_size, seen.hash)
         cdef TallyName* name
         cdef TallyWindow* w
         cdef uint8_t client[16]
         cdef bint blocked = record.told & TOLD_BLOCKED != 0
-        if cell:
-            name = &self.names[cell - 1]
+        if cell[0]:
+            name = &self.names[cell[0] - 1]
         elif self._waits(seen.hash):
             return 0
         else:
-            name = self._place(wire, record.name_size, seen.hash, window)
+            name = self._place(cell, wire, record.name_size, seen.hash, window)
         w = self._window(name, window)
         if w.asked < <uint32_t> 0xFFFFFFFF - times:
             w.asked += times
@@ -402,7 +402,8 @@ cdef class Tally:
         cdef TallyName* name
         cdef TallyWindow w
         cdef uint64_t hash
-        cdef uint32_t size, cell
+        cdef uint32_t size
+        cdef uint32_t* cell
         cdef uint16_t slot
         cdef int i, windows
         while left:
@@ -412,8 +413,8 @@ cdef class Tally:
                     or not is_plain_name(data + TALLY_HEAD, size):
                 raise ValueError("octets that are no tally")
             hash = self._hash(data + TALLY_HEAD)
-            cell = self._find(data + TALLY_HEAD, size, hash)[0]
-            name = &self.names[cell - 1] if cell else self._place(data + TALLY_HEAD, size, hash, window)
+            cell = self._find(data + TALLY_HEAD, size, hash)
+            name = &self.names[cell[0] - 1] if cell[0] else self._place(cell, data + TALLY_HEAD, size, hash, window)
             memcpy(&slot, data + 4, 2)
             name.slot = slots.get(slot, 0xFFFF)
             name.told = data[1]
