@@ -302,7 +302,7 @@ class Harness:
                 verdict, reply = self.engine.resume(punt)
             elif punt.reason == PUNT_SERVERS:
                 verdict, reply = self._serve(punt)
-                is_sound = False  # it may hold an answer that was damaged
+                is_sound = True  # it is about an answer from the cache: damaged ones are another engine's to learn
             elif punt.reason == PUNT_DNS64:
                 verdict, reply = self.engine.synthesise(punt, answer)
             elif cell is not None:
@@ -336,6 +336,7 @@ class Harness:
             if punt.reason == PUNT_SERVERS:
                 self.reached["punt servers"] += 1
                 reply = self._serve(punt)[1]
+                self.engine.take_punts()  # nobody looks further for these: a damaged answer ends here
                 if reply is not None and is_sound:
                     self.check(punt.packet, Transport(punt.transport), reply)
             if punt.reason == PUNT_DNS64:
