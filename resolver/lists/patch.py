@@ -36,9 +36,8 @@ from resolver.lists.runs import Run
 from resolver.vocabulary import Action, Scope, Verb
 
 MAX_SHARE = 0.02  # of the index's names: with more changed at once a full build is as quick
-MAX_SILENCED = (
-    1000  # changed names of a transfer's delta below which is looked at one by one; else the next full build does
-)
+# Changed names of a transfer's delta, below each of which is looked; with more of them that is the next full build's to do.
+MAX_SILENCED = 1000
 MAX_PATCHES = 64  # since the last full build; long before, that is made anew while nobody waits (reload.py)
 MAX_SUM = 0.10  # of the index's names: changed since the last full build
 MAX_FILL = 0.88  # of the slots: fuller buckets make look-ups slower

@@ -56,10 +56,8 @@ from resolver.vocabulary import Action, Scope, Verb
 if TYPE_CHECKING:
     from resolver.lists.view import LeftOut
 
-COMPRESS_LEVEL = 1
-COMPRESS_STRATEGY = (
-    zlib.Z_RLE
-)  # keys are front-coded: looking for what repeats saves 6 to 27 %, and takes twice the time
+# Keys are front-coded already: to look for what repeats saves 6 to 27 %, and takes twice the time.
+COMPRESS_LEVEL, COMPRESS_STRATEGY = 1, zlib.Z_RLE
 COMPRESS_THREADS = 2
 COMPRESS_AHEAD = 8  # blocks under way
 
