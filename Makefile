@@ -16,16 +16,20 @@ SANITIZED = PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/ready: pyproject.toml setup.py $(ENGINE)
+# Bytecode is written here, as where PYTHONDONTWRITEBYTECODE is set every start would compile all of it anew.
+define INSTALL
 	@test -x $(PY) || python3 -m venv $(VENV)
 	PYTHONWARNINGS=ignore $(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
-	PYTHONWARNINGS=ignore $(PY) -m pip install --quiet --disable-pip-version-check --editable .
+	PYTHONWARNINGS=ignore $(PY) -m pip install --quiet --disable-pip-version-check --editable '$(1)'
+	$(PY) -m compileall -q resolver
+endef
+
+$(VENV)/ready: pyproject.toml setup.py $(ENGINE)
+	$(call INSTALL,.)
 	@touch $@
 
 $(VENV)/dev: pyproject.toml setup.py $(ENGINE)
-	@test -x $(PY) || python3 -m venv $(VENV)
-	PYTHONWARNINGS=ignore $(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
-	PYTHONWARNINGS=ignore $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(call INSTALL,.[dev])
 	@touch $(VENV)/ready $@
 
 build: $(VENV)/ready  ## Set up the environment and compile the engine

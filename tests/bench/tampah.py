@@ -8,6 +8,7 @@ figures of memory and of CPU a query side by side.
 
 from __future__ import annotations
 
+import compileall
 import shutil
 import signal
 import sys
@@ -46,6 +47,7 @@ class Tampah(Peer):
         return self.folder / "state"
 
     def write(self, names: Names) -> None:
+        compileall.compile_dir(Path(self.cwd) / "resolver", quiet=1)  # as an installation has it
         self.folder.mkdir()
         small = min(SMALL_LIST, names.count // 10)
         lines = (f"{name}\n" for name in read(names.path))
