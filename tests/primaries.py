@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import shutil
 import socket
+import socketserver
 import struct
 import subprocess
 import threading
@@ -35,8 +37,8 @@ TIMERS = "5 1 60 60"  # refresh retry expire minimum
 
 def zone_text(zone: str, serial: int, records: Sequence[str], timers: str = TIMERS) -> str:
     """A master file: SOA, NS, and these records with owners relative to the zone."""
-    head = f"$ORIGIN {zone}.\n$TTL 300\n@ SOA ns.{zone}. hostmaster.{zone}. {serial} {timers}\n@ NS ns.{zone}.\n"
-    return head + "ns A 127.0.0.1\n" + "".join(f"{record}\n" for record in records)
+    head = f"$ORIGIN {zone}.\n$TTL 300\n@ SOA localhost. hostmaster.{zone}. {serial} {timers}\n@ NS localhost.\n"
+    return head + "".join(f"{record}\n" for record in records)
 
 
 class Primary:
@@ -55,12 +57,14 @@ class Primary:
         notify: int = 0,
         timers: str = TIMERS,
         port: int = 0,
+        secret: str = SECRET,
     ) -> None:
         self.folder = folder / f"{self.program}-{zone}"
         self.folder.mkdir(parents=True)
         self.zone, self.records, self.serial = zone, list(records), serial
         self.algorithm, self.notify, self.timers = algorithm, notify, timers
         self.port = port or free_port()
+        self.secret = secret
         self.file = self.folder / "zone.db"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -135,7 +139,7 @@ class Knot(Primary):
 
     def command(self) -> list[str]:
         """See Primary."""
-        key = f"key:\n  - id: k\n    algorithm: {self.algorithm}\n    secret: {SECRET}\n" if self.algorithm else ""
+        key = f"key:\n  - id: k\n    algorithm: {self.algorithm}\n    secret: {self.secret}\n" if self.algorithm else ""
         remote = f"remote:\n  - id: us\n    address: 127.0.0.1@{self.notify}\n" if self.notify else ""
         text = f"""server:
     listen: 127.0.0.1@{self.port}
@@ -173,7 +177,7 @@ zone:
 
     def reload(self) -> None:
         """See Primary."""
-        command = ["knotc", "-c", str(self.folder / "knot.conf"), "-b", "zone-reload", self.zone]
+        command = ["knotc", "-c", str(self.folder / "knot.conf"), "-b", "-t", "600", "zone-reload", self.zone]
         _run(command)
 
 
@@ -184,7 +188,7 @@ class Bind(Primary):
 
     def command(self) -> list[str]:
         """See Primary."""
-        key = f'key k {{ algorithm {self.algorithm}; secret "{SECRET}"; }};' if self.algorithm else ""
+        key = f'key k {{ algorithm {self.algorithm}; secret "{self.secret}"; }};' if self.algorithm else ""
         self._control = free_port()
         notify = f"notify explicit; also-notify {{ 127.0.0.1 port {self.notify}; }};" if self.notify else "notify no;"
         text = f"""{key}
@@ -213,6 +217,69 @@ zone "{self.zone}" {{ type primary; file "zone.db"; check-names ignore; }};
 def _run(command: Sequence[str]) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+
+
+class Between:
+    """Stands between a secondary and a real primary, whose port `primary` may change; passes on what both say.
+
+    With `cut` a connection is reset once the primary has sent so many octets over it; `cuts` counts these.
+    """
+
+    def __init__(self, primary: int = 0) -> None:
+        self.primary, self.port = primary, free_port()
+        self.cut: int | None = None
+        self.cuts = 0
+        between = self
+
+        class Datagram(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                data, sender = self.request
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as onward:
+                    onward.settimeout(5)
+                    with contextlib.suppress(OSError):
+                        onward.connect(("127.0.0.1", between.primary))
+                        onward.send(data)
+                        sender.sendto(onward.recv(65535), self.client_address)
+
+        class Stream(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):
+                    self.pass_on(socket.create_connection(("127.0.0.1", between.primary), 5))
+
+            def pass_on(self, onward: socket.socket) -> None:
+                secondary: socket.socket = self.request
+                passed = 0
+                with onward:
+                    while ready := select.select([secondary, onward], [], [], 30)[0]:
+                        for source in ready:
+                            if not (data := source.recv(4096)):
+                                return
+                            if source is onward and between.cut is not None:
+                                if passed + len(data) > between.cut:
+                                    between.cuts += 1
+                                    secondary.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                                    secondary.close()
+                                    return
+                                passed += len(data)
+                            (onward if source is secondary else secondary).sendall(data)
+
+        class Streams(socketserver.ThreadingTCPServer):
+            allow_reuse_address = daemon_threads = True
+
+        class Datagrams(socketserver.ThreadingUDPServer):
+            allow_reuse_address = daemon_threads = True
+
+        self._servers = [Streams(("127.0.0.1", self.port), Stream), Datagrams(("127.0.0.1", self.port), Datagram)]
+
+    def __enter__(self) -> Self:
+        for server in self._servers:
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
 
 
 Script = Callable[[dns.message.Message], "list[bytes | float]"]

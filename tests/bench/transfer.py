@@ -3,7 +3,8 @@
 A knotd on loopback serves a generated zone: an exact and a wildcard record for each name, all CNAME to one target. Each
 secondary starts without a copy, beside 5,000 queries a second for names that are not listed. Measured: seconds until the
 zone's last name is blocked, the most memory of all of its processes meanwhile, memory afterwards, queries lost, and for
-the delta the seconds from the primary serving the new serial until its last new name is blocked.
+the delta the seconds from the primary serving the new serial, of which NOTIFY tells at once, until its last new name is
+blocked.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dns.exception
+import dns.flags
 import dns.message
+import dns.opcode
 import dns.query
 import dns.rdatatype
 
@@ -151,6 +154,15 @@ def is_listed(port: int, name: str) -> bool:
     return False
 
 
+def notify(port: int) -> None:
+    """Tell a secondary that the zone has changed (RFC 1996)."""
+    message = dns.message.make_query(ZONE, "SOA", use_edns=False)
+    message.set_opcode(dns.opcode.NOTIFY)
+    message.flags = dns.flags.Flag(message.flags & ~dns.flags.RD | dns.flags.AA)
+    with contextlib.suppress(OSError, dns.exception.DNSException):
+        dns.query.udp(message, "127.0.0.1", timeout=2, port=port)
+
+
 class Load:
     """Queries at a steady rate for names that are not listed, until it is ended."""
 
@@ -233,6 +245,7 @@ def visit(kind: str, folder: Path, primary: Zone, upstream: int, options: argpar
             load = Load(folder, port) if kind == "tampah" else None
             threading.Thread(target=primary.reload, daemon=True).start()
             primary.wait(600)  # from here on the new serial is served
+            notify(port)  # the primary's own NOTIFY may come seconds later
             figures["delta"] = wait(port, f"added{options.delta // 2 - 1}.example.com", server, 60)
             if load:
                 figures["delta_load"] = load.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import dns.flags
 import dns.message
@@ -12,11 +13,20 @@ import dns.query
 import dns.rcode
 import pytest
 
+from resolver.config.load import load
+from resolver.explain import list_states
 from tests.blackbox.harness import Server, until
-from tests.primaries import SECRET, Bind, Knot, Misbehaving, Primary, Script
+from tests.primaries import SECRET, Between, Bind, Knot, Misbehaving, Primary, Script
 
 ZONE = "rpz.test"
 RULES = ["old.example CNAME .", "*.old.example CNAME .", "kept.example CNAME *.", "data.example A 192.0.2.7"]
+both = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(Knot, marks=pytest.mark.peer("knotd", "knotc")),
+        pytest.param(Bind, marks=pytest.mark.peer("named", "rndc")),
+    ],
+)
 
 
 def config(*primaries: int, **more: object) -> dict[str, object]:
@@ -36,13 +46,7 @@ def said(server: Server, word: str) -> None:
     until(lambda: word in server.log, word)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(Knot, marks=pytest.mark.peer("knotd", "knotc")),
-        pytest.param(Bind, marks=pytest.mark.peer("named", "rndc")),
-    ],
-)
+@both
 def test_a_zone_comes_whole_then_by_deltas_and_notify(tmp_path: Path, kind: type[Primary]) -> None:
     server = Server(tmp_path)
     with kind(
@@ -69,27 +73,58 @@ def test_a_zone_comes_whole_then_by_deltas_and_notify(tmp_path: Path, kind: type
             assert blocks(server, "new.example")
 
 
-@pytest.mark.peer("knotd", "knotc")
-def test_a_wrong_key_brings_nothing_and_a_serial_that_goes_back_is_an_alarm(tmp_path: Path) -> None:
+NEW = ["new.example CNAME ."]
+LONG = [*NEW, *(f"name{number}.example CNAME ." for number in range(3000))]
+FAULTS: list[tuple[str, list[str], dict[str, Any], str]] = [
+    (
+        "another secret",
+        NEW,
+        {"serial": 9, "secret": "YW5vdGhlci1zZWNyZXQtb2YtMzItb2N0ZXRzLWZvci10ZXN0cw=="},
+        "signature",
+    ),
+    ("another algorithm", NEW, {"serial": 9, "algorithm": "hmac-sha256"}, "key"),
+    ("no key", NEW, {"serial": 9, "algorithm": ""}, "key"),
+    ("the serial goes back", NEW, {"serial": 4}, "serial 4 is older than the 5 that is here"),
+    ("SOA and NS alone", [], {"serial": 9}, "SOA and NS and no rule"),
+    ("cut in mid-transfer", LONG, {"serial": 9}, "the connection broke"),
+]
+
+
+@both
+def test_whatever_a_primary_does_wrong_the_zone_that_is_here_serves_on(tmp_path: Path, kind: type[Primary]) -> None:
     server = Server(tmp_path)
-    with Knot(tmp_path, ZONE, RULES, serial=9, timers="1 1 9999 60") as primary:
-        server.configure(**config(primary.port))
-        with server:
+    given: dict[str, Any] = {"serial": 5, "algorithm": "hmac-sha512", "timers": "1 1 9999 60"}
+    between = Between()
+    server.configure(**config(between.port, tsig="k"))
+    with between, server:
+        with kind(tmp_path, ZONE, RULES, **given) as good:
+            between.primary = good.port
             until(lambda: blocks(server, "old.example"), "the zone is enforced")
-            primary.stop()
-            with Knot(tmp_path / "older", ZONE, ["new.example CNAME ."], serial=4, port=primary.port) as older:
-                said(server, "serial 4 is older than the 9 that is here")
-                assert blocks(server, "old.example") and not blocks(server, "new.example")
-                older.stop()
-            with Knot(tmp_path / "newer", ZONE, ["newer.example CNAME ."], serial=10, port=primary.port):
-                until(lambda: blocks(server, "newer.example"), "a newer serial is taken")
-    wrong = Server(tmp_path / "wrong")
-    (tmp_path / "wrong").mkdir(exist_ok=True)
-    with Knot(tmp_path / "wrong", ZONE, RULES, algorithm="hmac-sha256") as primary:
-        wrong.configure(**config(primary.port, tsig="k"))
-        with wrong:
-            said(wrong, "lists.feed: 127.0.0.1")
-            assert not blocks(wrong, "old.example")
+        for number, (what, records, changes, says) in enumerate(FAULTS):
+            with kind(tmp_path / f"fault{number}", ZONE, records, **{**given, **changes}) as primary:
+                between.cut = 20_000 if records is LONG else None
+                between.primary = primary.port
+                told(server, says)
+                assert blocks(server, "old.example") and not blocks(server, "new.example"), what
+        assert between.cuts > 0
+        between.cut = None
+        with kind(tmp_path / "other", ZONE, ["other.example CNAME .", "kept.example CNAME *."], **given) as primary:
+            primary.change([*NEW, "kept.example CNAME *."], 6)  # the delta takes away what is not here
+            between.primary = primary.port
+            until(lambda: blocks(server, "new.example"), "a delta with another base: all of the zone is fetched")
+            assert not blocks(server, "old.example")
+            assert "by axfr: serial 6" in server.log and "by ixfr" not in server.log
+            until(lambda: not trouble(server), "and all is well")
+
+
+def told(server: Server, says: str) -> None:
+    until(lambda: says in trouble(server), says)
+
+
+def trouble(server: Server) -> str:
+    """What `tampah lists` says is wrong with the zone."""
+    [feed] = list_states(load(server.config_path), server.status())
+    return feed.error
 
 
 def test_what_goes_wrong_leaves_filtering_as_it_was(tmp_path: Path) -> None:
