@@ -312,13 +312,20 @@ def _certificate_faults(config: Config) -> list[str]:
     multiple=True,
     help="A name server, or the address of one, that NAME is taken to have; may be repeated.",
 )
+@click.option("--ask", "asks", is_flag=True, help="Ask upstream for NAME, and tell what becomes of its answer.")
 def explain(
-    context: _Context, name: str, client: str, qtype: str, leads_to: tuple[str, ...], servers: tuple[str, ...]
+    context: _Context,
+    name: str,
+    client: str,
+    qtype: str,
+    leads_to: tuple[str, ...],
+    servers: tuple[str, ...],
+    asks: bool,
 ) -> None:
     """Say what happens to NAME and why: every list and line that speaks of it, and the answer. NAME may be an address."""
     from resolver.explain import explain_name
 
-    found = explain_name(context.config(), name, client, qtype, leads_to, servers)
+    found = explain_name(context.config(), name, client, qtype, leads_to, servers, asks=asks)
     context.print(found.to_json(), found.lines())
 
 

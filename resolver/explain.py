@@ -19,7 +19,6 @@ import dns.message
 import dns.name
 import dns.rcode
 import dns.rdatatype
-import dns.rrset
 
 from resolver import counters, overlay, snapshot
 from resolver.config.model import Config, ListConfig
@@ -41,6 +40,7 @@ from resolver.engine.engine import (
     SuffixTable,
 )
 from resolver.fetch.store import Place
+from resolver.leads import Leads, as_address, ask, leads_of
 from resolver.lists import history, names
 from resolver.lists.explain import (
     Match,
@@ -56,6 +56,7 @@ from resolver.lists.own import LOCAL, PREFIX, own_lists
 from resolver.lists.report import ListReport, Report, duration
 from resolver.lists.rules import Outcome, TriggerKind
 from resolver.lists.runs import Run
+from resolver.lists.source import SourceStat, lines_at, stat_of
 from resolver.local import Aliases
 from resolver.membership import membership_now
 from resolver.metrics import action_name
@@ -71,8 +72,10 @@ _EXPLAINED_CACHE = 1 << 20  # octets: the engine wants one, nothing is kept in i
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One rule that covers the name: where it stands, the name it is about, and what it says. `since`: since which
-    generation; `quarantined`: why it is left out of what is served, "" if it is not."""
+    """One rule that speaks: where it stands, what it is about, whom it covers, and what it says. `trigger`: its kind;
+    `by`: the alias, target or address in the answer that it was found by, or the client or name server, "" for the name
+    itself; `text`: its line, "" if the file is another now; `since`: since which generation; `quarantined`: why it is left
+    out of what is served, "" if it is not."""
 
     list: str
     file: str
@@ -81,6 +84,9 @@ class Spoken:
     covers: str
     says: str
     wins: bool
+    trigger: str = "name"
+    by: str = ""
+    text: str = ""
     since: str = ""
     quarantined: str = ""
 
@@ -120,7 +126,12 @@ class Explanation:
             line = f":{match.line}" if match.line else ""
             place = f"{match.file}{line}" if match.file else f"line {match.line}"
             verb = "is silenced" if match.quarantined else "decides" if match.wins else "speaks"
-            line = f"  {match.list} {verb}: {place}: {match.name or 'every name'}, {match.covers}: {match.says}"
+            line = f"  {match.list} {verb}: {place}: {match.name or 'every name'}, {match.covers}"
+            if match.by and match.trigger in ("name", "pattern"):
+                line += f", by {match.by} in the answer"
+            line += f": {match.says}"
+            if match.text:
+                line += f"; it reads {match.text}"
             if match.since:
                 line += f"; {match.since}"
             yield f"{line}; quarantined: {match.quarantined}" if match.quarantined else line
@@ -147,15 +158,25 @@ def generation_of(state_dir: Path) -> Generation:
 
 
 def explain_name(
-    config: Config, name: str, client: str, qtype: str, leads_to: Sequence[str] = (), servers: Sequence[str] = ()
+    config: Config,
+    name: str,
+    client: str,
+    qtype: str,
+    leads_to: Sequence[str] = (),
+    servers: Sequence[str] = (),
+    *,
+    asks: bool = False,
 ) -> Explanation:
     """Explain a question, or what an address means in an answer. ValueError says what of name, client or type is none.
 
     `leads_to`: what the upstream is taken to say, aliases in their order and then addresses. An address for a name is the
     answer of a name that no list speaks of. `servers`: what the name's servers are taken to be, names and addresses.
+    `asks`: the upstream itself is asked what it says; ValueError if nobody answers.
     """
     shown = ""
-    if (wanted := _address(name)) is not None:
+    if asks and (leads_to or servers or as_address(name)):
+        raise ValueError("upstream is asked about a name, and then says itself what the answer is")
+    if (wanted := as_address(name)) is not None:
         shown, leads_to, qtype = str(wanted), [name], "AAAA" if wanted.version == 6 else "A"
         name = _NOBODYS_NAME
     asked = _name(name)
@@ -175,9 +196,14 @@ def explain_name(
     entries = overlay.read(state_dir)
     categories = [(each.name, each.category) for each in config.lists]
     categories += [(each.name, each.category) for each in own_lists(config)]
-    said, last = _answer(decided, index, policy, decisions, entries, asked, rtype, octets, leads_to, servers)
+    leads, told = Leads(tuple(leads_to), tuple(servers)), None
+    if asks:
+        own = next((group.upstream for group in config.groups if group.name == found.group), ())
+        told = ask(config, asked, rtype, own)
+        leads = leads_of(told)
+    said, last = _answer(decided, index, policy, decisions, entries, asked, rtype, octets, leads, told)
     finding = last[1]
-    if leads_to or servers:
+    if any(leads):
         listset, finding, _, cell = last
     elif policy_class != snapshot.REFUSED_CLASS:
         fitting = decisions.fits(dns.name.from_text(f"{asked}.").canonicalize().to_wire() or b"")
@@ -191,46 +217,40 @@ def explain_name(
     if slot == counters.REBINDING_SLOT and not refused:
         winner = "rebinding"
     words = overlay.covering(entries, asked)
-    if (
-        words
-        and not refused
-        and not (leads_to or servers)
-        and not (rank == Rank.OVERLAY and words[0].word == overlay.ALLOW)
-    ):
+    if words and not refused and not any(leads) and not (rank == Rank.OVERLAY and words[0].word == overlay.ALLOW):
         rank, action, winner = Rank.OVERLAY, Action.ALLOW, ""
         if words[0].word == overlay.BLOCK:
             action = Action(policy.profiles[OVERLAY_PROFILE].action)
     spoken = tuple(_by_hand(entry, state_dir, wins=at == 0) for at, entry in enumerate(words))
     by_name = winner if finding == _FOUND_NAME else ""
-    since = Stands(state_dir, generation.number)
-    leading = [(_address(step), step) for step in leads_to]
-    for step in (asked, *(_name(step) for found, step in leading if found is None)):
-        spoken += tuple(
-            _spoken(match, dict(paths)[match.list], by_name, action, since) for match in _covering(paths, step)
-        )
-        spoken += tuple(
-            dataclasses.replace(
-                _spoken(_as_match(match), dict(paths)[match.list], by_name, action, None),
-                covers="names that fit it",
-                since=since.since(match),
-            )
-            for match in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(step))
-        )
-    speaking: list[tuple[TriggerKind, str, Callable[[str], bool]]] = [
-        (TriggerKind.CLIENT, f"the client {address}", covers_address(address)),
-        *((TriggerKind.ADDRESS, f"answers with {found}", covers_address(found)) for found, _ in leading if found),
+    since, texts = Stands(state_dir, generation.number), Texts(states)
+    runs = dict(paths)
+    leading = [(as_address(step), step) for step in leads.steps]
+    for step in dict.fromkeys((asked, *(_name(step) for at, step in leading if at is None))):
+        by = "" if step == asked else step
+        for match in _covering(paths, step):
+            spoken += (_spoken(match, runs[match.list], by_name, action, since, texts, by),)
+        for each in trigger_matches(paths, frozenset({TriggerKind.PATTERN}), covers_pattern(step)):
+            pattern = _spoken(_as_match(each), runs[each.list], by_name, action, None, texts, by)
+            spoken += (replace(pattern, covers="names that fit it", trigger="pattern", since=since.since(each)),)
+    speaking: list[tuple[TriggerKind, str, str, Callable[[str], bool]]] = [
+        (TriggerKind.CLIENT, f"the client {address}", str(address), covers_address(address)),
+        *(
+            (TriggerKind.ADDRESS, f"answers with {at}", step, covers_address(at))
+            for at, step in leading
+            if at is not None
+        ),
     ]
-    for server in servers:
-        if (at := _address(server)) is not None:
-            speaking.append((TriggerKind.NSIP, f"name servers at {at}", covers_address(at)))
+    for server in leads.servers:
+        if (at := as_address(server)) is not None:
+            speaking.append((TriggerKind.NSIP, f"name servers at {at}", server, covers_address(at)))
         else:
-            speaking.append((TriggerKind.NSDNAME, f"name server {_name(server)}", covers_name(_name(server))))
-    for kind, about, covers in speaking:
+            speaking.append((TriggerKind.NSDNAME, f"name server {_name(server)}", server, covers_name(_name(server))))
+    for kind, about, by, covers in speaking:
         found_by = winner if finding == _FINDINGS[kind] else ""
-        spoken += tuple(
-            _triggered(match, about, dict(paths)[match.list], found_by, action, since)
-            for match in trigger_matches(paths, frozenset({kind}), covers)
-        )
+        for each in trigger_matches(paths, frozenset({kind}), covers):
+            said_of = _triggered(each, about, runs[each.list], found_by, action, since, texts)
+            spoken += (replace(said_of, by=by, trigger=kind.name.lower()),)
     return Explanation(
         name=shown or asked or ".",
         type=dns.rdatatype.to_text(rtype),
@@ -248,13 +268,6 @@ def explain_name(
         matches=spoken,
         answer=said,
     )
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
 
 
 def _name(text: str) -> str:
@@ -297,6 +310,28 @@ class Stands:
         return f"since generation {found.generation}{'' if found.exact else ' or longer'} ({made})"
 
 
+class Texts:
+    """The lines of lists as they were read, from files that are still the ones that were read then."""
+
+    def __init__(self, states: Sequence[snapshot.ListState]) -> None:
+        self._states = {state.name: state for state in states}
+
+    def text(self, name: str, file: str, line: int) -> str:
+        """A line of a list by what its file is called; "" if it cannot be had."""
+        state = self._states[name]
+        if not line or state.pending:  # its source holds what is not served
+            return ""
+        is_remote = "://" in file
+        for place in state.source:
+            if is_remote or place[0] == file:
+                try:
+                    is_the_same = stat_of(Path(place[0])) == SourceStat(*place)
+                except OSError:
+                    return ""
+                return lines_at(Path(place[0]), {line}).get(line, "") if is_the_same else ""
+        return ""
+
+
 def _as_match(found: TriggerMatch) -> Match:
     """A pattern as a rule that covers the name, which stands where the pattern's text does."""
     trigger = found.trigger
@@ -310,8 +345,11 @@ def _covering(paths: Sequence[tuple[str, Path]], name: str) -> list[Match]:
     return [match for match in found if match.list != LOCAL or match is last[LOCAL]]
 
 
-def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stands | None) -> Spoken:
+def _spoken(
+    match: Match, run_path: Path, winner: str, action: int, stands: Stands | None, texts: Texts, by: str
+) -> Spoken:
     file, line = _place(run_path, match.line)
+    text = texts.text(match.list, file, line)
     if file and not line and not match.list.startswith(PREFIX):
         file = f"*.{match.name}.{file}" if match.scope is Scope.BELOW else f"{match.name}.{file}"
     decides = match.list == winner and (match.outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
@@ -323,17 +361,22 @@ def _spoken(match: Match, run_path: Path, winner: str, action: int, stands: Stan
         _SCOPES[match.scope],
         _says(match.outcome),
         decides and not match.left_out,
+        by=by,
+        text=text,
         since=stands.since(match) if stands and not match.left_out else "",
         quarantined=match.left_out,
     )
 
 
-def _triggered(match: TriggerMatch, covers: str, run_path: Path, winner: str, action: int, stands: Stands) -> Spoken:
+def _triggered(
+    match: TriggerMatch, covers: str, run_path: Path, winner: str, action: int, stands: Stands, texts: Texts
+) -> Spoken:
     """A rule about an address, of the client or in the answer, or about a name server."""
-    _, text, outcome, line = match.trigger
+    _, about, outcome, line = match.trigger
     file, line = _place(run_path, line)
     decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
-    return Spoken(match.list, file, line, text, covers, _says(outcome), decides, since=stands.since(match))
+    text, since = texts.text(match.list, file, line), stands.since(match)
+    return Spoken(match.list, file, line, about, covers, _says(outcome), decides, text=text, since=since)
 
 
 def _place(run_path: Path, line: int) -> tuple[str, int]:
@@ -372,21 +415,35 @@ def _answer(
     name: str,
     rtype: dns.rdatatype.RdataType,
     client: bytes,
-    leads_to: Sequence[str],
-    servers: Sequence[str],
+    leads: Leads,
+    told: dns.message.Message | None,
 ) -> tuple[tuple[str, ...], tuple[int, int, int, bytes]]:
-    """What an engine of its own says to the question, and what it decided by (Engine.decided)."""
+    """What an engine of its own says to the question, and what it decided by (Engine.decided).
+
+    `told`: what upstream said; else it is taken to say what `leads` has, if that is anything.
+    """
     engine = Engine(counters=memoryview(bytearray(counters.SIZE)), cache_bytes=_EXPLAINED_CACHE)
     engine.swap(decided)
     engine.set_overlay(SuffixTable(overlay.words(entries, time.time())))
     query = dns.message.make_query(f"{name}.", rtype, use_edns=0)
     verdict, reply = engine.answer(query.to_wire(), client, Transport.UDP)
     verdict, reply, punts = _decided(engine, decisions, decided.number, verdict, reply)
-    if (leads_to or servers) and verdict == PUNT and punts[0].reason == PUNT_FORWARD:
-        verdict, reply = engine.finish(punts[0], _upstream(query, leads_to, servers))
+    told = told or (leads.message(query) if any(leads) else None)
+    if not (verdict == PUNT and punts[0].reason == PUNT_FORWARD):
+        return tuple(_shown(verdict, reply, punts, name, Aliases(index, policy))), engine.decided
+    if told is not None:
+        told.id = query.id
+        verdict, reply = engine.finish(punts[0], told.to_wire(max_size=65535))
         verdict, reply, punts = _decided(engine, decisions, decided.number, verdict, reply)
-    last = engine.decided
-    return tuple(_shown(verdict, reply, punts, name, Aliases(index, policy))), last
+        return tuple(_shown(verdict, reply, punts, name, Aliases(index, policy))), engine.decided
+    lines, last = [*_shown(verdict, reply, punts, name, Aliases(index, policy))], engine.decided
+    # A rule for the name may have to wait for the answer, as a list that outranks it looks at answers.
+    verdict, reply = engine.finish(punts[0], Leads().message(query).to_wire())
+    verdict, reply, punts = _decided(engine, decisions, decided.number, verdict, reply)
+    if CELL.unpack(engine.decided[3])[1] not in (Action.FORWARD, Action.ALLOW):
+        lines += ["unless a list that outranks this finds something there:"]
+        lines += _shown(verdict, reply, punts, name, Aliases(index, policy))
+    return tuple(lines), last
 
 
 def _decided(
@@ -409,32 +466,6 @@ def _decided(
             verdict, reply = engine.decide(punts[0], *(choice or (None, 0)))
         punts = engine.take_punts()
     return verdict, reply, punts
-
-
-def _upstream(query: dns.message.Message, leads_to: Sequence[str], servers: Sequence[str]) -> bytes:
-    """An upstream's answer: one alias after the other, and all addresses for the last; name servers, and their addresses."""
-    made = dns.message.make_response(query, recursion_available=True)
-    owner = query.question[0].name
-    for step in leads_to:
-        if (address := _address(step)) is not None:
-            kind, text = "AAAA" if address.version == 6 else "A", str(address)
-        else:
-            kind, text = "CNAME", f"{_name(step)}."
-        made.answer.append(dns.rrset.from_text(owner, 60, "IN", kind, text))
-        if kind == "CNAME":
-            owner = dns.name.from_text(text)
-    server = f"{_NOBODYS_NAME}."
-    for step in servers:
-        if (address := _address(step)) is None:
-            server = f"{_name(step)}."
-            made.authority.append(dns.rrset.from_text(owner, 60, "IN", "NS", server))
-            continue
-        if not made.authority:
-            made.authority.append(dns.rrset.from_text(owner, 60, "IN", "NS", server))
-        made.additional.append(
-            dns.rrset.from_text(server, 60, "IN", "AAAA" if address.version == 6 else "A", str(address))
-        )
-    return made.to_wire()
 
 
 def _shown(verdict: int, reply: bytes | None, punts: Sequence[Punt], name: str, aliases: Aliases) -> Iterator[str]:
@@ -461,7 +492,8 @@ def _shown(verdict: int, reply: bytes | None, punts: Sequence[Punt], name: str, 
             elif punt.reason == PUNT_DNS64:
                 yield "AAAA records made from its A records (dns64), if it has any"
             else:
-                yield f"asked upstream{f' along route {punt.route}' if punt.route else ''}, or from the cache"
+                along = f" along route {punt.route}" if punt.route else ""
+                yield f"asked upstream{along}, or from the cache (--ask tells what becomes of that answer)"
 
 
 @dataclass(frozen=True, slots=True)

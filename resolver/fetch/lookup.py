@@ -23,9 +23,11 @@ from pathlib import Path
 
 import dns.asyncresolver
 import dns.exception
+import dns.message
 import dns.name
 import dns.nameserver
 import dns.rdatatype
+import dns.resolver
 
 from resolver.config.addresses import Address, Endpoint, Server, as_address
 from resolver.config.model import Config
@@ -66,8 +68,24 @@ class Lookup:
             raise LookupFailed(f"{host} has no address: {'; '.join(faults) or 'there is nobody to ask'}")
         return _in_turn(found)[:MAX_ADDRESSES]
 
-    def _servers(self, host: str) -> tuple[Server, ...]:
-        """Whom the config has asked about a name: the servers of the longest matching zone."""
+    async def answer(
+        self, name: str, rdtype: dns.rdatatype.RdataType, own: Sequence[Server] = ()
+    ) -> dns.message.Message:
+        """What upstream says to a question; LookupFailed if nobody answers. `own`: servers in place of the default ones."""
+        if not (servers := self._servers(name, own)):
+            raise LookupFailed("there is nobody to ask: no server of `upstream` is written by its address")
+        resolver, tcp = self._resolver(servers)
+        try:
+            found = await resolver.resolve(f"{name}.", rdtype, tcp=tcp, search=False, raise_on_no_answer=False)
+        except dns.resolver.NXDOMAIN as error:
+            response: dns.message.Message = error.response(dns.name.from_text(name))  # type: ignore[no-untyped-call]
+            return response
+        except (dns.exception.DNSException, OSError, ValueError) as error:
+            raise LookupFailed(f"upstream: {str(error).partition(chr(10))[0]}") from None
+        return found.response
+
+    def _servers(self, host: str, own: Sequence[Server] = ()) -> tuple[Server, ...]:
+        """Whom the config has asked about a name: the servers of the longest matching zone, else a group's own."""
         name = host.rstrip(".").lower()
         upstream = self._config.upstream
         matching = [
@@ -76,17 +94,12 @@ class Lookup:
             for zone in route.zones
             if name == zone or name.endswith(f".{zone}")
         ]
-        servers = max(matching, key=lambda match: match[0])[1] if matching else upstream.servers
+        servers = max(matching, key=lambda match: match[0])[1] if matching else own or upstream.servers
         return tuple(server for server in servers if server.address is not None)
 
     async def _ask(self, host: str, servers: Sequence[Server]) -> tuple[list[Address], list[str]]:
         """The addresses that upstream knows, and what went wrong."""
-        timeout = self._config.upstream.timeout
-        resolver = dns.asyncresolver.Resolver(configure=False)
-        resolver.nameservers = [_nameserver(server) for server in servers]
-        resolver.timeout = timeout
-        resolver.lifetime = timeout * len(servers) * _TRIES
-        tcp = all(server.scheme == "tcp" for server in servers)
+        resolver, tcp = self._resolver(servers)
 
         async def one(rdtype: dns.rdatatype.RdataType) -> list[Address]:
             answer = await resolver.resolve(host, rdtype, tcp=tcp, search=False, raise_on_no_answer=False)
@@ -103,6 +116,15 @@ class Lookup:
             else:
                 raise result
         return found, list(dict.fromkeys(faults))
+
+    def _resolver(self, servers: Sequence[Server]) -> tuple[dns.asyncresolver.Resolver, bool]:
+        """Asks these servers, and whether by TCP."""
+        timeout = self._config.upstream.timeout
+        resolver = dns.asyncresolver.Resolver(configure=False)
+        resolver.nameservers = [_nameserver(server) for server in servers]
+        resolver.timeout = timeout
+        resolver.lifetime = timeout * len(servers) * _TRIES
+        return resolver, all(server.scheme == "tcp" for server in servers)
 
     def _system_is_this_server(self) -> bool:
         """Whether the machine asks this server: then asking the machine would go round in a circle."""

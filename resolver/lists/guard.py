@@ -46,7 +46,7 @@ from resolver.lists.reading import Reading, describe
 from resolver.lists.report import ListOutcome, QuarantinedRule
 from resolver.lists.rules import Outcome, TriggerKind
 from resolver.lists.runs import Item, Run
-from resolver.lists.source import open_source
+from resolver.lists.source import lines_at
 from resolver.lists.view import LeftOut, rule_key, write_view
 from resolver.snapshot import HELD, REJECTED, RUNS, ListState, base_of
 from resolver.vocabulary import Action, Scope, Verb
@@ -54,7 +54,6 @@ from resolver.vocabulary import Action, Scope, Verb
 MAX_LEFT_OUT = 100_000  # rules of a list; one with more that would block protected names is held as a whole
 RULES_TOLD = 20  # quarantined rules that a report carries
 MAX_PROTECTED_FILE = 1_000_000  # names
-MAX_LINE_SHOWN = 200  # characters of a rule's line
 _HARMLESS = (Action.ALLOW, Action.TCP_ONLY)
 _ANY = "some-name"  # stands for the names below a public suffix
 _SUFFIX = "a public suffix: names of strangers are below it"
@@ -418,7 +417,12 @@ class Guard:
         if waiting:
             with Run(self._runs / base_of(state.run)) as run_:
                 files = run_.header.report.get("files", ())
-            report = replace(report, quarantined_rules=_told(waiting, files))
+            report = replace(
+                report,
+                quarantined_rules=_told(
+                    waiting, files, state.source[0][0] if listed.is_remote and state.source else ""
+                ),
+            )
         return replace(reading, state=state, report=report)
 
 
@@ -432,8 +436,8 @@ def _undecided(rules: Sequence[LeftOut], decided: ListDecisions) -> list[LeftOut
 
 
 # -- what is to be said -----------------------------------------------------------------------------------------------
-def _told(rules: Sequence[LeftOut], files: Sequence[Sequence[object]]) -> tuple[QuarantinedRule, ...]:
-    """The first rules with file, line and text."""
+def _told(rules: Sequence[LeftOut], files: Sequence[Sequence[object]], copy: str) -> tuple[QuarantinedRule, ...]:
+    """The first rules with file, line and text; `copy`: the file that a list from another machine is here."""
     places = []
     for rule in sorted(rules, key=lambda rule: rule.line)[:RULES_TOLD]:
         path, first = next(
@@ -442,29 +446,9 @@ def _told(rules: Sequence[LeftOut], files: Sequence[Sequence[object]]) -> tuple[
         places.append((path, rule.line - first + 1, rule))
     texts: dict[tuple[str, int], str] = {}
     for path in {path for path, _, _ in places if path}:
-        texts |= _lines(path, {line for other, line, _ in places if other == path})
+        wanted = {line for other, line, _ in places if other == path}
+        texts |= {(path, line): text for line, text in lines_at(Path(copy or path), wanted).items()}
     return tuple(
         QuarantinedRule(path, line, texts.get((path, line), ""), rule.name, rule.protected, rule.why)
         for path, line, rule in places
     )
-
-
-def _lines(path: str, wanted: set[int]) -> dict[tuple[str, int], str]:
-    """The text of some lines of a list's file; those that cannot be read now are left out."""
-    found: dict[tuple[str, int], str] = {}
-    at, last = 1, max(wanted)
-    try:
-        for chunk in open_source(Path(path)):
-            count = chunk.count(b"\n")
-            if any(at <= line <= at + count for line in wanted):
-                lines = chunk.split(b"\n")
-                for line in wanted:
-                    if at <= line <= at + count and lines[line - at]:
-                        text = lines[line - at][:MAX_LINE_SHOWN].decode("utf-8", "backslashreplace").strip()
-                        found[path, line] = "".join(c if c.isprintable() else "?" for c in text)
-            at += count
-            if at > last:
-                break
-    except (OSError, ValueError):
-        pass
-    return found

@@ -18,7 +18,7 @@ import re
 import secrets
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20  # octets asked for at a time; a chunk is about as long
 MAX_UNPACKED = 4 << 30  # octets of a body once unpacked, by default
 MAX_MEMBERS = 1000  # of a zip archive
+MAX_LINE_SHOWN = 200  # characters of a line that is told of
 _PACKED_BLOCK = 1 << 16  # octets read from a compressed file at a time
 _MAX_WINDOW = 128 << 20  # octets of memory that an archive may ask of its unpacker
 _TEXT_PROBE = 4096  # octets by which an archive's member is judged to be text
@@ -382,3 +383,24 @@ def _zip_blocks(path: Path, name: str, body: IO[bytes]) -> Iterator[bytes]:
 
 def _looks_like_text(head: bytes) -> bool:
     return b"\0" not in head or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
+def lines_at(path: Path, wanted: Set[int]) -> dict[int, str]:
+    """The text of some lines of a list's file, to be shown; without those that cannot be read now."""
+    found: dict[int, str] = {}
+    at, last = 1, max(wanted, default=0)
+    try:
+        for chunk in open_source(path):
+            count = chunk.count(b"\n")
+            if any(at <= line <= at + count for line in wanted):
+                lines = chunk.split(b"\n")
+                for line in wanted:
+                    if at <= line <= at + count and lines[line - at]:
+                        text = lines[line - at][:MAX_LINE_SHOWN].decode("utf-8", "backslashreplace").strip()
+                        found[line] = "".join(c if c.isprintable() else "?" for c in text)
+            at += count
+            if at > last:
+                break
+    except (OSError, ValueError):
+        pass
+    return found

@@ -253,6 +253,11 @@ def test_commands(tmp_path: Path, maintainer: ListServer, upstream: FakeUpstream
         assert not server.is_blocked("newer.example")
         fetched = server.tampah("fetch", "ads")
         assert fetched.returncode == 0 and server.is_blocked("newer.example")
+        maintainer.serve("/ads.txt", Document(b"newer.example\n||co.id^\n"))
+        assert fetch(server, "ads") == []
+        listed = server.tampah("lists").stderr
+        assert f"{maintainer.url('/ads.txt')}:2: co.id is a public suffix" in listed and "||co.id^" in listed
+        assert "it reads ||co.id^; quarantined: " in server.tampah("explain", "shop.co.id").stdout
         unknown = control.ask(server.state_dir / control.SOCKET, control.Reload(True, ("adz",)), 30)
         assert isinstance(unknown, control.Failed) and "adz: no list of the config" in unknown.text
         maintainer.serve("/ads.txt", Status(500))

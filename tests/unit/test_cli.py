@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from resolver.cli import main
+from tests.fakes import Act, FakeUpstream
 
 CONFIG = """
 lists:
@@ -155,6 +156,50 @@ def test_explain_tells_of_addresses_and_of_what_an_answer_leads_to(folder: Path)
     told = _json(folder, "explain", "good.ads.example", "--answer", "198.51.100.9")
     assert (told["action"], told["list"]) == ("allow", "free")
     assert any("198.51.100.9" in line for line in told["answer"])
+
+
+def test_explain_asks_upstream_and_tells_by_which_step_of_its_answer_a_rule_was_found(folder: Path) -> None:
+    zone = "$TTL 60\n@ SOA ns.z. root.z. 7 3600 600 86400 60\n@ NS localhost.\n32.9.100.51.198.rpz-ip CNAME .\n"
+    (folder / "zone.rpz").write_text(zone)
+    with FakeUpstream() as upstream:
+        config = CONFIG.replace("upstream: {", f'upstream: {{servers: ["127.0.0.1:{upstream.port}"], ')
+        config = config.replace("groups:", "  - {name: zone, source: zone.rpz, format: rpz}\ngroups:")
+        (folder / "config.yaml").write_text(config)
+        assert _run(folder, "compile").exit_code == 0
+        alias = ("shop.example. 60 IN CNAME cdn.example.", "cdn.example. 60 IN CNAME x.Ads.example.")
+        upstream.on("shop.example", Act(records=(*alias, "x.ads.example. 60 IN A 203.0.113.9")))
+        told = _json(folder, "explain", "shop.example", "--ask")
+        [match] = told["matches"]
+        assert (told["action"], told["list"], match["wins"]) == ("address", "ads", True)
+        assert (match["line"], match["text"], match["by"], match["trigger"]) == (
+            2,
+            "ads.example",
+            "x.ads.example",
+            "name",
+        )
+        shown = _run(folder, "explain", "shop.example", "--ask").stdout
+        assert "ads.txt:2: ads.example, itself and what is below it, by x.ads.example in the answer: block" in shown
+
+        record = "h.example. 60 IN HTTPS 1 svc.ads.example. ipv4hint=198.51.100.9"
+        upstream.on("h.example", Act(records=(record,)))
+        told = _json(folder, "explain", "h.example", "--type", "HTTPS", "--ask")
+        assert [(match["by"], match["text"], match["wins"]) for match in told["matches"]] == [
+            ("svc.ads.example", "ads.example", False),
+            ("198.51.100.9", "32.9.100.51.198.rpz-ip CNAME .", True),
+        ]
+        upstream.on("none.example", Act(rcode=3))
+        told = _json(folder, "explain", "none.example", "--ask")
+        assert (told["action"], told["matches"], told["answer"][0]) == ("forward", [], "rcode NXDOMAIN")
+
+        # The zone looks at answers, so a block waits for one, and is what comes of it where the zone finds nothing.
+        told = _json(folder, "explain", "ads.example")
+        assert "--ask" in told["answer"][0] and any("192.0.2.7" in line for line in told["answer"])
+        (folder / "ads.txt").write_text("# another file now\nother.example\n")
+        assert _json(folder, "explain", "ads.example")["matches"][0]["text"] == ""
+    nobody = _run(folder, "explain", "shop.example", "--ask")
+    assert nobody.exit_code == 1 and "shop.example: upstream: " in nobody.stderr
+    assert _run(folder, "explain", "192.0.2.1", "--ask").exit_code == 1
+    assert _run(folder, "explain", "x.example", "--ask", "--answer", "y.example").exit_code == 1
 
 
 @pytest.mark.parametrize(
