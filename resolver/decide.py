@@ -62,14 +62,21 @@ class Decisions:
         return Decided(best[0].cell, chosen)
 
     def best(self, policy_class: int, listsets: Sequence[int], qtype: int, client: bytes) -> tuple[list[_Claim], int]:
-        """The claims that decide between listsets, one that says nothing where none does, and whose they are."""
+        """The claims that decide between listsets, one that says nothing where none does, and whose they are.
+
+        Of one rank the first listset, which is the name's own, goes before the others, as it does in the engine: patterns
+        are not tried and upstream is not asked where it settles the question.
+        """
         best, chosen = [_Claim(NOTHING, _NOBODY)], listsets[0]
+        least = self._place(_NOBODY)  # the others have to be before this
         for place, listset in enumerate(listsets):
             winners = self._winners(policy_class, listset, qtype, client)
-            if place and winners and CELL.unpack(winners[0].cell)[2] & QUESTION_ONLY:
+            if not winners or (place and CELL.unpack(winners[0].cell)[2] & QUESTION_ONLY):
                 continue
-            if winners and self._place(winners[0].cell) < self._place(best[0].cell):
+            rank, order = self._place(winners[0].cell)
+            if (rank, order) < least:
                 best, chosen = winners, listset
+                least = (rank, order) if place else (rank, -1)
         return best, chosen
 
     def _place(self, cell: bytes) -> tuple[int, int]:

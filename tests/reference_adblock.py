@@ -15,12 +15,14 @@ from typing import NamedTuple
 
 TYPES = {"A": 1, "AAAA": 28, "TXT": 16}
 PATTERNS = ("prefix", "ends", "regex")
+ZONE_NETWORKS = ("zone-network", "zone-network-passthru")
+PASSES = ("passthru", "zone-network-passthru")
 RCODES = {"NXDOMAIN": 3, "REFUSED": 5, "SERVFAIL": 2}
 
 
 @dataclass(frozen=True)
 class Line:
-    """A rule. `form`: how its name or pattern is written; the rest are modifiers of adblock rules."""
+    """A rule. `form`: how its name, pattern or network is written; the rest are modifiers of adblock rules."""
 
     form: str
     name: str
@@ -53,7 +55,11 @@ class Line:
             "zone-refuse": 'local-zone: "{}" refuse',
             "zone-free": 'local-zone: "{}" transparent',
             "every": "*",
+            "network": "{}",
+            "zone-network": "{} CNAME .",
+            "zone-network-passthru": "{} CNAME rpz-passthru.",
         }
+        name = _reversed(self.name) if self.form in ZONE_NETWORKS else self.name
         modifiers = ["important"] * self.important
         for word, values in (
             ("dnstype", self.types),
@@ -67,7 +73,7 @@ class Line:
         modifiers += ["badfilter"] * self.badfilter
         return (
             "@@" * (self.exception and self.is_rule)
-            + forms[self.form].format(self.name)
+            + forms[self.form].format(name)
             + "$" * bool(modifiers)
             + ",".join(modifiers)
         )
@@ -100,7 +106,13 @@ class Line:
                 return re.search(self.name, name) is not None
             case "every":
                 return True
+            case "network" | "zone-network" | "zone-network-passthru":
+                return False
         raise AssertionError(self.form)
+
+    def covers_address(self, address: str) -> bool:
+        """Whether it speaks of answers with an address."""
+        return self.form in (*ZONE_NETWORKS, "network") and _is_in(ipaddress.ip_address(address), self.name)
 
     def holds(self, asked: Asked) -> bool:
         """Whether its modifiers allow it to speak of a query."""
@@ -134,8 +146,8 @@ class Asked(NamedTuple):
 Answer = tuple[int, frozenset[str]] | None  # rcode and the answer's data; None: the upstream is asked
 
 
-def answer(lists: Sequence[Written], asked: Asked) -> Answer:
-    """What a query comes to."""
+def answer(lists: Sequence[Written], asked: Asked, address: str = "") -> Answer:
+    """What a query comes to; `address`: the one that the upstream answers, "" if it has none."""
     seen = [number for number in range(len(lists)) if asked.lists is None or number in asked.lists]
     bad = [line for written in lists for line in written.lines if line.badfilter]
     said: list[tuple[int, Line]] = []
@@ -160,14 +172,38 @@ def answer(lists: Sequence[Written], asked: Asked) -> Answer:
         return _null(asked.qtype)
     if any(line.exception for line in rules):
         return None
-    for _, form in sorted((number, line.form) for number, line in said if lists[number].format == "rpz"):
-        return None if form == "passthru" else (3, frozenset())
+    for number in seen:
+        if lists[number].format == "rpz":
+            forms = [line.form for at, line in said if at == number] or _longest(lists[number].lines, address)
+            if forms:
+                return None if forms[0] in PASSES else (3, frozenset())
     # Of rules of one rank those that name the name go before patterns, so that patterns cost nothing on a hit.
     for _, line in sorted(adblock, key=lambda item: (item[1].form in PATTERNS, item[0])):
         if line.rewrite is None:
             rcode = {"nxdomain": 3, "zone-refuse": 5}.get(line.form)
             return _null(asked.qtype) if rcode is None else (rcode, frozenset())
+    # And rules for names before those for what the upstream has to be asked for.
+    others = [line for number in seen if lists[number].format != "rpz" for line in lists[number].lines]
+    if address and any(line.covers_address(address) for line in others):
+        return _null(asked.qtype)
     return None
+
+
+def _longest(lines: Sequence[Line], address: str) -> list[str]:
+    """The form of the rule of a zone that speaks of an address: the first of those with the longest prefix."""
+    covering = [line for line in lines if address and line.covers_address(address)]
+    return [max(covering, key=lambda line: ipaddress.ip_network(line.name).prefixlen).form] if covering else []
+
+
+def _reversed(network: str) -> str:
+    """A network as a policy zone writes it."""
+    parsed = ipaddress.ip_network(network)
+    parts = (
+        str(parsed.network_address).split(".")
+        if parsed.version == 4
+        else [f"{int(part, 16):x}" for part in parsed.network_address.exploded.split(":")]
+    )
+    return f"{parsed.prefixlen}.{'.'.join(reversed(parts))}.rpz-ip"
 
 
 def _most_specific(lines: Sequence[Line], name: str) -> list[Line]:

@@ -1,5 +1,6 @@
 """Whole lists against the oracle of what their lines say: text in, through dialect, run, index, matrix, engine and
-decisions, and what a client gets is what tests/reference_adblock.py says, for names, types and clients of all kinds.
+decisions, and what a client gets is what tests/reference_adblock.py says, for names, types and clients of all kinds and for
+the address that the upstream answers.
 
 TAMPAH_ORACLE_PAIRS sets how many (rule set, query) pairs are compared at least; `make oracle` takes half a million.
 """
@@ -23,9 +24,9 @@ from resolver.lists.parse import Options, read_list
 from resolver.lists.runs import RunHeader, write_run
 from resolver.snapshot import Policy, read_policy, write_policy
 from tests.reference_adblock import Answer, Asked, Line, Written, answer
-from tests.unit.engine.world import World, client
+from tests.unit.engine.world import World, client, query, reply_to
 
-FORMATS = ("adblock", "adblock", "hosts", "rpz", "domains", "dnsmasq", "unbound")
+FORMATS = ("adblock", "adblock", "hosts", "rpz", "domains", "dnsmasq", "unbound", "addresses")
 NAMES = ("a.tld", "b.tld", "a.a.tld", "b.a.tld", "a.b.tld", "b.a.a.tld", "ab.tld", "c.tld")
 CLIENTS = (
     Asked("", "", "10.1.0.9"),
@@ -35,6 +36,23 @@ CLIENTS = (
 QUERIES = [
     asked._replace(name=name, qtype=qtype) for asked in CLIENTS for name in NAMES for qtype in ("A", "AAAA", "TXT")
 ]
+# What the upstream answers: one address for each name and type, and none for TXT.
+ANSWERS = {
+    (name, qtype): addresses[number % 3]
+    for number, name in enumerate(NAMES)
+    for qtype, addresses in (
+        ("A", ("198.51.100.9", "198.51.100.200", "203.0.113.7")),
+        ("AAAA", ("2001:db8:1::9", "2001:db8:2::9", "2001:db8:1::9")),
+    )
+}
+NETWORKS = (
+    "198.51.100.9/32",
+    "198.51.100.0/24",
+    "198.51.100.128/25",
+    "203.0.113.7/32",
+    "2001:db8::/32",
+    "2001:db8:1::/48",
+)
 PAIRS = int(os.environ.get("TAMPAH_ORACLE_PAIRS", "3000"))
 
 some = st.sampled_from
@@ -78,7 +96,11 @@ LINES = {
     "hosts": lines(st.just("hosts"), names),
     "domains": lines(st.just("plain"), names),
     "dnsmasq": lines(some(["null", "nxdomain"]), names),
-    "rpz": lines(some(["zone", "zone-below", "passthru"]), names),
+    "rpz": st.one_of(
+        lines(some(["zone", "zone-below", "passthru"]), names),
+        lines(some(["zone-network", "zone-network-passthru"]), some(NETWORKS)),
+    ),
+    "addresses": lines(st.just("network"), some(NETWORKS)),
     "unbound": st.one_of(
         lines(some(["zone-null", "zone-refuse"]), names),
         lines(st.just("zone-free"), names).map(lambda line: replace(line, exception=True)),
@@ -94,6 +116,7 @@ class Listed(World):
 
     def build_lists(self, lists: list[Written]) -> None:
         runs = []
+        watching = set()
         for number, written in enumerate(lists):
             builder = RunBuilder()
             body = "".join(f"{line.text()}\n" for line in written.lines).encode()
@@ -106,12 +129,16 @@ class Listed(World):
             header = RunHeader(tuple(report.outcomes), report.replaces, report=facts)
             write_run(path, builder, header, report.triggers)
             runs.append(ListRun(f"list{number}", path, report.replaces))
+            watching |= {number} if report.triggers and written.format != "adblock" else set()
         path = self.folder / "lists.index"
         write_index(path, runs)
         header_of_index = read_header(path)
         few = frozenset(f"list{number}" for number in CLIENTS[2].lists or ())
         rules = PolicyRules(
-            [ListPolicy(run.name, slot=at, rpz=lists[at].format == "rpz") for at, run in enumerate(runs)],
+            [
+                ListPolicy(run.name, slot=at, rpz=lists[at].format == "rpz", answer_triggers=at in watching)
+                for at, run in enumerate(runs)
+            ],
             groups=[
                 GroupPolicy("kids", tags=CLIENTS[1].tags),
                 GroupPolicy("few", lists=few, tags=CLIENTS[2].tags),
@@ -128,6 +155,9 @@ class Listed(World):
             clients,
             decisions=matrix.decisions,
             patterns=header_of_index.patterns,
+            order=matrix.order,
+            variants=matrix.variants,
+            zones=matrix.zones,
         )
         write_policy(self.folder / "policy", policy)
         self.index, self.policy = Index(path), read_policy(self.folder / "policy")
@@ -135,11 +165,15 @@ class Listed(World):
         self._swap(1)
 
     def comes_out(self, asked: Asked) -> Answer:
-        """What the client gets."""
-        reply = self.comes_to(asked.name, asked.qtype, client(asked.address))
-        if reply is None:
-            return None
-        return int(reply.rcode()), frozenset(item.to_text() for rrset in reply.answer for item in rrset)
+        """What the client gets; None where it is what the upstream says."""
+        address = ANSWERS.get((asked.name, asked.qtype))
+        record = f"{asked.name}. 300 {asked.qtype} {address}" if address else f'{asked.name}. 300 TXT "upstream"'
+        reply = self.comes_to(
+            asked.name, asked.qtype, client(asked.address), reply_to(query(asked.name, asked.qtype), record)
+        )
+        assert reply is not None
+        data = frozenset(item.to_text() for rrset in reply.answer for item in rrset)
+        return None if data == {address or '"upstream"'} else (int(reply.rcode()), data)
 
 
 @settings(max_examples=max(1, PAIRS // len(QUERIES)), deadline=None, suppress_health_check=list(HealthCheck))
@@ -149,4 +183,5 @@ def test_lists_come_to_what_their_lines_say(lists: list[Written]) -> None:
         world = Listed(Path(folder))
         world.build_lists(lists)
         for asked in QUERIES:
-            assert world.comes_out(asked) == answer(lists, asked), asked
+            address = ANSWERS.get((asked.name, asked.qtype), "")
+            assert world.comes_out(asked) == answer(lists, asked, address), asked

@@ -211,7 +211,7 @@ class World:
     ) -> dns.message.Message | None:
         """The reply to a query, decided in Python where need be; None if the upstream has to be asked.
 
-        `answer`: what the upstream says then.
+        `answer`: what the upstream says then, and is kept.
         """
         asked = query(name, rdtype).to_wire()
         verdict, reply = self.engine.answer(asked, client, Transport.TCP)
@@ -235,6 +235,7 @@ class World:
             elif answer is None:
                 return None
             else:
+                self.engine.learn(punt, answer)
                 verdict, reply = self.engine.finish(punt, answer)
         assert verdict == REPLY and reply is not None
         return dns.message.from_wire(reply)

@@ -73,6 +73,9 @@ class Written(World):
             clients,
             decisions=matrix.decisions,
             patterns=header.patterns,
+            order=matrix.order,
+            variants=matrix.variants,
+            zones=matrix.zones,
         )
         self._swap(1)
         return reports
@@ -205,6 +208,11 @@ MODIFIERS = [
     ),
     case("dnstype: all but", "adblock", "||x.com^$dnstype=~A", "x.com A: up, x.com TXT: nodata"),
     case("dnstype of a pattern", "adblock", "/ads/$dnstype=A", "ads.x A: null, ads.x AAAA: up"),
+    Case(
+        "a rule that does not hold gives a pattern no precedence over a rule for the name",
+        (("adblock", "/^b/\n||x.com^$dnstype=A"), ("dnsmasq", "server=/x.com/")),
+        {"b.x.com TXT": "nxdomain", "b.x.com A": "null", "b.y.com TXT": "nodata"},
+    ),
     case("dnstype of an exception", "adblock", "||x.com^\n@@||x.com^$dnstype=A", "x.com A: up, x.com AAAA: null"),
     case("client: an address", "adblock", "||x.com^$client=192.0.2.9", "x.com @four: null, x.com: up"),
     case("client: CIDR", "adblock", "||x.com^$client=192.0.2.0/24", "x.com @four: null, x.com: up"),
