@@ -17,6 +17,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from resolver.listeners import proxy
@@ -25,7 +26,7 @@ from resolver.listeners.tls import Tls
 from resolver.vocabulary import Transport
 
 FLUSH = 65536  # octets of answers that are collected before a write
-MAX_WAITING = 65536  # octets that may come in before a handshake's turn has come
+MAX_WAITING = 65536  # octets that are taken before a handshake's turn has come
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Connection(asyncio.Protocol):
             return
         self._is_entering = self._wants_header or door.context is not None
         if self._is_entering:
-            self._server.half(self, True)
+            self._server.half(self)
         else:
             self._opened("")
 
@@ -186,7 +187,8 @@ class Connection(asyncio.Protocol):
                 if not self._server.admit(self):
                     self.cut(at_once=True)
                     return
-                self._server.half(self, True)
+                self.frame_since = self._server.loop.time()
+                self._server.half(self)
             if self._door.context is None:
                 self._enters("")
                 self._work()
@@ -194,30 +196,37 @@ class Connection(asyncio.Protocol):
         if self._buffer and not self._is_queued:
             self._is_queued = True
             self._server.queue(self)
-        elif len(self._buffer) > MAX_WAITING:
-            self.cut(at_once=True)
+        elif len(self._buffer) > MAX_WAITING and self._is_reading and self._transport is not None:
+            self._is_reading = False
+            self._transport.pause_reading()
 
-    def shake(self) -> None:
-        """Go on with the handshake: its turn has come."""
-        self._is_queued = False
-        if self._transport is None or self._door.context is None or not self._is_entering:
-            return
+    def shake(self) -> Callable[[], bool] | None:
+        """The next step of the handshake, for another thread; until `shaken` it alone touches TLS, whoever cuts us."""
+        if self._transport is None or self._door.context is None:
+            return None
         if self._tls is None:
             self._tls = Tls(self._door.context())
         octets, self._buffer = self._buffer, b""
-        is_open, is_broken = False, False
-        try:
-            is_open = self._tls.shake(octets)
-        except ssl.SSLError:
-            is_broken = True  # the alert that says so goes out
+        return partial(self._tls.shake, octets)
+
+    def shaken(self, is_open: bool | None) -> None:
+        """The step was done; None: it failed, and the alert that says so goes out."""
+        self._is_queued = False
+        if self._transport is None or self._tls is None or self._transport.is_closing():
+            return
         if out := self._tls.take():
             self._transport.write(out)
-        if is_broken:
+        if not self._is_reading:
+            self._is_reading = True
+            self._transport.resume_reading()
+        if is_open is None:
             self.cut()
         elif is_open:
             self._enters(self._tls.alpn)
-            self._buffer = self._read(b"")
+            self._buffer = self._read(self._buffer)
             self._work()
+        elif self._buffer:
+            self._enter(b"")
 
     def judge(self) -> None:
         """Count a handshake that was begun and is not done, once."""
@@ -227,7 +236,7 @@ class Connection(asyncio.Protocol):
 
     def _enters(self, alpn: str) -> None:
         self._is_entering = False
-        self._server.half(self, False)
+        self._server.whole(self)
         self._stay_active()
         self._opened(alpn)
 
@@ -267,10 +276,12 @@ class Connection(asyncio.Protocol):
 
     def _mind_half(self, *, is_half: bool, new: bool) -> None:
         """Time what is unfinished from its first octet."""
+        if self._is_half and (new or not is_half):
+            self._server.whole(self)
         if is_half and (new or not self._is_half):
             self.frame_since = self._server.loop.time()
+            self._server.half(self)
         self._is_half = is_half
-        self._server.half(self, is_half)
 
     def _can_take(self) -> bool:
         return self._pending < self._server.limits.pipeline and not self._is_blocked

@@ -10,6 +10,7 @@ Invariant: connections are kept in the order of their last activity, the idlest 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 SCAN = 32  # how many of the idlest are looked at for one that waits for nothing
@@ -96,13 +97,11 @@ class Places(Generic[H]):
         pressure = max(0.0, 2 * len(self._order) / self.connections - 1)
         return self.idle * (1 - 0.9 * min(pressure, 1.0))
 
-    def overdue(self, now: float) -> list[H]:
-        """Those that have been idle for too long."""
+    def overdue(self, now: float) -> Iterator[H]:
+        """Those that have been idle for too long, the idlest first. Nothing may be taken or left between two of them."""
         idle = self.idle_time()
-        found = []
         for holder in self._order:
             if now - holder.active_at < idle:
                 break
             if holder.is_spare:
-                found.append(holder)
-        return found
+                yield holder

@@ -384,7 +384,7 @@ class QuicServer:
         now = time.monotonic()
         for link in [each for each in self._half if now - each.active_at >= self._gate.patience]:
             link.vanish()
-        for link in self._places.overdue(now):
+        for link in list(self._places.overdue(now)):
             link.cut()
         for link in self._places.holders:
             link.look(now)

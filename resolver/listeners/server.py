@@ -4,32 +4,41 @@ Limits: connections in all and per client, TCP, TLS and HTTP together (places.py
 that half-open ones count. Only whole queries and answers count as activity, so that trickling octets does not keep a
 connection alive; what is begun and not finished (a frame, a handshake, a PROXY header) has a time of its own.
 
-A handshake costs what a hundred queries cost. So they queue, and one turn of the loop does `BURST` seconds' worth of them
-at most, at least one: between turns UDP is answered, however many connections knock. Clients that let handshakes lie,
+A handshake costs what a hundred queries cost. So they queue, and a thread does one after the other, in OpenSSL and without
+Python's lock: UDP is answered meanwhile, however many connections knock. Clients that let handshakes lie,
 SUSPECT of them in FORGET seconds, queue apart, and one of that queue is done every PACE seconds: who begins handshakes to
-waste our time gets little of it; whoever shares the address waits with it, and nobody else does.
+waste our time gets little of it; whoever shares the address waits with it, and nobody else does. Connections whose time is
+over are closed a few in a turn of the loop, as those of a flood come to their ends together.
 
-Invariants: `places` holds every open connection; `_shaking` and `_suspects` together hold no connection twice; `_failed`
-counts `_failures`.
+Invariants: `places` holds every open connection; `_shaking` and `_suspects` together hold no connection twice, nor the one
+that the thread has; `_failed` counts `_failures`; a connection with something unfinished is in `_halves` or `_late`, and
+each of them is in the order of `frame_since`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
+import os
 import socket
-import time
-from collections import Counter, deque
-from collections.abc import Callable
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from queue import SimpleQueue
 from typing import Protocol
 
+from resolver import spawn
 from resolver.listeners.gate import prefix
 from resolver.listeners.places import Places
 
 SWEEP = 0.5  # seconds between looks for connections to close
 LINGER = 0.05  # seconds in which a draining server still reads what clients had sent
-BURST = 0.0005  # seconds of handshakes in one turn of the loop
+TURN = 4  # connections that are closed in one turn of the loop
+NICE = 10  # of the thread below the loop, which else might wait for a tick of the scheduler's; a tenth of a core is its own
 LATE = 1.0  # seconds after which a handshake counts as one that was let lie
 SUSPECT = 4  # such handshakes, or ones that failed, of one client (gate.prefix)
 FORGET = 60.0  # seconds for which they are remembered
@@ -54,8 +63,12 @@ class Held(Protocol):
     def is_spare(self) -> bool:
         """Whether nobody waits for an answer on it."""
 
-    def shake(self) -> None:
-        """Go on with the handshake: its turn has come."""
+    def shake(self) -> Callable[[], bool] | None:
+        """The next step of the handshake, as its turn has come, for another thread to do: whether the handshake is done. It
+        may raise. None: there is nothing to do any more."""
+
+    def shaken(self, is_open: bool | None) -> None:
+        """The step was done; None: it failed."""
 
     def judge(self) -> None:
         """It has been unfinished for a while: a handshake that the client lets lie counts as failed."""
@@ -78,6 +91,38 @@ class Limits:
     frame: float = 5.0  # for a frame, or a handshake, from its first octet to its last
 
 
+class Aside:
+    """A thread that does what takes long without Python's lock; `then` is called in the loop, with None if it failed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._jobs: SimpleQueue[tuple[Callable[[], bool], Callable[[bool | None], None]] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def do(self, work: Callable[[], bool], then: Callable[[bool | None], None]) -> None:
+        """Do this after what was given before."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        self._jobs.put((work, then))
+
+    def end(self) -> None:
+        """Do nothing more after what was given."""
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        spawn.take_usual_turns()  # the loop, which takes short ones, goes before
+        os.nice(NICE)
+        while (job := self._jobs.get()) is not None:
+            work, then = job
+            done: bool | None = None
+            with contextlib.suppress(Exception):
+                done = work()
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(then, done)
+            del job, work, then  # they hold a connection
+
+
 class StreamServer:
     """All stream connections of one worker. `on_punts` is called when the engine has punts to take (Punts.run)."""
 
@@ -88,9 +133,11 @@ class StreamServer:
         self.loop = asyncio.get_running_loop()
         self.places: Places[Held] = Places(0, 0, 0)
         self.limits = limits or Limits()
-        self._halves: set[Held] = set()  # with something unfinished
+        self._halves: OrderedDict[Held, None] = OrderedDict()  # with something unfinished, not yet judged
+        self._late: OrderedDict[Held, None] = OrderedDict()  # the same, judged
         self._shaking: deque[Held] = deque()
-        self._will_shake = False
+        self._is_shaking = False  # the thread has one
+        self._aside = Aside(self.loop)
         self._suspects: deque[Held] = deque()
         self._will_pace = False
         self._failures: deque[tuple[float, bytes]] = deque()  # when each is forgotten, and whose it was
@@ -136,6 +183,7 @@ class StreamServer:
                 held.cut(at_once=True)
             await self._is_empty.wait()
         self._sweeper.cancel()
+        self._aside.end()
 
     # -- called by connections --------------------------------------------------------------------------------------
 
@@ -149,7 +197,7 @@ class StreamServer:
     def leave(self, held: Held) -> None:
         """Take a connection's place away. Harmless if it has none."""
         self.places.leave(held)
-        self._halves.discard(held)
+        self.whole(held)
         if not len(self.places):
             self._is_empty.set()
 
@@ -157,12 +205,14 @@ class StreamServer:
         """A whole query came in, or an answer went out."""
         self.places.active(held, self.loop.time())
 
-    def half(self, held: Held, is_half: bool) -> None:
-        """Whether a connection has something unfinished."""
-        if is_half:
-            self._halves.add(held)
-        else:
-            self._halves.discard(held)
+    def half(self, held: Held) -> None:
+        """A connection has begun something, now: `frame_since` says so."""
+        self._halves[held] = None
+
+    def whole(self, held: Held) -> None:
+        """What a connection had begun is finished, or given up. Harmless if there was nothing."""
+        self._halves.pop(held, None)
+        self._late.pop(held, None)
 
     def queue(self, held: Held) -> None:
         """Have its `shake` called when its turn comes. A connection that waits already must not ask again."""
@@ -173,9 +223,7 @@ class StreamServer:
                 self.loop.call_later(PACE, self._pace)
             return
         self._shaking.append(held)
-        if not self._will_shake:
-            self._will_shake = True
-            self.loop.call_soon(self._shake)
+        self._shake()
 
     def failed(self, client: bytes) -> None:
         """A handshake of this client has failed, or lies."""
@@ -187,38 +235,54 @@ class StreamServer:
         self._will_pace = False
         while self._suspects:
             held = self._suspects.popleft()
-            if held in self._halves:  # else it is gone
-                held.shake()
+            if held in self._halves or held in self._late:  # else it is gone
+                self._shaking.append(held)
+                self._shake()
                 break
         if self._suspects:
             self._will_pace = True
             self.loop.call_later(PACE, self._pace)
 
     def _shake(self) -> None:
-        self._will_shake = False
-        end = time.perf_counter() + BURST
-        while self._shaking:
-            self._shaking.popleft().shake()
-            if self._shaking and time.perf_counter() >= end:
-                self._will_shake = True
-                self.loop.call_soon(self._shake)
-                break
+        while self._shaking and not self._is_shaking:
+            held = self._shaking.popleft()
+            if (work := held.shake()) is not None:
+                self._is_shaking = True
+                self._aside.do(work, partial(self._shaken, held))
+
+    def _shaken(self, held: Held, is_open: bool | None) -> None:
+        self._is_shaking = False
+        self._shake()
+        held.shaken(is_open)
 
     def _sweep(self) -> None:
-        self._sweeper = self.loop.call_later(SWEEP, self._sweep)
         now = self.loop.time()
-        frame = min(self.limits.frame, max(self.places.idle_time(), self.limits.frame / 5))
         while self._failures and self._failures[0][0] <= now:
             _, who = self._failures.popleft()
             self._failed[who] -= 1
             if not self._failed[who]:
                 del self._failed[who]
-        for held in [h for h in self._halves if now - h.frame_since >= min(LATE, frame)]:
-            held.judge()
-            if now - held.frame_since >= frame:
-                held.cut()
-        for held in self.places.overdue(now):
-            held.cut()
+        steps = 0
+        for step in islice(self._due(now), TURN):
+            step()
+            steps += 1
+        self._sweeper = self.loop.call_later(0 if steps == TURN else SWEEP, self._sweep)
+
+    def _due(self, now: float) -> Iterator[Callable[[], None]]:
+        """What is to be done about connections whose time is over; each is to be called before the next is asked for."""
+        frame = min(self.limits.frame, max(self.places.idle_time(), self.limits.frame / 5))
+        while self._halves and now - (held := next(iter(self._halves))).frame_since >= min(LATE, frame):
+            del self._halves[held]
+            self._late[held] = None
+            yield held.judge
+        while self._late and now - (held := next(iter(self._late))).frame_since >= frame:
+            yield partial(self._end, held)
+        while idle := list(islice(self.places.overdue(now), TURN)):
+            yield from (partial(self._end, held) for held in idle)
+
+    def _end(self, held: Held) -> None:
+        self.leave(held)
+        held.cut()
 
 
 def client_octets(address: str) -> bytes:

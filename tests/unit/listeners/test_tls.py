@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -235,6 +236,26 @@ def test_many_handshakes_at_once_leave_the_loop_its_turns() -> None:
             await counting
             assert all(reply[:1] == b"\x16" for reply in replies)  # each was answered in the end
             assert turns > 50
+
+    runner("uvloop")(body())
+
+
+def test_connections_that_end_together_are_closed_a_few_at_a_time(quick: None) -> None:
+    async def body() -> None:
+        async with serving("tls", per_client=200, frame=60.0) as place:
+            for _ in range(100):
+                await place.connect(before=hello())
+            await place.until(lambda: place.server.connections == 100)
+            place.server.limits = replace(place.server.limits, frame=0.001)
+            open_before, closed_in_a_turn = 100, []
+            while open_before:
+                await asyncio.sleep(0)
+                closed_in_a_turn.append(open_before - place.server.connections)
+                open_before = place.server.connections
+            assert max(closed_in_a_turn) <= serving_module.TURN
+            await asyncio.gather(
+                *(client.reader.read() for client in place.clients), return_exceptions=True
+            )  # to the end
 
     runner("uvloop")(body())
 
