@@ -330,7 +330,7 @@ cdef bint policy_weigh(Core* core, const Answer* answer, Query* q) noexcept nogi
     w.overlay = NULL  # its words are known
     w.found = answer.inspection
     w.q = q
-    w.key = policy_key(s, &q.cell, q.finding, q.position, 0)
+    w.key = policy_key_now(s, q)
     memset(w.strongest, 0, 16)
     walk_answer(&w, answer, q.question_end)
     return not w.unserved or policy_ask(q, answer, REASON_SERVERS)

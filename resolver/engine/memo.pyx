@@ -120,7 +120,7 @@ cdef bint policy_compete(const SnapshotView* s, const Inspection* found, Query* 
     cdef uint32_t i, listset = q.listset
     if found.count == 0:
         return True
-    strongest = policy_key(s, &q.cell, q.finding, q.position, 0)
+    strongest = policy_key_now(s, q)
     for i in range(found.count):
         cell = policy_of(s, q, finding_listset(s, found.kinds[i], found.ids[i]))
         if cell.flags & CELL_QUESTION_ONLY:

@@ -66,6 +66,14 @@ cdef uint64_t policy_key(const SnapshotView* s, const Cell* cell, uint32_t kind,
     return <uint64_t> cell.rank << 56 | order << 16 | position << 8 | kind
 
 
+cdef uint64_t policy_key_now(const SnapshotView* s, const Query* q) noexcept nogil:
+    """Where the query's own cell stands: of one rank before all that is found later, as it does where nothing is looked for
+    any more because it settles the question. Only RPZ zones have their places still (rpz.md, 11, 12)."""
+    if q.cell.rank == RANK_RPZ:
+        return policy_key(s, &q.cell, q.finding, q.position, 0)
+    return <uint64_t> q.cell.rank << 56
+
+
 cdef void policy_word(const SnapshotView* s, uint32_t word, Query* q) noexcept nogil:
     # An operator's word decides: rank 0.
     memset(&q.cell, 0, sizeof(Cell))

@@ -213,6 +213,11 @@ MODIFIERS = [
         (("adblock", "/^b/\n||x.com^$dnstype=A"), ("dnsmasq", "server=/x.com/")),
         {"b.x.com TXT": "nxdomain", "b.x.com A": "null", "b.y.com TXT": "nodata"},
     ),
+    Case(
+        "a pattern that allows elsewhere gives one that blocks no precedence over a rule for the name",
+        (("adblock", "/^b/\n@@/^c/"), ("dnsmasq", "server=/x.com/")),
+        {"b.x.com": "nxdomain", "c.x.com": "up", "b.y.com": "null"},
+    ),
     case("dnstype of an exception", "adblock", "||x.com^\n@@||x.com^$dnstype=A", "x.com A: up, x.com AAAA: null"),
     case("client: an address", "adblock", "||x.com^$client=192.0.2.9", "x.com @four: null, x.com: up"),
     case("client: CIDR", "adblock", "||x.com^$client=192.0.2.0/24", "x.com @four: null, x.com: up"),
