@@ -1,6 +1,6 @@
 # Reads a run's blocks: a cursor over sorted keys with their rules, for the merge, explain and diff.
 #
-# A block's octets come from the Python side already inflated and verified; still every length in it is checked before
+# A block's octets come from the Python side already unpacked and verified; still every length in it is checked before
 # it is used, as a block may have been written by something else.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

@@ -170,7 +170,7 @@ class FileKind:
 
 
 INDEX = FileKind("index", b"TAMPAHIX", 2, INDEX_FACTS, len(IndexSection))
-RUN = FileKind("run", b"TAMPAHRN", 3, RUN_FACTS, len(RunSection))
+RUN = FileKind("run", b"TAMPAHRN", 4, RUN_FACTS, len(RunSection))
 
 
 class Section(NamedTuple):

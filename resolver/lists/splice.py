@@ -24,7 +24,7 @@ from resolver.engine.engine import RunBuilder, RunReader
 from resolver.lists.container import SectionWriter, replacing
 from resolver.lists.layout import BLOCK_KEYS, RUN, RunSection, pack_blocks
 from resolver.lists.rules import Trigger
-from resolver.lists.runs import BlockWriter, Run, RunHeader, add_header, finish_run, inflate, write_blocks
+from resolver.lists.runs import BlockWriter, Run, RunHeader, add_header, finish_run, unpack, write_blocks
 
 WINDOW = 1 << 18  # rules
 KEPT = 2 * BLOCK_KEYS  # rules: with fewer no block is taken, so what comes some thousands late is still in order
@@ -97,7 +97,7 @@ class RunStream:
             stretch = self._blocks.blocks[start:end]
 
             def load(number: int, stretch: list = stretch) -> bytes:  # type: ignore[type-arg]
-                return inflate(os.pread(fd, stretch[number].length, stretch[number].offset))
+                return unpack(os.pread(fd, stretch[number].length, stretch[number].offset))
 
             count += builder.absorb(RunReader(load, len(stretch)), count, 1 << 40)
         builder.sort()

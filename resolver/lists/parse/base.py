@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
+from resolver.lists.layout import RUN
 from resolver.lists.names import shown
 from resolver.lists.rules import MAX_REFUSED_KEPT, BadLine, Outcome, Template, Trigger, TriggerKind, Unsupported
 from resolver.vocabulary import Action, Scope, Verb
@@ -52,8 +53,8 @@ class Options:
     allow_empty: bool = False
 
     def fingerprint(self) -> str:
-        """A text that differs whenever the same octets could be read into other rules."""
-        fields = asdict(self) | {"own_names": sorted(self.own_names), "version": PARSER_VERSION}
+        """A text that differs whenever the same octets could be read into other rules, or a run be written otherwise."""
+        fields = asdict(self) | {"own_names": sorted(self.own_names), "version": PARSER_VERSION, "run": RUN.version}
         return json.dumps(fields, sort_keys=True)
 
 
