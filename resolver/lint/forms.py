@@ -8,7 +8,8 @@ make of it, which tests hold against the table. What others make of it, and wher
     Pi-hole         src/tools/gravity-parseList.c of FTL: names, `||name^`, and `@@||name^` in allow lists, anything else is
                     invalid; gravity.sh before it takes comments away and addresses in front of names
     Blocky          its documentation, "Blocking and whitelisting" (hosts, plain, `*.name` with the name itself,
-                    /expression/, addresses of answers), lists/parsers/: adblock signs are stripped, `@@` is an error
+                    /expression/, addresses of answers; maxErrorsPerSource), lists/parsers/: `||` and `^` are stripped,
+                    everything from a `#` on is a comment, what then is no name is an error
     Unbound         unbound.conf(5): local-zone, local-data, rpz; unbound-checkconf refuses every other line
     dnsmasq         dnsmasq(8): --address, --server, --local, --bogus-nxdomain, --addn-hosts; `dnsmasq --test` refuses others
 
@@ -84,13 +85,13 @@ def _says(note: str) -> Reading:
 _SELF, _BELOW, _BOTH = Scope.SELF, Scope.BELOW, Scope.BOTH
 _SKIPPED = _says("skipped: the line is not read")
 _BROKEN = _says("no line of its configuration: it does not start")
+_ERROR = _says("an error: the line is skipped, and a list with more than five of them counts as broken")
 _CONF = (_BROKEN, _BROKEN)  # Unbound and dnsmasq about everything that is not theirs
-_LISTS_SKIP = (_SKIPPED, _SKIPPED, _SKIPPED)  # the list readers about lines of other programs' configurations
+_LISTS_SKIP = (_SKIPPED, _SKIPPED, _ERROR)  # the list readers about lines of other programs' configurations
 _PAGES = _says("nothing: it speaks of parts of pages, and is dropped")
 _PATTERN = _says("blocks every name that fits the pattern")
 _ANSWERS = _says("blocks answers that lead to this address")
 _RESTRICTED = "for the clients, types or names that it is restricted to"
-_EXCEPTION_ELSEWHERE = _says("an error in the list")
 
 
 def _unbound(kind: str, here: Reading, key: str = "") -> Form:
@@ -118,9 +119,9 @@ _ROWS = (
         "leading dot",
         ".x.com",
         _blocks(_BOTH),
-        (_says("a pattern: blocks every name that has this text in it"), _SKIPPED, None, *_CONF),
+        (_says("a pattern: blocks every name that has this text in it"), _SKIPPED, _ERROR, *_CONF),
     ),
-    Form("URL", "https://x.com/page", _blocks(_BOTH, "the path left out"), (None, _SKIPPED, None, *_CONF)),
+    Form("URL", "https://x.com/page", _blocks(_BOTH, "the path left out"), (None, _SKIPPED, _ERROR, *_CONF)),
     # -- hosts files ---------------------------------------------------------------------------------------------------
     Form(
         "hosts",
@@ -166,8 +167,8 @@ _ROWS = (
     ),
     # -- adblock ---------------------------------------------------------------------------------------------------------
     Form("||name^", "||x.com^", _blocks(_BOTH), (_blocks(_BOTH), _blocks(_BOTH), _blocks(_SELF), *_CONF)),
-    Form("||*.name^", "||*.x.com^", _blocks(_BELOW), (_blocks(_BELOW), _SKIPPED, None, *_CONF)),
-    Form("|name^", "|x.com^", _blocks(_SELF), (_blocks(_SELF), _SKIPPED, None, *_CONF)),
+    Form("||*.name^", "||*.x.com^", _blocks(_BELOW), (_blocks(_BELOW), _SKIPPED, _ERROR, *_CONF)),
+    Form("|name^", "|x.com^", _blocks(_SELF), (_blocks(_SELF), _SKIPPED, _ERROR, *_CONF)),
     Form(
         "||name without ^",
         "||x.com",
@@ -175,7 +176,7 @@ _ROWS = (
         (
             _says("a pattern: blocks every name that begins like this at a label, also x.com.example"),
             _SKIPPED,
-            None,
+            _blocks(_SELF),
             *_CONF,
         ),
     ),
@@ -183,7 +184,7 @@ _ROWS = (
         "||name^$important",
         "||x.com^$important",
         _blocks(_BOTH, "above every exception that is not important"),
-        (_blocks(_BOTH, "above every exception that is not important"), _SKIPPED, None, *_CONF),
+        (_blocks(_BOTH, "above every exception that is not important"), _SKIPPED, _ERROR, *_CONF),
     ),
     Form(
         "@@||name^",
@@ -192,7 +193,7 @@ _ROWS = (
         (
             _allows(_BOTH, "across all lists of the client's group"),
             _says("skipped in a block list; in an allow list it allows the name and what is below it"),
-            _EXCEPTION_ELSEWHERE,
+            _ERROR,
             *_CONF,
         ),
     ),
@@ -200,15 +201,16 @@ _ROWS = (
         "@@||name^$important",
         "@@||x.com^$important",
         _allows(_BOTH, "above every other rule"),
-        (_allows(_BOTH, "above every other rule"), _SKIPPED, _EXCEPTION_ELSEWHERE, *_CONF),
+        (_allows(_BOTH, "above every other rule"), _SKIPPED, _ERROR, *_CONF),
     ),
     Form(
         "@@ and something else",
         "@@|x.com^",
         _says("an exception across all lists of the client's group"),
-        (_says("an exception across all lists of the client's group"), _SKIPPED, _EXCEPTION_ELSEWHERE, *_CONF),
+        (_says("an exception across all lists of the client's group"), _SKIPPED, _ERROR, *_CONF),
     ),
-    Form("pattern", "ads*.x.com", _PATTERN, (_PATTERN, _SKIPPED, None, *_CONF)),
+    Form("name^", "x.com^", _PATTERN, (_PATTERN, _SKIPPED, _blocks(_SELF), *_CONF)),
+    Form("pattern", "ads*.x.com", _PATTERN, (_PATTERN, _SKIPPED, _ERROR, *_CONF)),
     Form(
         "expression",
         "/ads[0-9]+/",
@@ -217,7 +219,10 @@ _ROWS = (
     ),
     *(
         Form(
-            f"${word}", f"||x.com^${word}={value}", _blocks(_BOTH, note), (_blocks(_BOTH, note), _SKIPPED, None, *_CONF)
+            f"${word}",
+            f"||x.com^${word}={value}",
+            _blocks(_BOTH, note),
+            (_blocks(_BOTH, note), _SKIPPED, _ERROR, *_CONF),
         )
         for word, value, note in (
             ("client", "192.0.2.9", _RESTRICTED),
@@ -230,16 +235,21 @@ _ROWS = (
         "$dnsrewrite",
         "||x.com^$dnsrewrite=192.0.2.1",
         _says("answers as it says; a badfilter cancels it"),
-        (_says("answers as it says; no badfilter cancels it"), _SKIPPED, None, *_CONF),
+        (_says("answers as it says; no badfilter cancels it"), _SKIPPED, _ERROR, *_CONF),
     ),
     Form(
         "$badfilter",
         "||x.com^$badfilter",
         _says("cancels the same rule without it, however often it stands there"),
-        (_says("cancels the same rule without it; two of them cancel each other"), _SKIPPED, None, *_CONF),
+        (_says("cancels the same rule without it; two of them cancel each other"), _SKIPPED, _ERROR, *_CONF),
     ),
-    Form("page-level modifier", "||x.com^$third-party", _PAGES, (_PAGES, _SKIPPED, None, *_CONF)),
-    Form("cosmetic", "x.com##.banner", _PAGES, (_PAGES, _SKIPPED, None, *_CONF)),
+    Form("page-level modifier", "||x.com^$third-party", _PAGES, (_PAGES, _SKIPPED, _ERROR, *_CONF)),
+    Form(
+        "cosmetic",
+        "x.com##.banner",
+        _PAGES,
+        (_PAGES, _SKIPPED, _blocks(_SELF, "as what follows # is a comment"), *_CONF),
+    ),
     # -- addresses -------------------------------------------------------------------------------------------------------
     Form(
         "address",
@@ -256,7 +266,7 @@ _ROWS = (
         "prefix",
         "198.51.100.0/24",
         _says("blocks answers that lead to these addresses"),
-        (None, _SKIPPED, None, *_CONF),
+        (None, _SKIPPED, _ERROR, *_CONF),
     ),
     # -- dnsmasq -----------------------------------------------------------------------------------------------------------
     Form(
@@ -400,7 +410,7 @@ def _plain_form(body: str, dialect: str, subdomains: str) -> str:
     if len(body) > 2 and body.startswith("/") and body.endswith("/"):
         return "expression"
     if "*" in body or "^" in body:
-        return "pattern"
+        return "name^" if body.endswith("^") and not set(body[:-1]) & set("*^|") else "pattern"
     return ("name alone" if subdomains == "no" else "name") if "." in body and " " not in body else OTHER
 
 
@@ -446,7 +456,9 @@ def _pattern_form(pattern: str) -> str:
         return "pattern"
     if pattern.startswith("||"):
         return "||name^" if ends else "||name without ^"
-    return "|name^" if pattern.startswith("|") and ends else "pattern"
+    if pattern.startswith("|"):
+        return "|name^" if ends else "pattern"
+    return "name^" if pattern == f"{inside}^" else "pattern"
 
 
 def _dnsmasq_form(body: str) -> str:

@@ -81,6 +81,7 @@ def test_what_allows_frees_what_the_table_says(tmp_path: Path, form: Form) -> No
     ("key", "questions"),
     {
         "||name without ^": "x.com: null, x.com.example: null, a.x.com: null, ax.com: up",
+        "name^": "x.com: null, ax.com: null, x.com.example: up",
         "pattern": "ads1.x.com: null, x.com: up",
         "expression": "ads1.com: null, ads.com: up",
         "$dnsrewrite": "x.com: 192.0.2.1",
@@ -100,6 +101,25 @@ def test_the_other_forms_come_to_what_the_table_says(tmp_path: Path, key: str, q
     for item in questions.split(", "):
         question, said = item.split(": ")
         assert world.said(question) == said, question
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("||name^", "blocks the name alone"),
+        ("||name without ^", "blocks the name alone"),
+        ("name^", "blocks the name alone"),
+        ("cosmetic", "blocks the name alone, as what follows # is a comment"),
+        *(
+            (key, "an error: ")
+            for key in ("|name^", "||*.name^", "pattern", "leading dot", "$client", "page-level modifier")
+        ),
+        *((key, "an error: ") for key in ("dnsmasq address=/name/#", "unbound always_null", "rpz name", "@@||name^")),
+    ],
+)
+def test_what_blocky_takes_for_a_line(key: str, says: str) -> None:
+    """By its source: it strips `||`, `^` and all from # on; what then is no name, `*.name` or /expression/ is an error."""
+    assert FORMS[key].differing()["Blocky"].startswith(says)
 
 
 def test_lines_of_no_known_form() -> None:
