@@ -1,4 +1,8 @@
-"""What differs between two generations, or between two files of lists: `tampah diff`. Reads runs; keeps no names."""
+"""What differs between two generations, or between two files of lists: `tampah diff`. Reads runs; keeps no names.
+
+Rules that are no names come after the names, by what they are about: a network, a pattern, `client` and a network, `name
+server` and a name or a network.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from typing import Any
 from resolver import snapshot
 from resolver.engine.engine import RunBuilder
 from resolver.lists.parse import Options, read_files
+from resolver.lists.rules import Outcome, TriggerKind
 from resolver.lists.runs import Run, RunHeader, differences, write_run
 from resolver.lists.source import open_source
 from resolver.snapshot import RUNS, Generation
@@ -26,9 +31,17 @@ class ListDifference:
     new: Path | None
 
     def stream(self) -> Iterator[tuple[str, str]]:
-        """("+", "-" or "~", name) of every name added, removed or changed, in the order of the names' keys."""
+        """("+", "-" or "~", name) of everything added, removed or changed: names in the order of their keys, then others."""
         if self.old == self.new:
             return
+        yield from self._names()
+        before, after = _others(self.old), _others(self.new)
+        for about in sorted({*before, *after}):
+            was, now = before.get(about), after.get(about)
+            if was != now:
+                yield "+" if was is None else "-" if now is None else "~", f"{_ABOUT.get(about[0], '')}{about[1]}"
+
+    def _names(self) -> Iterator[tuple[str, str]]:
         if self.old and self.new:
             with Run(self.old) as before, Run(self.new) as after:
                 for name, was, now in differences(before, after):
@@ -47,6 +60,23 @@ class ListDifference:
             if len(kind["names"]) < limit:
                 kind["names"].append(name)
         return found
+
+
+_ABOUT = {
+    TriggerKind.CLIENT: "client ",
+    TriggerKind.NSDNAME: "name server ",
+    TriggerKind.NSIP: "name server ",
+}
+
+
+def _others(path: Path | None) -> dict[tuple[TriggerKind, str], set[Outcome]]:
+    """What a run says of what is no name."""
+    found: dict[tuple[TriggerKind, str], set[Outcome]] = {}
+    if path is not None:
+        with Run(path) as run:
+            for trigger in run.triggers():
+                found.setdefault((trigger.kind, trigger.text), set()).add(trigger.outcome)
+    return found
 
 
 @contextlib.contextmanager
@@ -82,5 +112,5 @@ def _read(path: Path, run: Path) -> Path:
     builder = RunBuilder()
     report = read_files([(str(path), open_source(path))], Options(), builder)
     builder.replaces = report.replaces
-    write_run(run, builder, RunHeader(outcomes=tuple(report.outcomes), replaces=report.replaces))
+    write_run(run, builder, RunHeader(outcomes=tuple(report.outcomes), replaces=report.replaces), report.triggers)
     return run

@@ -57,8 +57,9 @@ def write_changes(
     counted = []
     for reading in readings:
         old = before.get(reading.state.name)
-        added, removed = _write_journal(state_dir, number, old, reading.state, changes)
-        counted.append(replace(reading, report=replace(reading.report, added=added, removed=removed)))
+        added, removed, *others = _write_journal(state_dir, number, old, reading.state, changes)
+        report = replace(reading.report, added=added, removed=removed, others_added=others[0], others_removed=others[1])
+        counted.append(replace(reading, report=report))
     return counted
 
 
@@ -137,13 +138,14 @@ def generations_known(state_dir: Path) -> dict[int, Any]:
 
 def _write_journal(
     state_dir: Path, number: int, old: ListState | None, new: ListState, changes: Changes
-) -> tuple[int, int]:
-    """Write what came and went; returns how many names did."""
+) -> tuple[int, int, int, int]:
+    """Write what came and went; returns how many names did, and how many other rules."""
     before = old.run if old else ""
     if before == new.run:
-        return 0, 0
+        return 0, 0, 0, 0
     if not (before and new.run):
-        return new.names, old.names if old else 0
+        return _all(state_dir, old, new)
+    came = went = 0
     paths = state_dir / RUNS / before, state_dir / RUNS / new.run
     folder = state_dir / FOLDER / new.name
     try:
@@ -160,11 +162,26 @@ def _write_journal(
                     for line in map(_trigger_line, second.triggers()):
                         if line not in had:
                             file.write(packer.compress(line))
+                            came += 1
+                    went = sum(first.header.triggers.values()) + came - sum(second.header.triggers.values())
                 file.write(packer.flush())
             _drop_oldest(folder)
     except (OSError, ValueError):  # the old one is damaged: what serves is not
-        return new.names, old.names if old else 0
-    return found.added, found.removed
+        return _all(state_dir, old, new)
+    return found.added, found.removed, came, went
+
+
+def _all(state_dir: Path, old: ListState | None, new: ListState) -> tuple[int, int, int, int]:
+    """The counts where all of a list is new, or goes."""
+    others = []
+    for run in (new.run, old.run if old else ""):
+        count = 0
+        with contextlib.suppress(OSError, ValueError):
+            if run:
+                with Run(state_dir / RUNS / run) as opened:
+                    count = sum(opened.header.triggers.values())
+        others.append(count)
+    return new.names, old.names if old else 0, others[0], others[1]
 
 
 def _lines(item: Item, old: Sequence[Outcome], new: Sequence[Outcome]) -> Iterator[bytes]:

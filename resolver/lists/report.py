@@ -69,7 +69,8 @@ class ListReport:
     """One list in one build.
 
     `names`, `added` and `removed` count names against the generation before; `triggers` counts the rules that are not
-    names by the word of their kind: address, client, nsdname, nsip, pattern. `refused` counts lines, of which the first
+    names by the word of their kind: address, client, nsdname, nsip, pattern; of these `others_added` and `others_removed`
+    came and went. `refused` counts lines, of which the first
     are in `refused_lines`; `duplicates` counts rules said twice. `error` says why a list is kept or missing. `age`:
     seconds since its source was last found good; `seconds`: what this build spent on it. `guard`: what the guard has to say
     of it; `pending_names`: of the version that is held or rejected; `quarantined`: rules left out that wait for a
@@ -83,6 +84,8 @@ class ListReport:
     triggers: dict[str, int] = field(default_factory=dict)
     added: int = 0
     removed: int = 0
+    others_added: int = 0
+    others_removed: int = 0
     duplicates: int = 0
     refused: int = 0
     refused_lines: tuple[RefusedLine, ...] = ()
@@ -123,6 +126,8 @@ class ListReport:
             text += f" (+{self.added:,} −{self.removed:,})"
         for kind, count in self.triggers.items():
             text += f", {count:,} {_SHOWN.get(kind, kind)}"
+        if self.others_added or self.others_removed:
+            text += f" (+{self.others_added:,} −{self.others_removed:,})"
         if self.refused:
             text += f", {self.refused:,} lines refused"
         if self.outcome in (ListOutcome.HELD, ListOutcome.REJECTED):
