@@ -175,10 +175,11 @@ def protected(config: Config) -> Protected:
         for host in (server.host, server.name):
             _add(names, host, "the name of an upstream server")
     for item in config.lists:
-        for source in (item.source, *item.mirrors):
+        for source in (item.source, *item.mirrors, item.checksum, item.signature):
             if "://" in source:
                 _add(names, _host(source), f"where list {item.name} comes from")
     _add(names, socket.gethostname(), "this machine's own name")
+    _add(names, config.listen.name, "the name of this server (listen.name)")
     for name, category in config.categories.items():
         contact = category.contact
         host = contact.rpartition("@")[2].partition("?")[0] if contact.startswith("mailto:") else _host(contact)

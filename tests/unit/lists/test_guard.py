@@ -210,6 +210,12 @@ def test_the_other_lists_are_live_whatever_is_held(site: Guarded) -> None:
         ("||isp.example^", "dns.isp.example", "upstream server"),
         ("bank.example", "bank.example", "guard.protect"),
         ("||corp.example^", "host.corp.example", "zone of upstream.routes"),
+        ("||lists.example^", "lists.example", "where list far comes from"),
+        ("||mirror.example^", "mirror.example", "where list far comes from"),
+        ("sums.example", "sums.example", "where list far comes from"),
+        ("signed.example", "signed.example", "where list far comes from"),
+        ("||dns.example^", "home.dns.example", "the name of this server"),
+        ("||ministry.example^", "ministry.example", "the contact of category order"),
     ],
 )
 def test_a_new_rule_for_a_protected_name_is_left_out(site: Guarded, line: str, asked: str, why: str) -> None:
@@ -219,7 +225,19 @@ def test_a_new_rule_for_a_protected_name_is_left_out(site: Guarded, line: str, a
             "routes": [{"zones": ["corp.example"], "servers": ["127.0.0.1"]}],
         },
         "guard": {"protect": ["bank.example"]},
+        "listen": {"name": "home.dns.example"},
+        "categories": {"order": {"contact": "mailto:noc@ministry.example"}},
     }
+    far = {
+        "name": "far",
+        "enabled": False,
+        "source": "https://lists.example/a.txt",
+        "mirrors": ["https://mirror.example/a.txt"],
+        "checksum": "https://sums.example/a",
+        "signature": "https://signed.example/a",
+        "public_key": "RWTrfDI/yEA2+D4KJjEl2pQgUf7CMhhkgcYAf65AEMFJi50cnsD5ybue",
+    }
+    site.lists({"name": "ads"}, far)
     site.state_dir.mkdir()
     entries = [
         {"name": "wordpress.com", "count": 51000, "clients": 300},
