@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 import zstandard
 
-from resolver.engine.engine import Index, RunBuilder
+from resolver.engine.engine import DROP, Index, RunBuilder
 from resolver.lists.clients import build_clients
 from resolver.lists.matrix import GroupPolicy, ListPolicy, PolicyRules, build_matrix
 from resolver.lists.merge import ListRun, read_header, write_index
@@ -27,7 +27,8 @@ from resolver.lists.rules import NotAList
 from resolver.lists.runs import RunHeader, write_run
 from resolver.lists.source import open_source
 from resolver.snapshot import Policy
-from tests.unit.engine.world import World, client
+from resolver.vocabulary import Transport
+from tests.unit.engine.world import World, client, query
 from tests.unit.lists.collector import read
 
 HERE, KIDS, FOUR = "10.0.0.9", "10.1.0.9", "192.0.2.9"
@@ -93,6 +94,10 @@ class Written(World):
         if reply.rcode() == 0 and data in (["0.0.0.0"], ["::"]):
             return "null"
         return " ".join(data) if data else {0: "nodata", 2: "servfail", 3: "nxdomain", 5: "refused"}[reply.rcode()]
+
+    def drops(self, name: str) -> bool:
+        """Whether a query is not answered at all."""
+        return self.engine.answer(query(name).to_wire(), client(HERE), Transport.UDP)[0] == DROP
 
 
 class Case(NamedTuple):
@@ -171,12 +176,26 @@ SCOPE = [
         }.items()
     ],
     case(
+        "unbound redirect without data blocks",
+        "unbound",
+        'local-zone: "x.com" redirect',
+        "x.com: nodata, a.x.com: nodata",
+    ),
+    case(
         "unbound local-data under a redirect zone gives its addresses",
         "unbound",
         'local-zone: "x.com" redirect\nlocal-data: "x.com A 192.0.2.1"',
         "x.com: 192.0.2.1, a.x.com: 192.0.2.1, a.x.com AAAA: nodata",
     ),
 ]
+
+
+@pytest.mark.parametrize("kind", ["deny", "always_deny", "inform_deny"])
+def test_unbound_deny_sends_nothing(tmp_path: Path, kind: str) -> None:
+    world = Written(tmp_path)
+    world.write(("unbound", f'local-zone: "x.com" {kind}'))
+    assert world.drops("x.com") and world.drops("a.x.com") and not world.drops("y.com")
+
 
 MODIFIERS = [
     case("@@$important before $important", "adblock", "||x.com^$important\n@@||x.com^$important", "x.com: up"),
