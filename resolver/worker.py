@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -334,6 +334,7 @@ def _load(order: control.Swap, known: Index | None) -> tuple[Snapshot, Aliases, 
     return Snapshot(index, policy, order.number), Aliases(index, policy), decisions, dict(policy.routes)
 
 
+@cache  # so it is said once, not at each reload
 def _limits(wanted: control.Connections) -> Limits:
     """What may be kept of what is wanted: each connection is an open file."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
