@@ -148,6 +148,8 @@ class Knot(Primary):
     udp-workers: 1
     tcp-workers: 1
     background-workers: 1
+control:
+    timeout: 600
 database:
     storage: {self.folder}/db
 log:

@@ -208,6 +208,8 @@ def flatten_run(old: Path, new: Path) -> RunHeader:
 
 def canonical(rules: Rules) -> tuple[tuple[int, int], ...]:
     """Rules of a key in the one form that compares: what says the same of the name and of those below it is one rule."""
+    if len(rules) == 1:
+        return (rules[0],)
     scopes: dict[int, int] = {}
     for scope, outcome in rules:
         scopes[outcome] = scopes.get(outcome, 0) | scope

@@ -343,7 +343,9 @@ def _after(outcome: Outcome | None, changes: list[Change]) -> Outcome | None:
             ttl = outcome.ttl if outcome is not None and not comes else change.ttl
             outcome = replace(change, ttl=ttl, data=data) if data else None
         else:
-            same = outcome is not None and replace(outcome, ttl=None) == replace(change, ttl=None)
+            same = outcome is not None and (
+                outcome == change or replace(outcome, ttl=None) == replace(change, ttl=None)
+            )
             fits = same or (comes and outcome is None)
             outcome = change if comes else None
         if not fits:
