@@ -5,9 +5,7 @@ slots. A slot is held while the handshake is under way, a moment longer when it 
 when it does not, so that broken ones count like half-open ones. While few slots are taken a client is let in as it comes
 (and aioquic sends an address that was not proven at most three times what came from it, RFC 9000 section 8.1). From
 `unproven` slots on it has to prove its address by a Retry (section 8.1.2), which costs this server a datagram smaller than
-the client's and no memory. Clients that did are let in up to `per_client` and `total` slots; beyond that their packets
-are dropped, and they come again by themselves; but not all do (kdig 3.2 waits for its whole time-out), so one client, one
-query a connection, one after the other, must not come to that: it takes some nine slots.
+the client's and no memory. Clients that did are let in up to `per_client` and `total` slots; beyond that they wait for one.
 
 No I/O: the clock is the caller's. Invariants: `_taken` is the sum of `_clients`; every slot is ended once.
 """
@@ -27,7 +25,7 @@ class Answer(Enum):
 
     ENTER = auto()
     PROVE = auto()  # by a Retry
-    WAIT = auto()  # drop it
+    WAIT = auto()  # ask again in a moment
 
 
 def prefix(client: bytes) -> bytes:

@@ -29,7 +29,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import (
@@ -45,7 +45,7 @@ from aioquic.tls import SessionTicket, load_pem_private_key, load_pem_x509_certi
 from resolver.engine.engine import PUNT, REPLY, WAIT
 from resolver.listeners import first
 from resolver.listeners.doq import DoqService
-from resolver.listeners.gate import Answer, Gate
+from resolver.listeners.gate import Answer, Gate, prefix
 from resolver.listeners.places import Places
 from resolver.listeners.server import Answerer, Limits, client_octets
 from resolver.quic import CID, DOQ, LARGEST_MESSAGE, Connection, Doq, Ids, ServerConnection
@@ -65,6 +65,9 @@ UNSENT = 1 << 20  # octets of answers that a client has not taken before it lose
 AUDIT = 64 * 1024  # octets of answers between looks at that
 TICKETS = 4096  # sessions that can be resumed
 RESETS = 200  # stateless resets in one sweep's time
+PACE = 0.05  # seconds between looks whether those who wait for a handshake may have it
+WAITING = 64  # of them at most
+WAITING_EACH = 16  # of one client
 _SIZE = 2048  # of a datagram that is read: what is longer is no QUIC of ours
 _ANCILLARY = 128
 _SHORTEST = 1 + CID  # octets of a packet
@@ -134,6 +137,15 @@ class _Door:
             pass
 
 
+class _Knock(NamedTuple):
+    """A first packet, and when it came."""
+
+    door: _Door
+    data: bytes
+    peer: Peer
+    since: float
+
+
 class QuicServer:
     """All QUIC connections of one worker. `on_punts` is called when the engine has punts to take (Punts.run)."""
 
@@ -150,6 +162,7 @@ class QuicServer:
         self._doors: list[_Door] = []
         self._pair: tuple[Any, Any, list[Any]] | None = None
         self._gate = Gate()
+        self._waiting: dict[bytes, tuple[bytes, _Knock]] = {}  # by the id that they ask for: whose, and the packet
         self._tokens = first.Tokens()
         self._places: Places[Link] = Places(*_places(self.limits))
         self._links: dict[bytes, Link] = {}
@@ -268,12 +281,13 @@ class QuicServer:
         if link is not None and link.door is door:
             link.receive(data, peer, now)
         elif data[0] & first.LONG:
-            self._knock(door, data, peer, now)
+            self._knock(_Knock(door, data, peer, now), now)
         else:
             self._reset(door, cid, len(data), peer)
 
-    def _knock(self, door: _Door, data: bytes, peer: Peer, now: float) -> None:
+    def _knock(self, knock: _Knock, now: float) -> None:
         """A packet with a long header that belongs to no connection."""
+        door, data, peer, _ = knock
         read = first.read(data) if not self._is_draining and door.configuration is not None else None
         if read is None:
             return
@@ -289,6 +303,23 @@ class QuicServer:
                 door.send(self._tokens.retry(read, self._ids.make(), address, now), peer)
             case Answer.ENTER:
                 self._enter(door, read, peer, original).receive(data, peer, now)
+            case Answer.WAIT if original is not None:
+                self._wait(knock, read.destination, client)
+
+    def _wait(self, knock: _Knock, cid: bytes, client: bytes) -> None:
+        """Have a client knock again in a moment, as not all do so by themselves (kdig 3.2 sends its first packet once)."""
+        who = prefix(client)
+        if len(self._waiting) < WAITING and sum(who == each for each, _ in self._waiting.values()) < WAITING_EACH:
+            if not self._waiting:
+                self._loop.call_later(PACE, self._knock_again)
+            self._waiting.setdefault(cid, (who, knock))
+
+    def _knock_again(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        now = time.monotonic()
+        for _, knock in waiting.values():
+            if now - knock.since < self._gate.patience:
+                self._knock(knock, now)
 
     def _enter(self, door: _Door, read: first.First, peer: Peer, original: bytes | None) -> Link:
         assert door.configuration is not None
