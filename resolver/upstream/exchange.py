@@ -13,7 +13,7 @@ Octets and `now` go in, events come out; sockets, timers and tasks are elsewhere
   as `hedges` has something to spend; nothing is held against the slow one for that.
 * A good answer ends the exchange. An error (SERVFAIL, REFUSED, …) sends it to the next server; the last error is the
   answer if nobody knows better. A server that erred is not asked again in this exchange, nor one that cannot be reached;
-  one whose connection broke or whose answer was none is, up to STRIKES times.
+  one whose connection broke or whose answer was none is.
 * Wrong answers (other id, other question) over UDP are ignored and counted; more than MAX_WRONG for one try look like
   forgery under way, and the rest of the exchange speaks TCP where it spoke UDP. So does it after TC and after an answer in
   another case.
@@ -36,7 +36,6 @@ from resolver.vocabulary import EDE, Rcode, Transport
 
 MAX_TRIES = 8
 MAX_WRONG = 5
-STRIKES = 6
 PATIENT = 2  # tries after which patience doubles, or as many as there are servers
 ROUNDS_WITH_ERROR = 2  # so often a server is asked while there is an error for an answer
 _WITH_QUESTION = (Verdict.GOOD, Verdict.ERROR, Verdict.MALFORMED)  # verdicts on answers that hold the question
@@ -135,7 +134,7 @@ class Exchange:
         "_random",
         "_sent",
         "_step",
-        "_strikes",
+        "_struck",
         "_tcp",
         "_timeout",
         "_tries",
@@ -170,7 +169,7 @@ class Exchange:
         self._sent = 0  # tries against MAX_TRIES
         self._step = 0  # position in the candidates, over all rounds
         self._useless: list[Health] = []  # not to be asked again in this exchange
-        self._strikes: dict[Health, int] = {}
+        self._struck: list[Health] = []  # which broke, or gave no answer
         self._benched = [health for health in candidates if not health.is_available()]
         self._error: Answer | None = None
         self._faults: list[Fault] = []
@@ -235,7 +234,7 @@ class Exchange:
             return [Answer(settle(message, self._question, self._question_end), health)]
         if verdict is Verdict.MALFORMED:
             health.misled()
-            self._strike(health)
+            self._struck.append(health)
         else:
             self._useless.append(health)
             health.erred()
@@ -254,7 +253,7 @@ class Exchange:
             return [] if self._is_waiting() else self._finish()
         attempt.health.broke(attempt.sent_at, now, fault)
         if fault.is_passing:
-            self._strike(attempt.health)
+            self._struck.append(attempt.health)
         else:
             self._useless.append(attempt.health)
         return self._next(now)
@@ -291,7 +290,7 @@ class Exchange:
             self._step += 1
             if health in self._useless or self._is_held(health):
                 continue
-            if health in self._benched and self._step > count and health not in self._strikes:
+            if health in self._benched and self._step > count and health not in self._struck:
                 continue  # a last resort, asked once if it is silent
             if self._error is not None and not health.is_available():
                 continue  # and there is an answer of sorts
@@ -311,12 +310,6 @@ class Exchange:
         health.hedged()
         return self._next(now)
 
-    def _strike(self, health: Health) -> None:
-        """It may be asked again, but not for ever."""
-        self._strikes[health] = self._strikes.get(health, 0) + 1
-        if self._strikes[health] >= STRIKES:
-            self._useless.append(health)
-
     def _transport(self, health: Health) -> Transport:
         return Transport.TCP if self._tcp and health.server.is_plain else health.server.transport
 
@@ -333,7 +326,7 @@ class Exchange:
         attempt.wrong += 1
         if attempt.is_stream:  # no forger, and the one answer to our query on this connection
             attempt.is_open = False
-            self._strike(attempt.health)
+            self._struck.append(attempt.health)
             return self._next(now)
         if attempt.wrong <= MAX_WRONG:
             return []

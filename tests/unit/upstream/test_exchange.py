@@ -18,7 +18,7 @@ import dns.rrset
 import pytest
 
 from resolver.upstream.carrier import Fault
-from resolver.upstream.exchange import MAX_TRIES, MAX_WRONG, STRIKES, Answer, Event, Exchange, Failed, Send
+from resolver.upstream.exchange import MAX_TRIES, MAX_WRONG, Answer, Event, Exchange, Failed, Send
 from resolver.upstream.health import THRESHOLD, Health
 from resolver.upstream.message import Question, wire_name
 from resolver.upstream.server import Server
@@ -232,8 +232,8 @@ STORIES: dict[str, tuple[Story, list[str], list[tuple[str, list[str]]]]] = {
     "a connection that breaks again and again": (
         Story("A"),
         ["A/tcp"],
-        [(f"{number} fault reset", ["A/tcp"]) for number in range(STRIKES - 1)]
-        + [(f"{STRIKES - 1} fault reset", ["failed 23"])],
+        [(f"{number} fault reset", ["A/tcp"]) for number in range(MAX_TRIES - 1)]
+        + [(f"{MAX_TRIES - 1} fault reset", ["failed 23"])],
     ),
     "a bad certificate is no chance": (
         Story("Ab"),
@@ -260,8 +260,8 @@ STORIES: dict[str, tuple[Story, list[str], list[tuple[str, list[str]]]]] = {
     "malformed answers alone": (
         Story("a"),
         ["a/udp"],
-        [(f"{number} answer cut", ["a/udp"]) for number in range(STRIKES - 1)]
-        + [(f"{STRIKES - 1} answer cut", ["failed 23"])],
+        [(f"{number} answer cut", ["a/udp"]) for number in range(MAX_TRIES - 1)]
+        + [(f"{MAX_TRIES - 1} answer cut", ["failed 23"])],
     ),
     "FORMERR to EDNS: without": (
         Story(),
