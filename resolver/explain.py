@@ -250,7 +250,7 @@ def explain_name(
         found_by = winner if finding == _FINDINGS[kind] else ""
         for each in trigger_matches(paths, frozenset({kind}), covers):
             said_of = _triggered(each, about, runs[each.list], found_by, action, since, texts)
-            spoken += (replace(said_of, by=by, trigger=kind.name.lower()),)
+            spoken += (replace(said_of, by=by, trigger=kind.word),)
     return Explanation(
         name=shown or asked or ".",
         type=dns.rdatatype.to_text(rtype),
@@ -375,8 +375,18 @@ def _triggered(
     _, about, outcome, line = match.trigger
     file, line = _place(run_path, line)
     decides = match.list == winner and (outcome.verb is Verb.ALLOW) == (action == Action.ALLOW)
-    text, since = texts.text(match.list, file, line), stands.since(match)
-    return Spoken(match.list, file, line, about, covers, _says(outcome), decides, text=text, since=since)
+    return Spoken(
+        match.list,
+        file,
+        line,
+        about,
+        covers,
+        _says(outcome),
+        decides and not match.left_out,
+        text=texts.text(match.list, file, line),
+        since="" if match.left_out else stands.since(match),
+        quarantined=match.left_out,
+    )
 
 
 def _place(run_path: Path, line: int) -> tuple[str, int]:

@@ -13,14 +13,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from resolver.lint.read import Linted
-from resolver.lists.guard import public_suffixes
+from resolver.lists.guard import MIN_PREFIX, public_suffixes
 from resolver.lists.names import key
 from resolver.lists.parse.addresses import is_special
 from resolver.lists.patterns import TooLarge
 from resolver.lists.rules import Trigger, TriggerKind
 from resolver.vocabulary import Scope, Verb
 
-MIN_PREFIX = {4: 16, 6: 32}  # of an address rule; a shorter one is over-broad
 PROBE = "0"  # a name below a suffix that nothing but the suffix tells from others
 # Names that have no place below the root and are used all the same: RFC 6761, 6762, 7686, 8375, 9476 and ICANN's .internal.
 _SPECIAL_USE = frozenset({"alt", "example", "internal", "invalid", "local", "localhost", "onion", "test"})

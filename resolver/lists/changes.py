@@ -36,7 +36,7 @@ class Changes:
             items = self.between(*bases).items if bases[0] != bases[1] else []
             if items is None:
                 return compare(before, after, MAX_CHANGES)
-            names = {rule.name for run in (before, after) for rule in run.left_out if not rule.pattern}
+            names = {rule.name for run in (before, after) for rule in run.left_out if not rule.trigger}
             keys = set(map(key_of, names))
             found = {item[0]: item for item in items if item[0] not in keys}
             was, now = dict(before.find_many(names)), dict(after.find_many(names))

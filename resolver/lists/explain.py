@@ -10,6 +10,7 @@ from typing import NamedTuple
 from resolver.lists.patterns import PatternSet
 from resolver.lists.rules import Outcome, Trigger, TriggerKind
 from resolver.lists.runs import Run
+from resolver.lists.view import LeftOut
 from resolver.vocabulary import Scope
 
 
@@ -29,16 +30,26 @@ class TriggerMatch(NamedTuple):
 
     list: str
     trigger: Trigger
+    left_out: str = ""  # as of a Match
 
 
 def trigger_matches(
     lists: Iterable[tuple[str, Path]], kinds: frozenset[TriggerKind], covers: Callable[[str], bool]
 ) -> list[TriggerMatch]:
-    """The triggers of some kinds whose text `covers` what is asked about, in lists given as (name, run), list by list."""
-    found = []
+    """The triggers of some kinds whose text `covers` what is asked about, in lists given as (name, run), list by list.
+
+    Those that the guard left out are among them, but for patterns, which `matches` has.
+    """
+    words = {kind.word: kind for kind in kinds - {TriggerKind.PATTERN}}
+    found: list[TriggerMatch] = []
     for label, path in lists:
         with Run(path) as run:
-            if any(run.header.triggers.get(kind.name.lower()) for kind in kinds):
+            found += [
+                TriggerMatch(label, Trigger(words[left.trigger], left.name, left.outcome, left.line), _why(left))
+                for left in run.left_out
+                if left.trigger in words and covers(left.name)
+            ]
+            if any(run.header.triggers.get(kind.word) for kind in kinds):
                 found += [
                     TriggerMatch(label, trigger)
                     for trigger in run.triggers()
@@ -86,11 +97,16 @@ def _matches(label: str, path: Path, asked: str) -> Iterator[Match]:
                     yield Match(label, rule.line, suffix, rule.scope, rule.outcome)
             for left in run.left_out:
                 speaks = left.name == suffix and bool(left.scope & wanted)
-                if left.pattern:
-                    speaks = suffix == asked and covers_pattern(asked)(left.name)
+                if left.trigger:
+                    is_pattern = left.trigger == TriggerKind.PATTERN.word
+                    speaks = is_pattern and suffix == asked and covers_pattern(asked)(left.name)
                 if speaks:
-                    why = f"{left.decided or 'waits for a decision'}, {left.protected} is {left.why}"
-                    yield Match(label, left.line, left.name, left.scope, left.outcome, why)
+                    yield Match(label, left.line, left.name, left.scope, left.outcome, _why(left))
+
+
+def _why(left: LeftOut) -> str:
+    """Why a rule is not served."""
+    return f"{left.decided or 'waits for a decision'}, {left.protected} is {left.why}"
 
 
 def _suffixes(name: str) -> Iterator[str]:

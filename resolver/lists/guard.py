@@ -16,6 +16,8 @@ the name, or at one above and speaks of what is below. Protected are
   itself is enough, whomever it covers, and a pattern that fits the name or one below it. So `||zip^` waits for an approval
   too: nobody can tell a maintainer's judgement from a slip of the pen but who runs the resolver, and is asked once;
 - names that the server itself needs: upstream servers, routes' zones, hosts of lists, its own host, contacts;
+- the addresses of upstream servers, those it listens on, and the networks of its clients, from rules for addresses (of
+  answers, clients or name servers) that hold them whole; and the address space from rules for more of it than MIN_PREFIX;
 - `guard.protect`, and what is asked most here (asked.py), but for a first version: its very purpose may be to block that,
   as a first list of advertisers' names does.
 
@@ -31,10 +33,12 @@ import itertools
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from resolver.asked import most_asked
+from resolver.config.addresses import Address, Network
 from resolver.config.model import Config, ListConfig
 from resolver.config.types import NO_LIMIT
 from resolver.decisions import ROLLED_BACK, Decisions, ListDecisions
@@ -44,7 +48,7 @@ from resolver.lists.names import normalise
 from resolver.lists.patterns import PatternSet
 from resolver.lists.reading import Reading, describe
 from resolver.lists.report import ListOutcome, QuarantinedRule
-from resolver.lists.rules import Outcome, TriggerKind
+from resolver.lists.rules import Outcome, Trigger, TriggerKind
 from resolver.lists.runs import Item, Run
 from resolver.lists.source import lines_at
 from resolver.lists.view import LeftOut, rule_key, write_view
@@ -54,7 +58,9 @@ from resolver.vocabulary import Action, Scope, Verb
 MAX_LEFT_OUT = 100_000  # rules of a list; one with more that would block protected names is held as a whole
 RULES_TOLD = 20  # quarantined rules that a report carries
 MAX_PROTECTED_FILE = 1_000_000  # names
+MIN_PREFIX = {4: 16, 6: 32}  # of a rule for addresses; one with a shorter prefix reaches too far, for `tampah lint` too
 _HARMLESS = (Action.ALLOW, Action.TCP_ONLY)
+_ADDRESSES = (TriggerKind.ADDRESS, TriggerKind.CLIENT, TriggerKind.NSIP)
 _ANY = "some-name"  # stands for the names below a public suffix
 _SUFFIX = "a public suffix: names of strangers are below it"
 _SUFFIXES = "above public suffixes: names of strangers are below it"
@@ -68,7 +74,7 @@ class Protected:
 
     `zones`: what is below belongs to many, so any rule at the name counts; `names`: a rule that covers the name counts.
     `wild`: names all of whose children are zones, but for `exceptions`; `tlds`: every name of one label is one too.
-    `warnings`: what could not be read.
+    `networks`: a rule for addresses that holds one whole counts. `warnings`: what could not be read.
     """
 
     zones: Mapping[str, str] = field(default_factory=dict)
@@ -76,6 +82,7 @@ class Protected:
     wild: frozenset[str] = frozenset()
     exceptions: frozenset[str] = frozenset()
     tlds: bool = True
+    networks: Mapping[Network, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -117,7 +124,7 @@ class Protected:
 
     def still_hit(self, left: Sequence[LeftOut], run: Run) -> Iterator[LeftOut]:
         """Those of the rules left out of another run that this one has too, and that still block something protected."""
-        rules = {(rule.name, rule.scope, rule.outcome) for rule in left if not rule.pattern}
+        rules = {(rule.name, rule.scope, rule.outcome) for rule in left if not rule.trigger}
         for name, here in run.find_many({name for name, _, _ in rules}):
             for rule in here:
                 if (name, rule.scope, rule.outcome) in rules and (found := self._why(name, rule.scope)):
@@ -127,12 +134,7 @@ class Protected:
         """The patterns of a run that `before` has not and that fit a protected name, or one below a public suffix."""
         if not run.header.triggers.get("pattern"):
             return
-        known = {(each.text, each.outcome) for each in before.triggers()} if before else set()
-        fresh = [
-            each
-            for each in run.triggers()
-            if each.kind is TriggerKind.PATTERN and _blocks(each.outcome) and (each.text, each.outcome) not in known
-        ]
+        fresh = _fresh(run, before, (TriggerKind.PATTERN,))
         patterns = PatternSet([each.text for each in fresh]) if fresh else None
         left = set(range(len(fresh)))
         for name, why in itertools.chain(self.names.items(), self.zones.items()):
@@ -142,7 +144,27 @@ class Protected:
             for place in sorted({place for each in asked for place in patterns.matches(each)} & left):
                 left.discard(place)
                 text, outcome, line = fresh[place].text, fresh[place].outcome, fresh[place].line
-                yield LeftOut(text, Scope.SELF, outcome, line, name, why, pattern=True)
+                yield LeftOut(text, Scope.SELF, outcome, line, name, why, trigger=TriggerKind.PATTERN.word)
+
+    @functools.cached_property
+    def _holding(self) -> dict[str, tuple[str, str]]:
+        """Every prefix that holds a protected network, as a trigger's text: that network, and why it is protected."""
+        return {
+            str(network.supernet(new_prefix=length)): (str(network), why)
+            for network, why in self.networks.items()
+            for length in range(network.prefixlen + 1)
+        }
+
+    def address_hits(self, run: Run, before: Run | None) -> Iterator[LeftOut]:
+        """The rules for addresses of a run that `before` has not and that reach too far or hold a protected network."""
+        if not any(run.header.triggers.get(kind.word) for kind in _ADDRESSES):
+            return
+        for kind, text, outcome, line in _fresh(run, before, _ADDRESSES):
+            found = self._holding.get(text)
+            if int(text.rpartition("/")[2]) < MIN_PREFIX[6 if ":" in text else 4]:
+                found = text, f"a network of {ip_network(text).num_addresses:,} addresses"
+            if found:
+                yield LeftOut(text, Scope.SELF, outcome, line, *found, trigger=kind.word)
 
     def _why(self, name: str, scope: Scope) -> tuple[str, str] | None:
         """The protected name that a rule here would block, and why that one is protected."""
@@ -158,6 +180,16 @@ class Protected:
         if name.partition(".")[2] in self.wild and name not in self.exceptions:
             return name, _SUFFIX
         return (name, _TLD) if self.tlds and name and "." not in name else None
+
+
+def _fresh(run: Run, before: Run | None, kinds: Sequence[TriggerKind]) -> list[Trigger]:
+    """The triggers of some kinds by which a run blocks and `before` does not."""
+    known = {(each.kind, each.text, each.outcome) for each in before.triggers()} if before else set()
+    return [
+        each
+        for each in run.triggers()
+        if each.kind in kinds and _blocks(each.outcome) and (each.kind, each.text, each.outcome) not in known
+    ]
 
 
 def _blocks(outcome: Outcome) -> bool:
@@ -187,6 +219,15 @@ def protected(config: Config) -> Protected:
     for route in config.upstream.routes:
         for zone in route.zones:
             zones.setdefault(zone, "a zone of upstream.routes")
+    networks: dict[Network, str] = {}
+    for server in config.upstream_servers:
+        if server.address is not None:
+            _add_network(networks, server.address, "the address of an upstream server")
+    listen = config.listen
+    for endpoint in (*listen.dns, *listen.tls, *listen.https, *listen.quic):
+        _add_network(networks, endpoint.address, "an address of this server")
+    for network in (*(each for group in config.groups for each in group.networks), *config.allow_from):
+        _add_network(networks, network, "a network of this server's clients")
     suffixes = public_suffixes(config.guard.public_suffixes)
     for rule in suffixes:
         if rule[0] not in "*!":
@@ -197,6 +238,7 @@ def protected(config: Config) -> Protected:
         frozenset(rule[2:] for rule in suffixes if rule.startswith("*.")),
         frozenset(rule[1:] for rule in suffixes if rule.startswith("!")),
         config.guard.public_suffixes != "none",
+        networks,
         tuple(warnings),
     )
 
@@ -256,6 +298,15 @@ def _add(names: dict[str, str], host: str | None, why: str) -> None:
         names.setdefault(normalise(host or ""), why)
     except ValueError:
         pass
+
+
+def _add_network(networks: dict[Network, str], place: Address | Network, why: str) -> None:
+    """Protect an address or a network, unless it is this machine's loopback: sinkholed names of others lead there."""
+    network = ip_network(str(place).partition("%")[0])
+    if network.version == 6 and network.prefixlen >= 96 and (mapped := network.network_address.ipv4_mapped):
+        network = ip_network((mapped, network.prefixlen - 96))
+    if not network.network_address.is_loopback and not network.network_address.is_unspecified:
+        networks.setdefault(network, why)
 
 
 def _host(url: str) -> str | None:
@@ -358,6 +409,7 @@ class Guard:
                     )
                 ]
             found += protected.pattern_hits(run, was)
+            found += protected.address_hits(run, was)
         return _undecided(found, decided)
 
     def _known_hits(self, old: ListState | None, decided: ListDecisions) -> list[LeftOut]:

@@ -54,6 +54,11 @@ class TriggerKind(IntEnum):
     NSIP = 3  # the address of such a name server (rpz-nsip)
     PATTERN = 4  # names that fit a pattern
 
+    @property
+    def word(self) -> str:
+        """How a report calls the kind."""
+        return self.name.lower()
+
 
 class Trigger(NamedTuple):
     """A rule that is not a name.

@@ -277,7 +277,7 @@ class Run:
         if view:
             self._skip = skips(view.rules, {outcome: number for number, outcome in enumerate(self.header.outcomes)})
             header = self.header
-            names = sum(not rule.pattern for rule in view.rules)
+            names = sum(not rule.trigger for rule in view.rules)
             self.header = replace(header, names=header.names - view.names, rules=header.rules - names)
             if names < len(view.rules):
                 kept = self.triggers()
@@ -379,8 +379,10 @@ class Run:
             every = _unpack_triggers(self._file.read(RunSection.TRIGGERS), self.header.outcomes)
         except (zstandard.ZstdError, struct.error, ValueError, IndexError) as error:
             raise error if isinstance(error, Damaged) else self._file.damaged(error) from error
-        gone = {(rule.name, rule.outcome) for rule in self.left_out if rule.pattern}
-        return [each for each in every if each.kind is not TriggerKind.PATTERN or (each.text, each.outcome) not in gone]
+        gone = {(rule.trigger, rule.name, rule.outcome) for rule in self.left_out if rule.trigger}
+        if not gone:
+            return every
+        return [each for each in every if (each.kind.word, each.text, each.outcome) not in gone]
 
     def keys_below(self, keys: Iterable[bytes], limit: int) -> list[bytes]:
         """These keys and all below them, as far as the list has them; at most `limit` + 1. Quickest in their order."""
@@ -432,7 +434,7 @@ def compare(before: Run, after: Run, limit: int) -> RunChanges:
 def count_triggers(triggers: Iterable[Trigger]) -> dict[str, int]:
     """How many there are of each kind, by the kind's lower-case word."""
     counts = Counter(trigger.kind for trigger in triggers)
-    return {kind.name.lower(): counts[kind] for kind in sorted(counts)}
+    return {kind.word: counts[kind] for kind in sorted(counts)}
 
 
 def _trigger_digest(triggers: Sequence[Trigger]) -> str:

@@ -22,12 +22,15 @@ from resolver.lists.runs import Run, outcome_from_json, outcome_to_json
 from resolver.snapshot import VIEW_SUFFIX
 from resolver.vocabulary import Scope
 
+_BEFORE = {False: "", True: "pattern"}  # what `trigger` was when only patterns could be left out
+
 
 class LeftOut(NamedTuple):
     """A rule that is not served: the name it stands at, whom it covers, what it says and its line in the run.
 
     `protected` is the name that it would block, `why` why that one is protected; `decided` is "" while somebody has to
-    decide, "rejected" once somebody has. For a `pattern`, `name` is its text and the scope says nothing.
+    decide, "rejected" once somebody has. For a rule that is no name `trigger` is its kind's lower-case word,
+    `name` its text, and the scope says nothing.
     """
 
     name: str
@@ -37,7 +40,7 @@ class LeftOut(NamedTuple):
     protected: str
     why: str
     decided: str = ""
-    pattern: bool = False
+    trigger: str = ""
 
 
 class View(NamedTuple):
@@ -55,11 +58,11 @@ def is_view(run: str) -> bool:
 
 def write_view(folder: Path, base: str, rules: Sequence[LeftOut]) -> str:
     """Write a view of the run `base` without these rules, unless it is there; returns its file name."""
-    gone = {(rule.name, rule.scope, rule.outcome) for rule in rules if not rule.pattern}
+    gone = {(rule.name, rule.scope, rule.outcome) for rule in rules if not rule.trigger}
     with Run(folder / base) as run:
         names = sum(
             all((name, rule.scope, rule.outcome) in gone for rule in found)
-            for name, found in run.find_many({rule.name for rule in rules if not rule.pattern})
+            for name, found in run.find_many({rule.name for rule in rules if not rule.trigger})
         )
     lines = [[rule.name, int(rule.scope), outcome_to_json(rule.outcome), *rule[3:]] for rule in rules]
     octets = json.dumps({"base": base, "names": names, "rules": lines}, separators=(",", ":")).encode()
@@ -79,8 +82,8 @@ def read_view(path: Path) -> View:
     try:
         body = json.loads(octets)
         rules = tuple(
-            LeftOut(name, Scope(scope), outcome_from_json(outcome), *rest)
-            for name, scope, outcome, *rest in body["rules"]
+            LeftOut(name, Scope(scope), outcome_from_json(said), line, of, why, decided, _BEFORE.get(trigger, trigger))
+            for name, scope, said, line, of, why, decided, trigger in body["rules"]
         )
         if body["base"] != f"{base}.run":
             raise ValueError("it is of another run")
@@ -93,14 +96,14 @@ def skips(rules: Iterable[LeftOut], outcomes: Mapping[Outcome, int]) -> list[tup
     """The rules as RunReader's `skip`; `outcomes`: the run's table, outcome → id."""
     tags: dict[bytes, set[int]] = {}
     for rule in rules:
-        if rule.outcome in outcomes and not rule.pattern:
+        if rule.outcome in outcomes and not rule.trigger:
             tags.setdefault(key_of(rule.name), set()).add(outcomes[rule.outcome] << 2 | rule.scope)
     return [(key, frozenset(tags[key])) for key in sorted(tags)]
 
 
 def rule_key(rule: LeftOut) -> str:
     """What makes two rules of a list the same, whatever their lines."""
-    kind = "pattern" if rule.pattern else int(rule.scope)
+    kind = rule.trigger or int(rule.scope)
     return json.dumps([rule.name, kind, outcome_to_json(rule.outcome)], separators=(",", ":"))
 
 

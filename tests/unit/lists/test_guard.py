@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import json
 import os
@@ -20,11 +21,11 @@ from resolver.explain import explain_name
 from resolver.lists import history
 from resolver.lists.changes import Changes
 from resolver.lists.compile import BuildError
-from resolver.lists.explain import matches
+from resolver.lists.explain import covers_address, matches, trigger_matches
 from resolver.lists.guard import Protected, protected
 from resolver.lists.layout import key_of, name_of
 from resolver.lists.report import ListReport, Report
-from resolver.lists.rules import Outcome
+from resolver.lists.rules import Outcome, TriggerKind
 from resolver.lists.runs import Run, RunHeader, compare, differences, write_run
 from resolver.lists.splice import Splice
 from resolver.lists.standing import config_digest, standing
@@ -369,6 +370,87 @@ def test_a_pattern_for_protected_names_is_left_out(site: Guarded, pattern: str, 
     assert len(read_policy(generation.policy_path(site.state_dir)).patterns) == 2
 
 
+@pytest.mark.parametrize(
+    ("line", "rule", "why"),
+    [
+        ("128.0.0.0/1", "", "2,147,483,648 addresses"),
+        ("104.16.0.0/12", "", "1,048,576 addresses"),
+        ("2000::/3", "", "addresses"),
+        ("2001:db8::/31", "", "addresses"),
+        ("::ffff:104.16.0.0/108", "104.16.0.0/12", "1,048,576 addresses"),
+        ("198.18.7.53", "198.18.7.53/32", "upstream server"),
+        ("198.18.7.0/24", "", "upstream server"),
+        ("2001:db8:7::/48", "", "upstream server"),
+        ("198.18.9.2", "198.18.9.2/32", "an address of this server"),
+        ("192.168.0.0/16", "", "clients"),
+        ("192.168.1.64/26", "", "clients"),
+        ("fd00:1::/48", "", "clients"),
+    ],
+)
+def test_a_prefix_that_reaches_too_far_is_left_out(site: Guarded, line: str, rule: str, why: str) -> None:
+    site.settings |= {
+        "allow_from": ["0.0.0.0/0", "fd00:1::/48"],
+        "upstream": {"servers": ["198.18.7.53", "tls://dns.isp.example?ip=2001:db8:7::53"]},
+        "listen": {"dns": ["198.18.9.2:53"]},
+        "groups": [{"name": "kids", "clients": ["192.168.1.64/26"]}],
+    }
+    site.lists({"name": "ads", "format": "addresses"})
+    known = [f"198.51.100.{number}" for number in range(30)]
+    site.change(*known)
+    generation, report = site.change(*known, line, "203.0.113.9")
+    [told] = report.quarantined_rules
+    assert (told.name, told.text, told.line, report.quarantined) == (rule or line, line, 31, 1)
+    assert why in told.why and report.triggers == {"address": 31}  # the rest is live
+    address = (rule or line).partition("/")[0]
+    paths = [("ads", site.state_dir / "runs" / generation.lists[0].run)]
+    [found] = trigger_matches(paths, frozenset({TriggerKind.ADDRESS}), covers_address(ipaddress.ip_address(address)))
+    assert "waits for a decision" in found.left_out
+    _, report = site.change(*known, line, "203.0.113.9", "203.0.113.10")  # still so in the next version
+    assert report.quarantined == 1
+    site.decide(True)
+    generation, report = site.renew()
+    assert (report.quarantined, report.triggers) == (0, {"address": 33})
+
+
+@pytest.mark.parametrize(
+    "line", ["198.18.0.0/16", "2001:db8::/32", "198.18.7.54", "192.168.1.64/27", "127.0.0.1", "::1"]
+)
+def test_a_prefix_that_harms_nobody_is_served(site: Guarded, line: str) -> None:
+    """Part of a network of clients, or this machine's loopback, which sinkholed names lead to."""
+    site.settings |= {
+        "upstream": {"servers": ["127.0.0.1:5353", "198.18.7.53"] if "/16" not in line else ["::1"]},
+        "listen": {"dns": ["127.0.0.1:53", "[::1]:53", "0.0.0.0:53"]},
+        "groups": [{"name": "kids", "clients": ["192.168.1.64/26"]}],
+    }
+    site.lists({"name": "ads", "format": "addresses"})
+    _, report = site.change("198.51.100.1", line)
+    assert (report.quarantined, report.triggers) == (0, {"address": 2})
+
+
+@pytest.mark.parametrize(
+    ("owner", "quarantined"),
+    [
+        ("8.0.0.0.10.rpz-ip CNAME .", 1),
+        ("8.0.0.0.10.rpz-client-ip CNAME rpz-drop.", 1),
+        ("8.0.0.0.10.rpz-nsip CNAME *.", 1),
+        ("24.0.2.0.192.rpz-client-ip CNAME .", 1),  # all clients
+        ("8.0.0.0.10.rpz-ip CNAME rpz-passthru.", 0),
+        ("8.0.0.0.10.rpz-ip CNAME rpz-tcp-only.", 0),
+    ],
+)
+def test_what_a_policy_zone_says_of_addresses_is_judged_too(site: Guarded, owner: str, quarantined: int) -> None:
+    site.settings["allow_from"] = ["127.0.0.0/8", "192.0.2.0/24"]
+    head = ("$ORIGIN rpz.", "@ 300 SOA . . 1 60 60 60 60", "@ NS localhost.", "x.example CNAME .")
+    site.lists({"name": "ads", "format": "rpz"})
+    site.change(*head)
+    _, report = site.change(*head, owner)
+    assert report.quarantined == quarantined
+    site.lists({"name": "ads", "format": "rpz", "mandatory": True})
+    _, report = site.renew(force=True)
+    assert (report.quarantined, sum(report.triggers.values())) == (0, 1)  # an order is only reported on
+    assert bool(report.guard) == bool(quarantined)
+
+
 def test_a_list_of_addresses_is_held_by_its_addresses(site: Guarded) -> None:
     site.lists({"name": "ads", "format": "addresses"})
     site.change(*(f"198.51.100.{number}" for number in range(100)))
@@ -644,7 +726,7 @@ def test_since_when_a_rule_stands(site: Guarded) -> None:
             {"name": "z.example", "servers": ("192.0.2.9",)},
         ),
         (
-            ("8.0.0.0.127.rpz-client-ip CNAME .", "x.example CNAME .", "y.example CNAME ."),
+            ("32.1.0.0.127.rpz-client-ip CNAME .", "x.example CNAME .", "y.example CNAME ."),
             "rpz",
             {"name": "z.example"},
         ),

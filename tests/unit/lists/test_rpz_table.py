@@ -151,7 +151,7 @@ CASES = [
     Case(
         12,
         "client before name",
-        zone("x.example CNAME .", "8.0.0.0.127.rpz-client-ip CNAME *."),
+        zone("x.example CNAME .", "32.1.0.0.127.rpz-client-ip CNAME *."),
         "x.example",
         (X,),
         "nodata",
