@@ -216,12 +216,14 @@ def compile_(context: _Context) -> None:
     """
     from resolver.lists.compile import build_generation
     from resolver.lists.report import Report
+    from resolver.lists.runs import use_all_cores
 
     config = context.config()
     if any(listed.is_remote for listed in config.lists):
         from resolver.fetch.alone import fetch_lists, without_copy
 
         fetch_lists(config, without_copy(config))
+    use_all_cores()
     report = Report.from_json(build_generation(config).report)
     context.finish(report.to_json(), report.lines(), _faults(report.alarms))
 

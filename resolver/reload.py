@@ -127,12 +127,15 @@ class Builder:
                 process_group=0,  # a terminal's SIGINT goes to the supervisor, which ends the build
             )
 
-    async def build(self, config: Config, *, force: bool = False, rollback: int = 0) -> Report:
-        """Build the next generation, as compile.build_generation() does. ReloadError says why there is none."""
+    async def build(self, config: Config, *, force: bool = False, rollback: int = 0, is_first: bool = False) -> Report:
+        """Build the next generation, as compile.build_generation() does. ReloadError says why there is none.
+
+        `is_first`: nobody is answered before it is there.
+        """
         await self.prepare()
         assert self._process is not None
         process = self._process
-        order = {"force": force, "rollback": rollback}
+        order = {"force": force, "rollback": rollback, "is_first": is_first}
         try:
             output, complaints = await process.communicate(f"{config.to_json()}\n{json.dumps(order)}".encode())
         finally:
@@ -304,7 +307,9 @@ class Reloader:
         """The next generation, in force on every worker."""
         if self.before_build and not rollback:
             await self.before_build()
-        report = await self.builder.build(self._here(config), force=force, rollback=rollback)
+        report = await self.builder.build(
+            self._here(config), force=force, rollback=rollback, is_first=self.generation is None
+        )
         generation = snapshot.read_generation(self._state_dir, report.generation)
         try:
             await self._put_in_force(config, generation)

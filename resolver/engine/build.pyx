@@ -304,7 +304,7 @@ cdef class RunBuilder:
             return True
         return False
 
-    def sort(self, int threads=2):
+    def sort(self, int threads=1):
         """Sort what was taken; after this no rule can be added. Runs without the GIL in up to `threads` threads."""
         cdef uint64_t i, at = 0
         if self.refs != NULL:

@@ -5,7 +5,7 @@
 # after every STEP. It sleeps: to a scheduler that goes by fairness a yield says nothing.
 
 cdef enum:
-    STEP = 1 << 20             # octets between two pauses, some 100 µs of work
+    STEP = 1 << 18             # octets between two pauses, some 50 µs of work
     PAUSE = 100000             # nanoseconds
 
 

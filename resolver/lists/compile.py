@@ -60,6 +60,7 @@ from resolver.lists.patterns import fitting
 from resolver.lists.reading import Reading, as_read, check_list, describe, fault_of, mend_list, take_list
 from resolver.lists.reason import SUB_ERRORS
 from resolver.lists.report import ListOutcome, ListReport, Report
+from resolver.lists.runs import use_all_cores
 from resolver.lists.standing import config_digest
 from resolver.membership import membership_now
 from resolver.pause import PauseError
@@ -710,7 +711,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build a generation and say what came of it; the last line on standard output is JSON if --json asks for it.
 
     That is the Report, or {"error": text} after which the process ends with 1. --stdin takes the config from the
-    supervisor (Config.to_json) instead of reading it again, and on a second line `{"force": …, "rollback": …}`.
+    supervisor (Config.to_json) instead of reading it again, and on a second line `{"force": …, "rollback": …,
+    "is_first": …}`.
     """
     parser = argparse.ArgumentParser(prog="resolver.lists.compile", description="Build a generation from the lists.")
     parser.add_argument("-c", "--config", help="the config file")
@@ -737,6 +739,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             order = json.loads(rest or "{}")
         else:
             config = load(options.config)
+        if not options.stdin or order.get("is_first"):
+            use_all_cores()
         if options.tidy:
             generation = tidy_generation(config)
         else:

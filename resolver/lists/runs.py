@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
+import os
 import struct
 import threading
 from collections import Counter, deque
@@ -61,8 +62,8 @@ if TYPE_CHECKING:
 # Keys are front-coded already, so more effort saves little. Zstandard at this level packs in 40 % of the time that zlib's
 # run lengths take, unpacks in 30 %, and what it makes is a fifth smaller.
 COMPRESS_LEVEL = 1
-COMPRESS_THREADS = 2
 COMPRESS_AHEAD = 8  # blocks under way
+MOST_THREADS = 2
 
 
 class Refused(NamedTuple):
@@ -132,13 +133,25 @@ def run_path(folder: Path, digest: str) -> Path:
     return folder / f"{digest}.run"
 
 
+class _Effort:
+    """How many threads of this process sort and pack lists. One, unless nobody waits for an answer: on a core that answers
+    queries, each of several threads that wakes or blocks can make a query wait for a whole tick of the scheduler's, 4 ms."""
+
+    threads = 1
+
+
+def use_all_cores() -> None:
+    """Have lists sorted and packed on several cores from now on."""
+    _Effort.threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
+
+
 class BlockWriter:
-    """Compresses blocks in threads and writes them in order into the section begun. `blocks`: those written."""
+    """Compresses blocks and writes them in order into the section begun. `blocks`: those written."""
 
     def __init__(self, writer: SectionWriter) -> None:
         self.blocks: list[Block] = []
         self._writer = writer
-        self._pool = ThreadPoolExecutor(COMPRESS_THREADS)
+        self._pool = ThreadPoolExecutor(_Effort.threads) if _Effort.threads > 1 else None
         self._waiting: deque[tuple[bytes, int, int, Future[bytes]]] = deque()
 
     def put(self, block: tuple[bytes, int, bytes]) -> None:
@@ -146,22 +159,28 @@ class BlockWriter:
         first, keys, octets = block
         lines = BLOCK_HEAD.unpack_from(octets)[-1]
         said = checksum(octets[BLOCK_HEAD.size : len(octets) - lines])
+        if self._pool is None:
+            self._write(first, keys, said, pack(octets))
+            return
         self._waiting.append((first, keys, said, self._pool.submit(pack, octets)))
         while len(self._waiting) > COMPRESS_AHEAD:
-            self._write()
+            self._write_next()
 
     def flush(self) -> None:
         """Write what was put."""
         while self._waiting:
-            self._write()
+            self._write_next()
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
-    def _write(self) -> None:
+    def _write_next(self) -> None:
         first, keys, said, future = self._waiting.popleft()
-        octets = future.result()
+        self._write(first, keys, said, future.result())
+
+    def _write(self, first: bytes, keys: int, said: int, octets: bytes) -> None:
         self.blocks.append(Block(self._writer.tell(), len(octets), keys, checksum(octets), said, first))
         self._writer.write(octets)
 
@@ -183,7 +202,7 @@ def write_run(path: Path, builder: RunBuilder, header: RunHeader, triggers: Sequ
 
     `triggers` have no duplicates, are in the order of kind and line, and their outcomes are among the header's.
     """
-    builder.sort()
+    builder.sort(_Effort.threads)
     with replacing(path) as file:
         writer = SectionWriter(file, RUN)
         writer.begin()
