@@ -32,7 +32,9 @@ LOG = "decisions.jsonl"
 MAX_RUNS = 200  # decisions about runs that are remembered a list, the newest
 MAX_REASON = 2000  # characters
 RULES_TOLD = 1000  # of a decision's rules, in its record
+APPROVED = "approved"
 ROLLED_BACK = "rolled back"
+_BEFORE = {True: APPROVED, False: REJECTED}  # how decisions about rules were written before they could be rolled back
 
 
 class DecisionError(ValueError):
@@ -56,10 +58,13 @@ class Who(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ListDecisions:
-    """What is decided about a list. `runs`: run → "approved", "rejected" or ROLLED_BACK; `rules`: rule_key → approved?"""
+    """What is decided about a list. `runs`: run → APPROVED, REJECTED or ROLLED_BACK; `rules`: rule_key → one of these too.
+
+    A rule that is ROLLED_BACK had been approved.
+    """
 
     runs: Mapping[str, str] = field(default_factory=dict)
-    rules: Mapping[str, bool] = field(default_factory=dict)
+    rules: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,7 @@ def read(state_dir: Path) -> Decisions:
         lists = {
             str(name): ListDecisions(
                 {str(run): str(word) for run, word in decided["runs"].items()},
-                {str(rule): bool(approved) for rule, approved in decided["rules"].items()},
+                {str(rule): str(_BEFORE.get(word, word)) for rule, word in decided["rules"].items()},
             )
             for name, decided in body["lists"].items()
         }
@@ -101,7 +106,7 @@ def decide(
     if state is None:
         known = ", ".join(state.name for state in generation.lists)
         raise DecisionError(f"generation {generation.number} has no list {name!r}; it has {known or 'none'}")
-    word = "approved" if approve else "rejected"
+    word = APPROVED if approve else REJECTED
     with _deciding(state_dir) as log:
         decisions = read(state_dir)
         decided = decisions.of(name)
@@ -113,7 +118,7 @@ def decide(
             what = {"run": state.pending}
         else:
             chosen = _chosen(state_dir, state, names, approve=approve)
-            rules |= {rule["rule"]: approve for rule in chosen}
+            rules |= {rule["rule"]: word for rule in chosen}
             what = {"rules": len(chosen), "names": [rule["name"] for rule in chosen[:RULES_TOLD]]}
         changed = {**decisions.lists, name: ListDecisions(runs, rules)}
         return _decide(state_dir, log, Decisions(decisions.serial, changed), generation, word, name, what, reason, who)
@@ -136,7 +141,9 @@ def roll_back(state_dir: Path, generation: Generation, target: int, reason: str,
         for state in generation.lists:
             known = lists.get(state.name, ListDecisions())
             left = read_view(state_dir / RUNS / state.run).rules if is_view(state.run) and known.rules else ()
-            if again := {key: False for rule in left if known.rules.get(key := rule_key(rule))}:
+            if again := {
+                key: ROLLED_BACK for rule in left if known.rules.get(key := rule_key(rule)) in (APPROVED, ROLLED_BACK)
+            }:
                 lists[state.name] = ListDecisions(known.runs, {**known.rules, **again})
         new = Decisions(decisions.serial, lists)
         what = {"to": target, "runs": withheld}
@@ -144,22 +151,29 @@ def roll_back(state_dir: Path, generation: Generation, target: int, reason: str,
 
 
 def release(state_dir: Path, generation: Generation, who: Who) -> dict[str, Any] | None:
-    """Let go of what rollbacks hold; None where they hold nothing."""
+    """Let go of what rollbacks hold, rules that were approved included; None where they hold nothing."""
     with _deciding(state_dir) as log:
         decisions = read(state_dir)
-        held = {
-            name: [run for run, word in decided.runs.items() if word == ROLLED_BACK]
-            for name, decided in decisions.lists.items()
-        }
-        held = {name: runs for name, runs in held.items() if runs}
-        if not held:
+        runs = {name: _rolled_back(decided.runs) for name, decided in decisions.lists.items()}
+        rules = {name: _rolled_back(decided.rules) for name, decided in decisions.lists.items()}
+        runs, rules = ({name: some for name, some in held.items() if some} for held in (runs, rules))
+        if not runs and not rules:
             return None
         lists = {
-            name: ListDecisions({run: word for run, word in decided.runs.items() if word != ROLLED_BACK}, decided.rules)
+            name: ListDecisions(
+                {run: word for run, word in decided.runs.items() if word != ROLLED_BACK},
+                {**decided.rules, **dict.fromkeys(rules.get(name, ()), APPROVED)},
+            )
             for name, decided in decisions.lists.items()
         }
+        what = {"runs": runs, "approved": {name: [json.loads(key)[0] for key in keys] for name, keys in rules.items()}}
         new = Decisions(decisions.serial, lists)
-        return _decide(state_dir, log, new, generation, "released", "", {"runs": held}, "reload --force", who)
+        return _decide(state_dir, log, new, generation, "released", "", what, "reload --force", who)
+
+
+def _rolled_back(words: Mapping[str, str]) -> list[str]:
+    """What of a list's runs or rules rollbacks hold."""
+    return [key for key, word in words.items() if word == ROLLED_BACK]
 
 
 def _chosen(state_dir: Path, state: ListState, names: Sequence[str], *, approve: bool) -> list[dict[str, Any]]:

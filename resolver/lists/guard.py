@@ -41,7 +41,7 @@ from resolver.asked import most_asked
 from resolver.config.addresses import Address, Network
 from resolver.config.model import Config, ListConfig
 from resolver.config.types import NO_LIMIT
-from resolver.decisions import ROLLED_BACK, Decisions, ListDecisions
+from resolver.decisions import APPROVED, ROLLED_BACK, Decisions, ListDecisions
 from resolver.lists.changes import Changes
 from resolver.lists.layout import name_of
 from resolver.lists.names import normalise
@@ -353,7 +353,7 @@ class Guard:
         note = self._beyond(listed, old, state) if is_new else ""
         if note and listed.mandatory:
             note += "; it is mandatory, so it serves"
-        elif note and word == "approved":
+        elif note and word == APPROVED:
             note = ""
         elif note:
             return self._withheld(reading, state, old, decided, HELD, note)
@@ -480,11 +480,9 @@ class Guard:
 
 
 def _undecided(rules: Sequence[LeftOut], decided: ListDecisions) -> list[LeftOut]:
-    """The rules that are not approved; those rejected say so."""
+    """The rules that are not approved; those rejected or rolled back say so."""
     return [
-        rule._replace(decided="" if verdict is None else "rejected")
-        for rule in rules
-        if (verdict := decided.rules.get(rule_key(rule))) is not True
+        rule._replace(decided=word) for rule in rules if (word := decided.rules.get(rule_key(rule), "")) != APPROVED
     ]
 
 

@@ -29,8 +29,8 @@ class LeftOut(NamedTuple):
     """A rule that is not served: the name it stands at, whom it covers, what it says and its line in the run.
 
     `protected` is the name that it would block, `why` why that one is protected; `decided` is "" while somebody has to
-    decide, "rejected" once somebody has. For a rule that is no name `trigger` is its kind's lower-case word,
-    `name` its text, and the scope says nothing.
+    decide, "rejected" or "rolled back" once somebody has. For a rule that is no name `trigger` is its kind's lower-case
+    word, `name` its text, and the scope says nothing.
     """
 
     name: str

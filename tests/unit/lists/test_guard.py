@@ -681,6 +681,35 @@ def test_a_rollback_takes_back_what_was_approved_and_survives_a_change_of_the_co
         site.build(rollback=99)
 
 
+def test_force_gives_approved_rules_back_and_rejected_ones_not(site: Guarded) -> None:
+    site.change(*names(3), "co.id", "com.au")
+    site.decide(True, "co.id")
+    site.decide(False, "com.au")
+    site.renew()
+    for _ in range(2):  # a rollback upon a rollback holds on to it
+        back, _ = site.renew(rollback=1)
+        decisions.roll_back(site.state_dir, back, 1, "tested", ME)
+        for generation in (back, site.renew()[0], site.change(*names(4), "co.id", "com.au")[0]):
+            assert site.action(generation, "x.co.id") is Action.FORWARD
+    record = decisions.release(site.state_dir, back, ME)
+    assert record is not None and record["what"]["approved"] == {"ads": ["co.id"]}
+    assert decisions.release(site.state_dir, back, ME) is None
+    generation, report = site.renew()
+    assert site.action(generation, "x.co.id") is Action.ZERO
+    assert site.action(generation, "x.com.au") is Action.FORWARD
+    assert report.quarantined == 0
+
+
+def test_decisions_of_before_are_understood(site: Guarded) -> None:
+    site.change(*names(3), "co.id", "com.au")
+    site.decide(True, "co.id")
+    site.decide(False, "com.au")
+    path = site.state_dir / decisions.FILE
+    known = decisions.read(site.state_dir)
+    path.write_text(path.read_text().replace('"approved"', "true").replace('"rejected"', "false"))
+    assert decisions.read(site.state_dir) == known
+
+
 def test_since_when_a_rule_stands(site: Guarded) -> None:
     def since(name: str, outcome: Outcome = BLOCK) -> tuple[int, bool] | None:
         number = generations(site.state_dir)[0].number
