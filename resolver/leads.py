@@ -17,6 +17,7 @@ from resolver.config.model import Config
 from resolver.fetch.lookup import Lookup, LookupFailed
 from resolver.lists.names import normalise
 
+PATIENCE = 15.0  # seconds, however many servers there are
 _T = dns.rdatatype.RdataType
 _NO_SERVERS_NAME = (
     "address.tampah.example."  # of a name server of which the address alone is told (RFC 6761 section 6.5)
@@ -67,9 +68,11 @@ def leads_of(message: dns.message.Message) -> Leads:
 
 
 def ask(config: Config, name: str, rdtype: dns.rdatatype.RdataType, own: Sequence[Server]) -> dns.message.Message:
-    """What upstream says to a question (`own`: a group's servers); ValueError if nobody answers."""
+    """What upstream says to a question (`own`: a group's servers); ValueError if nobody answers within PATIENCE."""
     try:
-        return asyncio.run(Lookup(config).answer(name, rdtype, own))
+        return asyncio.run(asyncio.wait_for(Lookup(config).answer(name, rdtype, own), PATIENCE))
+    except TimeoutError:
+        raise ValueError(f"{name}: upstream: no answer within {PATIENCE:g} s") from None
     except LookupFailed as error:
         raise ValueError(f"{name}: {error}") from None
 

@@ -264,10 +264,10 @@ class Supervisor:
 
             return [state.to_json() for state in list_states(config(), status)]
 
-        def explain(name: str, client: str, qtype: str) -> dict[str, Any]:
+        def explain(name: str, client: str, qtype: str, asks: bool) -> dict[str, Any]:
             from resolver.explain import explain_name
 
-            return explain_name(config(), name, client, qtype).to_json()
+            return explain_name(config(), name, client, qtype, asks=asks).to_json()
 
         return api.Server(settings, ask, lists, explain)
 

@@ -8,7 +8,8 @@ enforces what was asked. What guards them, as a page in a browser of the operato
 - Origin, where there is one, must be this very server, and Sec-Fetch-Site say nothing else: no page of another site asks.
 - A POST is JSON by its Content-Type, which a form of another site cannot send, and at most MAX_BODY octets.
 - A change needs the token of admin.token_file (`Authorization: Bearer …`), compared in constant time; or, where the config
-  says `trust_loopback: yes`, a client on this machine that is no proxy for another.
+  says `trust_loopback: yes`, a client on this machine that is no proxy for another. So does `explain` with `ask=yes`, as
+  that has the server send a question to upstream.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Server(NamedTuple):
     settings: Callable[[], Settings]
     ask: Callable[[control.Message, Who, float], control.Message]
     lists: Callable[[Mapping[str, Any]], list[dict[str, Any]]]
-    explain: Callable[[str, str, str], dict[str, Any]]
+    explain: Callable[[str, str, str, bool], dict[str, Any]]  # name, client, type, whether upstream is asked
 
 
 class Refusal(Exception):
@@ -177,7 +178,7 @@ class Api:
             return self._change(environ, CHANGES[what], body)
         if what in QUESTIONS:
             _check_method(method, "GET", "HEAD")
-            return self._question(what, environ)
+            return self._question(what, environ, settings, has_token)
         there = ", ".join([*CHANGES, *QUESTIONS])
         raise Refusal(HTTPStatus.NOT_FOUND, f"below {PREFIX} there are {there}")
 
@@ -189,9 +190,9 @@ class Api:
             raise Refusal(HTTPStatus.BAD_REQUEST, str(error)) from None
         return self._ask(message, Who(-1, f"api {environ['REMOTE_ADDR']}"), change.patience)
 
-    def _question(self, what: str, environ: WSGIEnvironment) -> Any:
+    def _question(self, what: str, environ: WSGIEnvironment, settings: Settings, has_token: bool) -> Any:
         asked = {name: values[-1] for name, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
-        known = {"name", "client", "type"} if what == "explain" else set()
+        known = {"name", "client", "type", "ask"} if what == "explain" else set()
         if unknown := asked.keys() - known:
             raise Refusal(HTTPStatus.BAD_REQUEST, f"{min(unknown)}: not known here")
         nobody = Who(-1, "api")
@@ -201,8 +202,13 @@ class Api:
             if what == "explain":
                 if "name" not in asked:
                     raise ValueError("name: is missing")
+                if asked.get("ask", "no") not in ("yes", "no"):
+                    raise ValueError("ask: expected yes or no")
+                if asks := asked.get("ask") == "yes":
+                    _check_right(environ, settings, has_token)
+                client, rtype = asked.get("client", "127.0.0.1"), asked.get("type", "A")
                 with self._explaining:
-                    return self._server.explain(asked["name"], asked.get("client", "127.0.0.1"), asked.get("type", "A"))
+                    return self._server.explain(asked["name"], client, rtype, asks)
             status = self._ask(control.Status(), nobody, _QUICK)
             return status if what == "status" else self._server.lists(status)
         except (ValueError, OSError) as error:
@@ -276,7 +282,7 @@ def _check_type(environ: WSGIEnvironment) -> None:
 
 
 def _check_right(environ: WSGIEnvironment, settings: Settings, has_token: bool) -> None:
-    """A change needs the token, or trust in this machine's own users."""
+    """What does something needs the token, or trust in this machine's own users."""
     if has_token:
         return
     is_forwarded = any(environ.get(f"HTTP_{name}") for name in ("FORWARDED", "X_FORWARDED_FOR", "X_REAL_IP", "VIA"))

@@ -76,6 +76,9 @@ def test_what_is_told_is_enforced_when_the_answer_is_there(tmp_path: Path, upstr
         assert call(server, "GET", "stats")[1]["generation"] == call(server, "GET", "status")[1]["generation"]
         explained = call(server, "GET", "explain?name=x.more.example")[1]
         assert (explained["list"], explained["action"]) == ("ads", "zero")
+        explained = call(server, "GET", "explain?name=www.fine.example&ask=yes")[1]
+        assert any(address_of("www.fine.example") in line for line in explained["answer"])
+        assert call(server, "GET", "explain?name=www.fine.example&ask=yes", token="")[0] == 401
         status, rolled = call(server, "POST", "rollback", {"reason": "more was too much"})
         assert status == 200 and is_answered(server, "more.example") and rolled["generation"]
         assert "api 127.0.0.1" in (server.state_dir / "decisions.jsonl").read_text()

@@ -50,10 +50,10 @@ class Running:
     def _lists(self, status: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [{"list": "ads", "status": status}]
 
-    def _explain(self, name: str, client: str, qtype: str) -> dict[str, Any]:
+    def _explain(self, name: str, client: str, qtype: str, asks: bool) -> dict[str, Any]:
         if name == "bad..name":
             raise ValueError("no name")
-        return {"name": name, "client": client, "type": qtype}
+        return {"name": name, "client": client, "type": qtype, "asks": asks}
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -124,11 +124,19 @@ def test_questions(running: Running) -> None:
     assert get("/api/v1/stats") == (200, {"done": True})
     assert get("/api/v1/lists") == (200, [{"list": "ads", "status": {"done": True}}])
     assert get("/api/v1/status") == (200, {"done": True})
-    asked = {"name": "x.example", "client": "127.0.0.1", "type": "A"}
+    asked = {"name": "x.example", "client": "127.0.0.1", "type": "A", "asks": False}
     assert get("/api/v1/explain?name=x.example") == (200, asked)
     assert get("/api/v1/explain?name=x.example&client=192.0.2.1&type=AAAA") == (
         200,
         asked | {"client": "192.0.2.1", "type": "AAAA"},
+    )
+    assert get("/api/v1/explain?name=x.example&ask=no") == (200, asked)
+    assert get("/api/v1/explain?name=x.example&ask=1") == (400, {"errors": ["ask: expected yes or no"]})
+    assert get("/api/v1/explain?name=x.example&ask=yes")[0] == 401  # it has the server send a question
+    token = {"Authorization": f"Bearer {TOKEN}"}
+    assert running.request("GET", "/api/v1/explain?name=x.example&ask=yes", headers=token)[:2] == (
+        200,
+        asked | {"asks": True},
     )
     assert get("/api/v1/explain") == (400, {"errors": ["name: is missing"]})
     assert get("/api/v1/explain?name=bad..name") == (400, {"errors": ["no name"]})
