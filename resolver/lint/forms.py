@@ -4,7 +4,8 @@ A form is told from a line's text and the dialect that its file is read in; what
 make of it, which tests hold against the table. What others make of it, and where that is written:
 
     AdGuard Home    its wiki, "DNS filtering rules" (basic examples, hosts and domains-only syntax, modifiers), and the
-                    engine that it uses, AdguardTeam/urlfilter: rules/networkrule.go, rules/hostrule.go
+                    engine that it uses, AdguardTeam/urlfilter: rules/network.go (a rule is a pattern, for http:// and the
+                    name if it begins with a scheme, else for the name or an answer's address), rules/host.go
     Pi-hole         src/tools/gravity-parseList.c of FTL: names, `||name^`, and `@@||name^` in allow lists, anything else is
                     invalid; gravity.sh before it takes comments away and addresses in front of names
     Blocky          its documentation, "Blocking and whitelisting" (hosts, plain, `*.name` with the name itself,
@@ -121,7 +122,17 @@ _ROWS = (
         _blocks(_BOTH),
         (_says("a pattern: blocks every name that has this text in it"), _SKIPPED, _ERROR, *_CONF),
     ),
-    Form("URL", "https://x.com/page", _blocks(_BOTH, "the path left out"), (None, _SKIPPED, _ERROR, *_CONF)),
+    Form(
+        "URL",
+        "https://x.com/page",
+        _blocks(_BOTH, "the path left out"),
+        (
+            _says("a pattern for http:// and a name: with https:// or a path it fits none"),
+            _SKIPPED,
+            _ERROR,
+            *_CONF,
+        ),
+    ),
     # -- hosts files ---------------------------------------------------------------------------------------------------
     Form(
         "hosts",
@@ -163,7 +174,13 @@ _ROWS = (
         "hosts, a machine's own names",
         "127.0.0.1 localhost",
         _says("skipped: a machine's own names"),
-        (None, _says("skipped: a machine's own names"), None, _BROKEN, None),
+        (
+            _says("answers with this address"),
+            _says("skipped: a machine's own names"),
+            _blocks(_SELF),
+            _BROKEN,
+            _says("gives the name alone this address (addn-hosts); other record types are asked upstream"),
+        ),
     ),
     # -- adblock ---------------------------------------------------------------------------------------------------------
     Form("||name^", "||x.com^", _blocks(_BOTH), (_blocks(_BOTH), _blocks(_BOTH), _blocks(_SELF), *_CONF)),
@@ -266,7 +283,12 @@ _ROWS = (
         "prefix",
         "198.51.100.0/24",
         _says("blocks answers that lead to these addresses"),
-        (None, _SKIPPED, _ERROR, *_CONF),
+        (
+            _says("a pattern with a slash, which no name and no address has: it blocks nothing"),
+            _SKIPPED,
+            _ERROR,
+            *_CONF,
+        ),
     ),
     # -- dnsmasq -----------------------------------------------------------------------------------------------------------
     Form(

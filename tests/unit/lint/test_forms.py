@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
+import dns.exception
+import dns.message
+import dns.query
 import pytest
 
 from resolver.lint.forms import COMMENT, FORMS, OTHER, PEERS, Form, form_of
 from resolver.lists.parse import ListReport
 from resolver.vocabulary import Scope, Verb
+from tests.ports import free_port
 from tests.unit.lists.parse.test_dialects_table import Written
 
 
@@ -110,9 +115,19 @@ def test_the_other_forms_come_to_what_the_table_says(tmp_path: Path, key: str, q
         ("||name without ^", "blocks the name alone"),
         ("name^", "blocks the name alone"),
         ("cosmetic", "blocks the name alone, as what follows # is a comment"),
+        ("hosts, a machine's own names", "blocks the name alone"),
         *(
             (key, "an error: ")
-            for key in ("|name^", "||*.name^", "pattern", "leading dot", "$client", "page-level modifier")
+            for key in (
+                "|name^",
+                "||*.name^",
+                "pattern",
+                "leading dot",
+                "$client",
+                "page-level modifier",
+                "URL",
+                "prefix",
+            )
         ),
         *((key, "an error: ") for key in ("dnsmasq address=/name/#", "unbound always_null", "rpz name", "@@||name^")),
     ],
@@ -120,6 +135,19 @@ def test_the_other_forms_come_to_what_the_table_says(tmp_path: Path, key: str, q
 def test_what_blocky_takes_for_a_line(key: str, says: str) -> None:
     """By its source: it strips `||`, `^` and all from # on; what then is no name, `*.name` or /expression/ is an error."""
     assert FORMS[key].differing()["Blocky"].startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("URL", "a pattern for http:// and a name"),
+        ("prefix", "a pattern with a slash"),
+        ("hosts, a machine's own names", "answers with this address"),
+    ],
+)
+def test_what_adguard_home_takes_for_a_line(key: str, says: str) -> None:
+    """By its engine's source: what is no host rule is a pattern, held against a name, http:// and a name, or an address."""
+    assert FORMS[key].differing()["AdGuard Home"].startswith(says)
 
 
 def test_lines_of_no_known_form() -> None:
@@ -156,6 +184,46 @@ def test_what_dnsmasq_takes_for_a_line(tmp_path: Path, form: Form) -> None:
     if "hosts" in form.key or said is None:
         return  # read by addn-hosts, not as configuration
     assert (done.returncode == 0) is ("does not start" not in str(said)), done.stderr
+
+
+@pytest.mark.peer("dnsmasq")
+def test_what_dnsmasq_answers_for_lines_of_hosts_files(tmp_path: Path) -> None:
+    forms = [form for form in FORMS.values() if form.key.startswith("hosts")]
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n192.0.2.1 own.com\n0.0.0.0 x.com y.com\n")
+    port = free_port()
+    options = ["--no-resolv", "--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1", "--user=", "--pid-file="]
+    program = [shutil.which("dnsmasq") or "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", *options]
+    with subprocess.Popen([*program, f"--port={port}", f"--addn-hosts={hosts}"], stderr=subprocess.DEVNULL) as process:
+        try:
+            said = {
+                name: _addresses_by(port, name)
+                for name in ("localhost", "own.com", "x.com", "y.com", "a.x.com", "a.localhost")
+            }
+        finally:
+            process.terminate()
+    assert said == {
+        "localhost": ["127.0.0.1"],
+        "own.com": ["192.0.2.1"],
+        "x.com": ["0.0.0.0"],
+        "y.com": ["0.0.0.0"],
+        "a.x.com": [],
+        "a.localhost": [],
+    }
+    assert all("this address (addn-hosts)" in str(form.peers[PEERS.index("dnsmasq")]) for form in forms)
+
+
+def _addresses_by(port: int, name: str) -> list[str]:
+    """What a server on loopback answers, once it does."""
+    query = dns.message.make_query(f"{name}.", "A")
+    for _ in range(60):
+        try:
+            response = dns.query.udp(query, "127.0.0.1", timeout=1, port=port)
+        except (dns.exception.Timeout, OSError):
+            time.sleep(0.1)  # it is not up yet
+            continue
+        return [item.address for rrset in response.answer for item in rrset]
+    raise AssertionError("dnsmasq does not answer")
 
 
 @pytest.mark.peer("unbound-checkconf")
