@@ -600,22 +600,20 @@ cdef class Engine:
         with nogil:
             core_clock(&self.core)
             ready = epoll_wait(self.epoll, events, EPOLL_EVENTS, 0)
-        for i in range(ready):
-            if events[i].data.u64 & FROM_UPSTREAM:
-                with nogil:
+            for i in range(ready):
+                if events[i].data.u64 & FROM_UPSTREAM:
                     for _round in range(ROUNDS):
                         count = forward_batch(&self.core, &self.batch.query, <uint32_t> events[i].data.u64 >> 16,
                                               events[i].data.u64 & 0xFFFF)
                         if count < BATCH:
                             break
-                continue
-            s = &self.sockets[events[i].data.u64]
-            for _round in range(ROUNDS):
-                with nogil:
+                    continue
+                s = &self.sockets[events[i].data.u64]
+                for _round in range(ROUNDS):
                     count = udp_batch(&self.core, self.batch, s)
-                total += count
-                if count == 0:  # what came meanwhile costs less than another turn of the loop
-                    break
+                    total += count
+                    if count == 0:  # what came meanwhile costs less than another turn of the loop
+                        break
         if self.core.forward.handed != NONE:
             self._take_handed()
         return total
