@@ -58,6 +58,8 @@ AT_START: dict[str, Callable[[Config], object]] = {
 # patch.MAX_PATCHES a change would have to wait for it.
 TIDY_AFTER, TIDY_SOON, TIDY_AT = 60.0, 1.0, 16
 
+MAX_ANSWER = 1 << 26  # octets of a builder's report
+
 _log = logging.getLogger(__name__)
 
 
@@ -105,7 +107,8 @@ class Builder:
     """Builds generations, each in a process of its own.
 
     Half of a small build would be the start of Python and its imports. So the process for the next build is started
-    ahead, by prepare(), and waits for its config; its memory is the price.
+    ahead, by prepare(), and waits for its config; its memory is the price. One that rolled back has read no list and
+    serves for the next build too: who rolls back several times in a row does not wait for a new one each time.
     """
 
     def __init__(self, *options: str) -> None:
@@ -124,6 +127,7 @@ class Builder:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
+                limit=MAX_ANSWER,
                 process_group=0,  # a terminal's SIGINT goes to the supervisor, which ends the build
             )
 
@@ -136,10 +140,17 @@ class Builder:
         assert self._process is not None
         process = self._process
         order = {"force": force, "rollback": rollback, "is_first": is_first}
+        text = f"{config.to_json()}\n{json.dumps(order)}\n".encode()
+        stays = False
         try:
-            output, complaints = await process.communicate(f"{config.to_json()}\n{json.dumps(order)}".encode())
+            if rollback:
+                output, complaints = await _first_line(process, text), b""
+                stays = bool(output) and not output.startswith(b'{"error"')
+            if not rollback or not output:
+                output, complaints = await process.communicate(b"" if rollback else text)
         finally:
-            await self.stop()
+            if not stays:
+                await self.stop()
         try:
             answer = json.loads(output)
             if "error" not in answer:
@@ -156,6 +167,15 @@ class Builder:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+async def _first_line(process: asyncio.subprocess.Process, text: bytes) -> bytes:
+    """What a process says to a text, its input left open; b"" if it ends without a word."""
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(text)
+        await process.stdin.drain()
+    return await process.stdout.readline()
 
 
 class Reloader:

@@ -712,7 +712,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     That is the Report, or {"error": text} after which the process ends with 1. --stdin takes the config from the
     supervisor (Config.to_json) instead of reading it again, and on a second line `{"force": …, "rollback": …,
-    "is_first": …}`.
+    "is_first": …}`. After a rollback it waits for the next two.
     """
     parser = argparse.ArgumentParser(prog="resolver.lists.compile", description="Build a generation from the lists.")
     parser.add_argument("-c", "--config", help="the config file")
@@ -734,9 +734,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prepare_guard()
         order: dict[str, Any] = {}
         if options.stdin:
-            text, _, rest = sys.stdin.read().partition("\n")
-            config = Config.from_json(text)
-            order = json.loads(rest or "{}")
+            while True:
+                config = Config.from_json(sys.stdin.readline())
+                order = json.loads(sys.stdin.readline() or "{}")
+                if not (target := int(order.get("rollback", 0))):
+                    break
+                back = build_generation(config, session=options.session, rollback=target)
+                print(json.dumps(back.report, ensure_ascii=False), flush=True)
         else:
             config = load(options.config)
         if not options.stdin or order.get("is_first"):
@@ -748,7 +752,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 config,
                 force=options.force or bool(order.get("force")),
                 session=options.session,
-                rollback=int(order.get("rollback", 0)),
             )
     except (ConfigError, BuildError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -104,6 +104,44 @@ def test_a_build_reports_what_it_found(config: Config) -> None:
     asyncio.run(go())
 
 
+def test_a_builder_that_rolled_back_waits_for_the_next_build(config: Config) -> None:
+    """So rollbacks in a row do not wait for a new process each, which takes longer than all the rest of them."""
+
+    async def go() -> None:
+        builder = Builder()
+        assert (await builder.build(config)).generation == 1
+        (config.base / "ads.txt").write_text("ads.example\nmore.example\n")
+        assert (await builder.build(config)).generation == 2
+        await builder.prepare()
+        waiting = builder._process
+        assert waiting is not None
+        for number, target, names in ((3, 1, 1), (4, 2, 2), (5, 1, 1)):
+            report = await builder.build(config, rollback=target)
+            assert (report.generation, report.names) == (number, names)
+            await builder.prepare()
+            assert builder._process is waiting and waiting.returncode is None
+        assert (await builder.build(config, force=True)).generation == 6
+        assert waiting.returncode == 0
+        with pytest.raises(ReloadError, match="generation 99 is not kept"):
+            await builder.build(config, rollback=99)
+        assert (await builder.build(config, rollback=2)).generation == 7
+        assert builder._process is not None
+        builder._process.kill()
+        await builder._process.wait()
+        assert (await builder.build(config, rollback=1)).generation == 8
+        await builder.stop()
+
+        await builder.prepare()
+        os.kill(builder._process.pid, signal.SIGSTOP)
+        building = asyncio.ensure_future(builder.build(config, rollback=2))
+        await asyncio.sleep(0.1)
+        os.kill(builder._process.pid, signal.SIGKILL)
+        with pytest.raises(ReloadError, match="ended with status -9 and no result"):
+            await building
+
+    asyncio.run(go())
+
+
 def test_a_dead_builder_is_replaced_and_one_that_dies_at_work_is_told(config: Config) -> None:
     async def go() -> None:
         builder = Builder()
