@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import json
 import logging
 import mmap
+import os
 import resource
 import signal
 import socket
@@ -63,6 +65,7 @@ LOOK = 0.01  # seconds between looks whether a drain is done
 OVERLAY_LOOK = 60.0  # seconds between looks at timed words, at most
 TRANSPORTS = {"tls": Transport.TLS, "https": Transport.HTTPS}  # as which queries on sockets of a kind count
 OTHER_FILES = 1024  # descriptors that are not connections of clients: mostly sockets to upstream servers
+ROOM = 32_768  # descriptors for which there is room from the start: eight octets each
 ROUNDS_AT_END = 1000  # batches that a drain may find waiting
 
 _log = logging.getLogger(__name__)
@@ -117,7 +120,7 @@ class Worker:
             asked=self.native.asked,
             notified=self._notified,
         )
-        self.streams = StreamServer(self.engine, self.punts.run)
+        self.streams = StreamServer(self.engine, self.punts.run, self._drain)
         self._quic = self._make_quic(configure)
         self._sockets = [
             (
@@ -432,6 +435,12 @@ async def _main(fd: int, contexts: Contexts | None) -> None:
     channel.close()
 
 
+def _make_room(fd: int, files: int) -> None:
+    """Have the kernel make its table of our descriptors large, while there is one thread. It would double when it is full,
+    and with threads that waits until all processors have noticed, some 10 ms (expand_fdtable in Linux's fs/file.c)."""
+    os.close(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, files - 1))
+
+
 def prepare_tls() -> Contexts:
     """What workers that are forks of this process share of TLS."""
     from resolver.listeners.tls import Contexts  # here: a worker without encrypted listeners does not need it
@@ -444,6 +453,7 @@ def serve(fd: int, contexts: Contexts | None = None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # upstream sockets and TCP clients
+    _make_room(fd, min(most, ROOM))
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLD)
     spawn.share_arena()

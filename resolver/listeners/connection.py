@@ -18,6 +18,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import cast
 
 from resolver.listeners import proxy
@@ -130,22 +131,26 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
+        began = perf_counter()
         self._transport = None
         self.judge()
         self._tls = None
         self._buffer = b""
         self._server.leave(self)
+        self._server.glance(began)
 
     def data_received(self, data: bytes) -> None:
         """Octets from the client."""
+        began = perf_counter()
         if self._is_entering:
             self._enter(data)
-            return
-        if self._tls is not None:
-            data = self._read(data)
-        if data:
-            self._buffer = self._buffer + data if self._buffer else data
-        self._work()
+        else:
+            if self._tls is not None:
+                data = self._read(data)
+            if data:
+                self._buffer = self._buffer + data if self._buffer else data
+            self._work()
+        self._server.glance(began)
 
     def eof_received(self) -> bool:
         """Answer what is in flight to a client that only closed its own direction."""

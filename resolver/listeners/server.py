@@ -10,6 +10,9 @@ SUSPECT of them in FORGET seconds, queue apart, and one of that queue is done ev
 waste our time gets little of it; whoever shares the address waits with it, and nobody else does. Connections whose time is
 over are closed a few in a turn of the loop, as those of a flood come to their ends together.
 
+In one turn the loop hands on every socket that is ready, a thousand it may be, before UDP's turn comes. So `glance` sees
+after each of them whether streams were worked on for long, and then has UDP answered in between.
+
 Invariants: `places` holds every open connection; `_shaking` and `_suspects` together hold no connection twice, nor the one
 that the thread has; `_failed` counts `_failures`; a connection with something unfinished is in `_halves` or `_late`, and
 each of them is in the order of `frame_since`.
@@ -29,6 +32,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from queue import SimpleQueue
+from time import perf_counter
 from typing import Protocol
 
 from resolver import spawn
@@ -40,6 +44,7 @@ LINGER = 0.05  # seconds in which a draining server still reads what clients had
 TURN = 4  # connections that are closed in one turn of the loop
 NICE = 10  # of the thread below the loop, which else might wait for a tick of the scheduler's; a tenth of a core is its own
 LATE = 1.0  # seconds after which a handshake counts as one that was let lie
+PATIENCE = 0.00005  # seconds of work on streams after which UDP is looked at
 SUSPECT = 4  # such handshakes, or ones that failed, of one client (gate.prefix)
 FORGET = 60.0  # seconds for which they are remembered
 PACE = 0.05  # seconds between the handshakes of such clients
@@ -124,11 +129,21 @@ class Aside:
 
 
 class StreamServer:
-    """All stream connections of one worker. `on_punts` is called when the engine has punts to take (Punts.run)."""
+    """All stream connections of one worker. `on_punts` is called when the engine has punts to take (Punts.run), `look` when
+    UDP may have waited: it answers what has come in, a bounded amount, and may call tokens."""
 
-    def __init__(self, engine: Answerer, on_punts: Callable[[], None], *, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        engine: Answerer,
+        on_punts: Callable[[], None],
+        look: Callable[[], object] = lambda: None,
+        *,
+        limits: Limits | None = None,
+    ) -> None:
         self.engine = engine
         self.on_punts = on_punts
+        self._look = look
+        self._worked = 0.0  # seconds since the last look
         self.is_draining = False
         self.loop = asyncio.get_running_loop()
         self.places: Places[Held] = Places(0, 0, 0)
@@ -205,6 +220,13 @@ class StreamServer:
         """A whole query came in, or an answer went out."""
         self.places.active(held, self.loop.time())
 
+    def glance(self, began: float) -> None:
+        """A piece of work that began then (perf_counter) is done: look at UDP if that is due. Tokens may be called."""
+        self._worked += perf_counter() - began
+        if self._worked >= PATIENCE:
+            self._look()
+            self._worked = 0.0
+
     def half(self, held: Held) -> None:
         """A connection has begun something, now: `frame_since` says so."""
         self._halves[held] = None
@@ -251,9 +273,11 @@ class StreamServer:
                 self._aside.do(work, partial(self._shaken, held))
 
     def _shaken(self, held: Held, is_open: bool | None) -> None:
+        began = perf_counter()
         self._is_shaking = False
         self._shake()
         held.shaken(is_open)
+        self.glance(began)
 
     def _sweep(self) -> None:
         now = self.loop.time()
@@ -264,8 +288,10 @@ class StreamServer:
                 del self._failed[who]
         steps = 0
         for step in islice(self._due(now), TURN):
+            began = perf_counter()
             step()
             steps += 1
+            self.glance(began)
         self._sweeper = self.loop.call_later(0 if steps == TURN else SWEEP, self._sweep)
 
     def _due(self, now: float) -> Iterator[Callable[[], None]]:

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -39,17 +40,22 @@ def runner(factory: str) -> Runner:
 
 
 class FakeEngine:
-    """Answers by what stands behind the header: `now…` at once, `later…` when told to, `drop`, `big`."""
+    """Answers by what stands behind the header: `now…` at once, `later…` when told to, `drop`, `big`, `slow` after a
+    millisecond of work."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bytes, int]] = []
         self.waiting: list[tuple[bytes, Callable[[bytes | None], None]]] = []
         self.rounds = 0
+        self.looks: list[int] = []  # after how many questions on streams UDP was looked at in between
 
     def answer(self, packet: bytes, client: bytes, transport: int, token: object = None) -> tuple[int, bytes | None]:
         self.asked.append((packet, client, transport))
         word = packet[12:]
         if word.startswith(b"now"):
+            return REPLY, packet
+        if word.startswith(b"slow"):
+            time.sleep(0.001)
             return REPLY, packet
         if word.startswith(b"big"):
             return REPLY, packet + bytes(60_000)
@@ -61,6 +67,9 @@ class FakeEngine:
 
     def punts(self) -> None:
         self.rounds += 1
+
+    def look(self) -> None:
+        self.looks.append(len(self.asked))
 
     def release(self, index: int = 0, reply: bytes | None = b"") -> None:
         packet, token = self.waiting.pop(index)
@@ -152,7 +161,7 @@ async def serving(
 ) -> AsyncIterator[Place]:
     """Serve "dns", "tls" or "https"."""
     engine = FakeEngine()
-    server = StreamServer(engine, engine.punts, limits=Limits(**limits))
+    server = StreamServer(engine, engine.punts, engine.look, limits=Limits(**limits))
     contexts = Contexts()
     contexts.show(CHAIN, key_pem(KEY), "ec")
     transport = {"dns": Transport.TCP, "tls": Transport.TLS, "https": Transport.HTTPS}[kind]

@@ -47,6 +47,20 @@ def test_addresses_as_octets(address: str, octets: bytes) -> None:
     assert client_octets(address) == octets
 
 
+def test_udp_is_looked_at_between_connections_that_all_have_work_at_once(run: Runner) -> None:
+    async def body() -> None:
+        async with serving() as place:
+            clients = [await place.connect() for _ in range(20)]
+            await place.until(lambda: place.server.connections == 20)
+            for client in clients:  # the loop does not run meanwhile: it finds all of them ready
+                client.writer.write(frame("slow"))
+            assert place.engine.asked == []
+            assert [await client.word() for client in clients] == ["slow"] * 20
+            assert set(place.engine.looks) >= set(range(1, 21))
+
+    run(body())
+
+
 # -- framing ----------------------------------------------------------------------------------------------------------
 
 
