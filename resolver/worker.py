@@ -189,7 +189,7 @@ class Worker:
                 self._keeping = asyncio.ensure_future(cachefile.load(self._cache_file, self.engine, self._asked_whom()))
             gc.collect()
             gc.freeze()  # what is here now stays: the collector need not look at it again
-        await asyncio.to_thread(before.clear)  # to let go of a large index takes milliseconds
+        await asyncio.to_thread(_let_go, before)  # a large index takes milliseconds
 
     async def map_clients(self, order: control.Clients) -> None:
         """Enforce another client map with the generation in force; ValueError or OSError says why not.
@@ -345,6 +345,11 @@ def _limits(wanted: control.Connections) -> Limits:
     if wanted.per_worker > most:
         _log.info("connections.per_worker: %d at most, as %d files may be open (ulimit -n)", most, files)
     return Limits(min(wanted.per_worker, most), wanted.per_client, idle=wanted.idle)
+
+
+def _let_go(snapshots: list[Snapshot]) -> None:
+    snapshots.clear()
+    spawn.give_back()  # what was allocated for both generations at once
 
 
 def _remap(index: Index, policy: Path, order: control.Clients) -> Snapshot:

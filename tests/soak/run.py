@@ -183,8 +183,11 @@ def _faults(verdict: Verdict, is_long: bool) -> Iterator[str]:
             yield f"worker {number} takes {last.memory[pid] / oldest:.0%} of what worker 0 does, which is older"
     if _held(last) > _held(first):
         yield f"descriptors: {_held(first)} in the first sample, {_held(last)} in the last"
-    if last.files > first.files + FILES:
-        yield f"files in state_dir: {first.files} in the first sample, {last.files} in the last"
+    third = -(-len(verdict.samples) // 3)
+    early = max(sample.files for _, sample in verdict.samples[:third])
+    late = min(sample.files for _, sample in verdict.samples[-third:])
+    if late > early + FILES:
+        yield f"files in state_dir: {early} at most in the first samples, {late} at least in the last"
     if last.in_flight or last.connections:
         yield f"without load {last.in_flight} questions and {last.connections} connections are still there"
     if len(last.memory) != len(first.memory) or len(last.workers) != WORKERS:
