@@ -364,8 +364,6 @@ def test_who_lets_handshakes_lie_waits_and_nobody_else_does(
 def hello() -> bytes:
     out = ssl.MemoryBIO()
     with contextlib.suppress(ssl.SSLWantReadError):
-        context = ssl.SSLContext(
-            ssl.PROTOCOL_TLS_CLIENT
-        )  # without the machine's certificates: they take 50 ms to load
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the machine's certificates: they take 50 ms to load
         context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost").do_handshake()
     return out.read()
