@@ -212,6 +212,7 @@ async def _until(condition: Callable[[], bool]) -> None:
     raise TimeoutError
 
 
+@pytest.mark.alone  # the merge gets what nobody else wants of the cores
 def test_a_patched_index_is_merged_anew_in_a_pause(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reload, "TIDY_AFTER", 0.1)
     add = _patchable(config)
@@ -256,6 +257,7 @@ def test_a_change_ends_the_merge_and_does_not_wait_for_it(config: Config, monkey
     asyncio.run(go())
 
 
+@pytest.mark.alone  # the merge gets what nobody else wants of the cores
 def test_a_merge_never_takes_the_place_of_what_came_after_it(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reload, "TIDY_AFTER", 0.0)
     add = _patchable(config)
