@@ -42,7 +42,8 @@ class Packets:
             flags |= chance.randrange(16) << 11
         additional = b"" if chance.random() < 0.3 else self.opt()
         rdclass = 1 if chance.random() < 0.97 else chance.choice((0, 3, 4, 254, 255))
-        question = self.name() + struct.pack(">HH", chance.choice(TYPES) if chance.random() < 0.7 else 1, rdclass)
+        rdtype = chance.choice(TYPES if chance.random() < 0.7 else (1, 1, 28))
+        question = self.name() + struct.pack(">HH", rdtype, rdclass)
         header = struct.pack(">HHHHHH", chance.randrange(65536), flags, 1, 0, 0, 1 if additional else 0)
         return header + question + additional
 
