@@ -21,6 +21,7 @@ import dns.rcode
 import dns.rdatatype
 
 from resolver import counters, overlay, snapshot
+from resolver.config.addresses import as_address
 from resolver.config.model import Config, ListConfig
 from resolver.decide import Decisions
 from resolver.engine.engine import (
@@ -40,8 +41,8 @@ from resolver.engine.engine import (
     SuffixTable,
 )
 from resolver.fetch.store import Place
-from resolver.leads import Leads, as_address, ask, leads_of
-from resolver.lists import history, names
+from resolver.leads import NOBODYS_NAME, Leads, as_name, ask, leads_of
+from resolver.lists import history
 from resolver.lists.explain import (
     Match,
     TriggerMatch,
@@ -64,7 +65,6 @@ from resolver.snapshot import CELL, Generation
 from resolver.vocabulary import Action, Rank, Scope, Transport, Verb
 
 _SCOPES = {Scope.SELF: "itself", Scope.BELOW: "what is below it", Scope.BOTH: "itself and what is below it"}
-_NOBODYS_NAME = "address.tampah.example"  # asked for where an address is to be explained (RFC 6761 section 6.5)
 _FOUND_NAME = 1  # FindingKind in engine/query.pxd
 _FINDINGS = {TriggerKind.CLIENT: 0, TriggerKind.ADDRESS: 2, TriggerKind.NSDNAME: 3, TriggerKind.NSIP: 4}
 _EXPLAINED_CACHE = 1 << 20  # octets: the engine wants one, nothing is kept in it
@@ -178,8 +178,8 @@ def explain_name(
         raise ValueError("upstream is asked about a name, and then says itself what the answer is")
     if (wanted := as_address(name)) is not None:
         shown, leads_to, qtype = str(wanted), [name], "AAAA" if wanted.version == 6 else "A"
-        name = _NOBODYS_NAME
-    asked = _name(name)
+        name = NOBODYS_NAME
+    asked = as_name(name)
     address = ipaddress.ip_address(client)
     octets = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
     rtype = _type(qtype)
@@ -226,7 +226,7 @@ def explain_name(
     since, texts = Stands(state_dir, generation.number), Texts(states)
     runs = dict(paths)
     leading = [(as_address(step), step) for step in leads.steps]
-    for step in dict.fromkeys((asked, *(_name(step) for at, step in leading if at is None))):
+    for step in dict.fromkeys((asked, *(as_name(step) for at, step in leading if at is None))):
         by = "" if step == asked else step
         for match in _covering(paths, step):
             spoken += (_spoken(match, runs[match.list], by_name, action, since, texts, by),)
@@ -245,7 +245,9 @@ def explain_name(
         if (at := as_address(server)) is not None:
             speaking.append((TriggerKind.NSIP, f"name servers at {at}", server, covers_address(at)))
         else:
-            speaking.append((TriggerKind.NSDNAME, f"name server {_name(server)}", server, covers_name(_name(server))))
+            speaking.append(
+                (TriggerKind.NSDNAME, f"name server {as_name(server)}", server, covers_name(as_name(server)))
+            )
     for kind, about, by, covers in speaking:
         found_by = winner if finding == _FINDINGS[kind] else ""
         for each in trigger_matches(paths, frozenset({kind}), covers):
@@ -268,13 +270,6 @@ def explain_name(
         matches=spoken,
         answer=said,
     )
-
-
-def _name(text: str) -> str:
-    """A name as the index has it; the root is the empty one."""
-    if text == ".":
-        return ""
-    return names.normalise(text, allow_tld=True)
 
 
 def _type(text: str) -> dns.rdatatype.RdataType:

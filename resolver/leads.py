@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,16 +11,14 @@ import dns.name
 import dns.rdatatype
 import dns.rrset
 
-from resolver.config.addresses import Server
+from resolver.config.addresses import Address, Server, as_address
 from resolver.config.model import Config
 from resolver.fetch.lookup import Lookup, LookupFailed
 from resolver.lists.names import normalise
 
 PATIENCE = 15.0  # seconds, however many servers there are
 _T = dns.rdatatype.RdataType
-_NO_SERVERS_NAME = (
-    "address.tampah.example."  # of a name server of which the address alone is told (RFC 6761 section 6.5)
-)
+NOBODYS_NAME = "address.tampah.example"  # stands for whoever has an address that alone is told (RFC 6761 section 6.5)
 
 
 class Leads(NamedTuple):
@@ -38,14 +35,14 @@ class Leads(NamedTuple):
             if (address := as_address(step)) is not None:
                 made.answer.append(_addressed(owner, address))
                 continue
-            target = f"{normalise(step, allow_tld=True)}."
+            target = f"{as_name(step)}."
             made.answer.append(dns.rrset.from_text(owner, 60, "IN", "CNAME", target))
             owner = dns.name.from_text(target)
-        server = _NO_SERVERS_NAME
+        server = f"{NOBODYS_NAME}."
         for step in self.servers:
             address = as_address(step)
             if address is None:
-                server = f"{normalise(step, allow_tld=True)}."
+                server = f"{as_name(step)}."
             if address is None or not made.authority:
                 made.authority.append(dns.rrset.from_text(owner, 60, "IN", "NS", server))
             if address is not None:
@@ -77,15 +74,12 @@ def ask(config: Config, name: str, rdtype: dns.rdatatype.RdataType, own: Sequenc
         raise ValueError(f"{name}: {error}") from None
 
 
-def as_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that a text is; None if it is none."""
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
+def as_name(text: str) -> str:
+    """A name as the index has it, the root as the empty one; ValueError says why it is none."""
+    return "" if text == "." else normalise(text, allow_tld=True)
 
 
-def _addressed(owner: dns.name.Name, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> dns.rrset.RRset:
+def _addressed(owner: dns.name.Name, address: Address) -> dns.rrset.RRset:
     return dns.rrset.from_text(owner, 60, "IN", "AAAA" if address.version == 6 else "A", str(address))
 
 

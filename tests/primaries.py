@@ -113,10 +113,10 @@ class Primary:
                 self._process.wait()
 
     @property
-    def pid(self) -> int:
-        """Of the server."""
+    def tree(self) -> list[int]:
+        """The server's processes."""
         assert self._process is not None
-        return self._process.pid
+        return [self._process.pid]
 
     def wait(self, patience: float = 300.0) -> None:
         """Until the zone is served with its serial."""

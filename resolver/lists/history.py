@@ -39,6 +39,15 @@ JOURNALS = 32 << 20  # octets a list
 _SUFFIX = ".z"
 
 
+class _Counts(NamedTuple):
+    """What came to a list and went from it: fields of its report."""
+
+    added: int = 0
+    removed: int = 0
+    others_added: int = 0
+    others_removed: int = 0
+
+
 class Since(NamedTuple):
     """The generation since which a rule stands, and when that was made (seconds since the epoch).
 
@@ -57,9 +66,8 @@ def write_changes(
     counted = []
     for reading in readings:
         old = before.get(reading.state.name)
-        added, removed, *others = _write_journal(state_dir, number, old, reading.state, changes)
-        report = replace(reading.report, added=added, removed=removed, others_added=others[0], others_removed=others[1])
-        counted.append(replace(reading, report=report))
+        counts = _write_journal(state_dir, number, old, reading.state, changes)
+        counted.append(replace(reading, report=replace(reading.report, **counts._asdict())))
     return counted
 
 
@@ -136,13 +144,11 @@ def generations_known(state_dir: Path) -> dict[int, Any]:
     return found
 
 
-def _write_journal(
-    state_dir: Path, number: int, old: ListState | None, new: ListState, changes: Changes
-) -> tuple[int, int, int, int]:
-    """Write what came and went; returns how many names did, and how many other rules."""
+def _write_journal(state_dir: Path, number: int, old: ListState | None, new: ListState, changes: Changes) -> _Counts:
+    """Write what came and went; returns how much did."""
     before = old.run if old else ""
     if before == new.run:
-        return 0, 0, 0, 0
+        return _Counts()
     if not (before and new.run):
         return _all(state_dir, old, new)
     came = went = 0
@@ -168,20 +174,21 @@ def _write_journal(
             _drop_oldest(folder)
     except (OSError, ValueError):  # the old one is damaged: what serves is not
         return _all(state_dir, old, new)
-    return found.added, found.removed, came, went
+    return _Counts(found.added, found.removed, came, went)
 
 
-def _all(state_dir: Path, old: ListState | None, new: ListState) -> tuple[int, int, int, int]:
+def _all(state_dir: Path, old: ListState | None, new: ListState) -> _Counts:
     """The counts where all of a list is new, or goes."""
-    others = []
-    for run in (new.run, old.run if old else ""):
-        count = 0
-        with contextlib.suppress(OSError, ValueError):
-            if run:
-                with Run(state_dir / RUNS / run) as opened:
-                    count = sum(opened.header.triggers.values())
-        others.append(count)
-    return new.names, old.names if old else 0, others[0], others[1]
+    went = old.run if old else ""
+    return _Counts(new.names, old.names if old else 0, _others(state_dir, new.run), _others(state_dir, went))
+
+
+def _others(state_dir: Path, run: str) -> int:
+    """How many rules that are no names a run has; 0 where it cannot be read, or there is none."""
+    if run:
+        with contextlib.suppress(OSError, ValueError), Run(state_dir / RUNS / run) as opened:
+            return sum(opened.header.triggers.values())
+    return 0
 
 
 def _lines(item: Item, old: Sequence[Outcome], new: Sequence[Outcome]) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import dns.exception
 import dns.flags
@@ -36,6 +37,14 @@ LOOK = 0.3  # seconds between two looks at how much memory a start or reload tak
 POLL = 0.005  # seconds between two looks at whether a server answers
 RELOAD_WINDOW = 1.0  # seconds that latency is watched for at least, from the change on
 _RECORD = struct.Struct("ddQ")
+
+
+class Busy(Protocol):
+    """A server by its processes."""
+
+    @property
+    def tree(self) -> list[int]:
+        """Their ids, as they are now."""
 
 
 class UnfitError(Exception):
@@ -136,9 +145,9 @@ def drive(server: Process, port: int, queries: Path, seconds: float, *options: s
     )
 
 
-def settle(server: Process) -> None:
-    """Wait until the server has nothing left to do after a start or a reload, for SETTLE_MOST seconds at most."""
-    end = time.monotonic() + SETTLE_MOST
+def settle(server: Busy, most: float = SETTLE_MOST) -> None:
+    """Wait until the server has nothing left to do after a start or a reload, for `most` seconds at most."""
+    end = time.monotonic() + most
     while time.monotonic() < end:
         used = cpu_seconds(server.tree)
         time.sleep(SETTLE_LOOK)

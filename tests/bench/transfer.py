@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import random
 import re
 import shutil
@@ -33,6 +32,7 @@ import dns.query
 import dns.rdatatype
 
 from tests.bench import names, peers
+from tests.bench.measure import settle
 from tests.bench.processes import Process, pss_bytes, rss_bytes
 from tests.ports import free_port
 from tests.primaries import Knot
@@ -154,17 +154,6 @@ def is_listed(port: int, name: str) -> bool:
     return False
 
 
-def settle(pid: int, patience: float = 300.0) -> None:
-    """Wait until a process has next to nothing to do: a primary that serves a new zone may be at work on it still."""
-    spent, end = -1, time.monotonic() + patience
-    while time.monotonic() < end:
-        ticks = sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
-        if spent >= 0 and ticks - spent <= os.sysconf("SC_CLK_TCK") // 20:
-            return
-        spent = ticks
-        time.sleep(1)
-
-
 def notify(port: int) -> None:
     """Tell a secondary that the zone has changed (RFC 1996)."""
     message = dns.message.make_query(ZONE, "SOA", use_edns=False)
@@ -256,7 +245,7 @@ def visit(kind: str, folder: Path, primary: Zone, upstream: int, options: argpar
             load = Load(folder, port) if kind == "tampah" else None
             threading.Thread(target=primary.reload, daemon=True).start()
             primary.wait(600)
-            settle(primary.pid)
+            settle(primary, 300)  # it serves the new zone, but may be at work on it still
             notify(port)
             figures["delta"] = wait(port, f"added{options.delta // 2 - 1}.example.com", server, 60)
             if load:

@@ -156,6 +156,7 @@ def test_explain_tells_of_addresses_and_of_what_an_answer_leads_to(folder: Path)
     told = _json(folder, "explain", "good.ads.example", "--answer", "198.51.100.9")
     assert (told["action"], told["list"]) == ("allow", "free")
     assert any("198.51.100.9" in line for line in told["answer"])
+    assert _json(folder, "explain", "shop.example", "--answer", ".", "--server", ".")["action"] == "forward"  # the root
 
 
 def test_explain_asks_upstream_and_tells_by_which_step_of_its_answer_a_rule_was_found(folder: Path) -> None:

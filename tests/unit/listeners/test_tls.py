@@ -253,9 +253,8 @@ def test_connections_that_end_together_are_closed_a_few_at_a_time(quick: None) -
                 closed_in_a_turn.append(open_before - place.server.connections)
                 open_before = place.server.connections
             assert max(closed_in_a_turn) <= serving_module.TURN
-            await asyncio.gather(
-                *(client.reader.read() for client in place.clients), return_exceptions=True
-            )  # to the end
+            ends = (client.reader.read() for client in place.clients)
+            await asyncio.gather(*ends, return_exceptions=True)
 
     runner("uvloop")(body())
 
